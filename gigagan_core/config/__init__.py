@@ -1,0 +1,1 @@
+"""Typed settings of every stage, and the presets that fill them."""

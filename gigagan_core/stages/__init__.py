@@ -1,0 +1,1 @@
+"""One module a pipeline stage, each with `run(settings, inputs, context) -> Artifact`."""

@@ -1,0 +1,255 @@
+"""What every stage has in common: is it done already, do it, commit it, record it.
+
+A stage module defines ``SPEC``, ``run(settings, inputs, context)`` and the work itself, and calls
+`materialise`. Deciding that an artifact exists imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gigagan_core import console
+from gigagan_core.config.base import Settings, all_settings, flat, result_settings
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages.ray_session import RaySession
+from gigagan_core.store.artifact import Artifact, Input, digest_of, reference_of
+from gigagan_core.store.fingerprint import code_digest, digest
+from gigagan_core.store.provenance import git_commit, machine, packages
+from gigagan_core.store.store import Store, open_store
+from gigagan_core.text import plain
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """name: the stage, and its folder in the store. kind: what it makes (see `Artifact.kind`).
+
+    module: dotted name of the module whose source, with all it imports, decides the result.
+    """
+
+    name: str
+    kind: str
+    module: str
+
+
+@dataclass
+class Outcome:
+    """What a stage says of its finished work.
+
+    counts: {"in": n, "out": n, "rejected": {reason: n}}; in = out + all rejected.
+    summary: figures, by metric name. notes: free facts (licence, attribution, role).
+    """
+
+    counts: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunContext:
+    """What a stage runs in: store, records, Ray, and whether what exists may be used.
+
+    force: make a new attempt though an artifact exists. accept_code_change: keep an artifact that
+    older code made, and say so in its manifest.
+    history: what was made or reused in this context, in order, for the closing table.
+    """
+
+    store: Store
+    tracker: Any
+    force: bool = False
+    accept_code_change: bool = False
+    ray_session: RaySession = field(default_factory=RaySession)
+    history: list[StageRecord] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, store: str | Store | None = None, tracker: Any = None, **options: Any
+    ) -> Iterator[RunContext]:
+        """A context whose Ray is stopped at the end of the block; without a tracker nothing is recorded."""
+        if tracker is None:
+            from gigagan_core.tracking.null import NullTracker
+
+            tracker = NullTracker()
+        opened = store if isinstance(store, Store) else open_store(store)
+        context = cls(store=opened, tracker=tracker, **options)
+        try:
+            yield context
+        finally:
+            context.ray_session.close()
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One line of a pipeline run's history; label: the stage's name, with the role where it has one."""
+
+    label: str
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+@dataclass
+class StageWork:
+    """What the work of a stage is handed.
+
+    path: scratch that survives a kill and is leased to this run. output: its files become the artifact.
+    run: the record (`gigagan_core.tracking`) of this stage.
+    """
+
+    path: Path
+    output: Path
+    settings: Any
+    inputs: Mapping[str, Input]
+    store: Store
+    run: Any
+    context: RunContext
+    label: str
+
+    def ray(self) -> ModuleType:
+        """The ray module, started on first need, one session a pipeline run."""
+        return self.context.ray_session.ray()
+
+
+def materialise(
+    spec: StageSpec,
+    settings: Settings,
+    inputs: Mapping[str, Input],
+    context: RunContext,
+    produce: Callable[[StageWork], Outcome],
+    label: str | None = None,
+) -> Artifact:
+    """The artifact of a stage: found in the store, or made by `produce` and committed.
+
+    label: the name shown and recorded, where one stage runs in several roles.
+    Raises GigaganError for what the user can mend; work done so far stays for the next run.
+    """
+    label = label or spec.name
+    started = time.monotonic()
+    code, modules = code_digest(spec.module)
+    parts = {
+        "stage": spec.name,
+        "settings": result_settings(settings),
+        "inputs": {name: digest_of(value) for name, value in sorted(inputs.items()) if value is not None},
+        "code": code,
+    }
+    fingerprint = digest(parts)
+    cached = None if context.force else _existing(spec, parts, fingerprint, context)
+    if cached is None:
+        with context.store.work(fingerprint, on_wait=lambda holder: _tell_wait(label, holder)) as folder:
+            # Another run may have finished the same work while this one waited for the lease.
+            cached = None if context.force else context.store.find(spec.name, fingerprint)
+            cached = cached or context.store.finish_interrupted_commit(folder / "output")
+            if cached is None:
+                record = {
+                    "stage": spec.name,
+                    "kind": spec.kind,
+                    "fingerprint": fingerprint,
+                    "parts": parts,
+                    "code_modules": modules,
+                }
+                artifact = _make(record, settings, inputs, context, produce, folder, label, started)
+            context.store.discard_work(fingerprint)
+    if cached is not None:
+        console.note(
+            f"{label}: nothing to do, {cached.short} has it (made {cached.manifest['created'][:19]})"
+        )
+        context.tracker.record_cached(label, cached)
+        artifact = cached
+    seconds = time.monotonic() - started
+    context.history.append(StageRecord(label, artifact, cached is not None, seconds))
+    return artifact
+
+
+def _existing(
+    spec: StageSpec, parts: dict[str, Any], fingerprint: str, context: RunContext
+) -> Artifact | None:
+    found = context.store.find(spec.name, fingerprint)
+    if found is None and context.accept_code_change:
+        older = context.store.find_with_other_code(spec.name, parts["settings"], parts["inputs"])
+        if older is not None:
+            found = context.store.accept(older, fingerprint, parts["code"])
+    return found
+
+
+def _make(
+    record: dict[str, Any],
+    settings: Settings,
+    inputs: Mapping[str, Input],
+    context: RunContext,
+    produce: Callable[[StageWork], Outcome],
+    folder: Path,
+    label: str,
+    started: float,
+) -> Artifact:
+    resumed = any(folder.iterdir())
+    console.heading(f"{label}{' (continuing what was cut off)' if resumed else ''}")
+    output = folder / "output"
+    output.mkdir(exist_ok=True)
+    tags = {"gigagan.stage": record["stage"], "gigagan.fingerprint": record["fingerprint"]}
+    with (
+        _plain_errors(label, context.store),
+        context.tracker.stage_run(label, params=flat(settings), tags=tags) as run,
+    ):
+        work = StageWork(folder, output, settings, inputs, context.store, run, context, label)
+        outcome = produce(work)
+        _check_counts(label, outcome.counts)
+        manifest = {
+            **record,
+            "label": label,
+            "settings": all_settings(settings),
+            "inputs": {name: reference_of(value) for name, value in inputs.items() if value is not None},
+            "counts": outcome.counts,
+            "summary": outcome.summary,
+            "notes": outcome.notes,
+            "wall_seconds": round(time.monotonic() - started, 3),
+            "git_commit": git_commit(),
+            "packages": packages(),
+            "machine": machine(),
+            "mlflow": run.reference(),
+        }
+        artifact = context.store.commit(output, manifest)
+        run.finish(artifact)
+    return artifact
+
+
+def _check_counts(label: str, counts: Mapping[str, Any]) -> None:
+    """Invariant 9: rows in = rows out + rows rejected by named reasons."""
+    if "in" not in counts:
+        return
+    rejected = sum(counts.get("rejected", {}).values())
+    if counts["in"] != counts["out"] + rejected:
+        raise AssertionError(
+            f"{label}: {counts['in']} rows in, {counts['out']} out and {rejected} rejected do not add up"
+        )
+
+
+def _tell_wait(label: str, holder: str) -> None:
+    console.note(f"{label}: {plain(holder)} is making the same artifact; waiting for it")
+
+
+@contextlib.contextmanager
+def _plain_errors(label: str, store: Store) -> Iterator[None]:
+    """Turn a full disk, wherever in the chain of causes it stands, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, GigaganError) and cause is not error:
+                raise GigaganError(str(cause)) from error
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(store.uri).free // 2**20 if store.is_local else 0
+                raise GigaganError(
+                    f"{label}: no space left on the disk of {store.uri} ({free} MiB free); free some and give the "
+                    "same command again, finished work is kept"
+                ) from error
+            cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+        raise

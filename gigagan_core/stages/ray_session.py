@@ -1,0 +1,94 @@
+"""The local backend: this process is the Ray driver, one `ray.init` a pipeline run, on first need."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from gigagan_core import console, environment
+from gigagan_core.errors import GigaganError
+
+DASHBOARD_PORT = 8265
+
+
+class RaySession:
+    """Starts or joins Ray when first asked, and stops what it started.
+
+    With `RAY_ADDRESS` in the environment it joins that cluster and leaves it running.
+    """
+
+    def __init__(self, num_cpus: int | None = None, dashboard: bool = False):
+        self._num_cpus = num_cpus or len(os.sched_getaffinity(0))
+        self._dashboard = dashboard
+        self._started = False
+
+    def ray(self) -> ModuleType:
+        """The ray module, connected. Raises GigaganError when a given cluster cannot be joined."""
+        environment.set_defaults()
+        import ray
+
+        if ray.is_initialized():
+            return ray
+        address = os.environ.get("RAY_ADDRESS")
+        quiet = {"log_to_driver": True, "logging_level": logging.WARNING, "configure_logging": True}
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except Exception as error:  # ray raises many kinds
+                raise GigaganError(
+                    f"Ray cluster {address} (RAY_ADDRESS) cannot be joined: {error}; start it or unset RAY_ADDRESS"
+                ) from error
+        else:
+            self._start(ray, quiet)
+        self._started = not address
+        return ray
+
+    def _start(self, ray: ModuleType, quiet: dict) -> None:
+        options: dict = {"include_dashboard": self._dashboard}
+        if self._dashboard:
+            port = free_port(DASHBOARD_PORT)
+            options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
+            console.note(
+                f"Ray dashboard: http://127.0.0.1:{port}"
+                + ("" if port == DASHBOARD_PORT else f" (port {DASHBOARD_PORT} is taken)")
+            )
+        # Ray puts Unix sockets below its folder, and their paths may have 107 bytes: keep it short.
+        folder = Path(tempfile.gettempdir()) / "ray"
+        if len(str(folder)) > 40:
+            folder = Path("/tmp/ray")
+        ray.init(
+            num_cpus=self._num_cpus,
+            _temp_dir=str(folder),
+            # The object store only carries small results here; its default takes 30% of the memory.
+            object_store_memory=256 * 2**20,
+            **options,
+            **quiet,
+        )
+
+    def close(self) -> None:
+        """Stop Ray if this session started it."""
+        if self._started:
+            import ray
+
+            ray.shutdown()
+            self._started = False
+
+
+def free_port(wanted: int, host: str = "127.0.0.1", tries: int = 50) -> int:
+    """`wanted`, or the next port above it that nothing listens on.
+
+    Raises GigaganError after `tries` taken ports.
+    """
+    for port in range(wanted, wanted + tries):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise GigaganError(f"ports {wanted} to {wanted + tries - 1} on {host} are all taken; free one of them")

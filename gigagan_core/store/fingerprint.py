@@ -1,0 +1,120 @@
+"""What makes a result what it is, as one sha256.
+
+A fingerprint covers the stage's name, the settings that affect the result, the output digests of its
+inputs, and the source that decides the result. Comments, docstrings and line numbers are no part of
+that source: editing them recomputes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "gigagan_core"
+PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
+
+# How work is stored, recorded and shown does not decide what comes out of it.
+NOT_DECIDING = (
+    "gigagan_core.store",
+    "gigagan_core.tracking",
+    "gigagan_core.console",
+    "gigagan_core.environment",
+    "gigagan_core.errors",
+    # the values of settings are in the fingerprint themselves, without the operational ones
+    "gigagan_core.config",
+    "gigagan_core.stages.base",
+)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON-able value, independent of the order of keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(module: str) -> tuple[str, list[str]]:
+    """Digest of a module and of every module of the package that it imports, directly or not.
+
+    module: dotted name, e.g. ``gigagan_core.stages.ingest``. Nothing is imported: the source is read,
+    imports inside functions count too. Returns (digest, sorted module names).
+    """
+    seen: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _module_path(name)
+        if name in seen or path is None or _is_not_deciding(name):
+            continue
+        source_digest, imported = _read_module(name, path, path.stat().st_mtime_ns)
+        seen[name] = source_digest
+        waiting.extend(imported)
+    return digest(seen), sorted(seen)
+
+
+def _is_not_deciding(name: str) -> bool:
+    return any(name == excluded or name.startswith(excluded + ".") for excluded in NOT_DECIDING)
+
+
+def _module_path(name: str) -> Path | None:
+    if name != PACKAGE and not name.startswith(PACKAGE + "."):
+        return None
+    base = PACKAGE_FOLDER.joinpath(*name.split(".")[1:])
+    for candidate in (base / "__init__.py", base.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_module(name: str, path: Path, _modified: int) -> tuple[str, tuple[str, ...]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    is_package = path.name == "__init__.py"
+    imported = _imported_modules(tree, name, is_package)
+    for node in ast.walk(tree):
+        _drop_docstring(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    """Remove a docstring, and any other bare string (a field's description in the PEP 257 manner)."""
+    body = getattr(node, "body", None)
+    if not isinstance(body, list):
+        return
+    node.body = [
+        statement
+        for statement in body
+        if not (
+            isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Constant)
+            and isinstance(statement.value.value, str)
+        )
+    ]
+
+
+def _imported_modules(tree: ast.AST, name: str, is_package: bool) -> tuple[str, ...]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = name.split(".")
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join(parts[:keep] + ([node.module] if node.module else []))
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    with_parents = {
+        ".".join(item.split(".")[: depth + 1]) for item in found for depth in range(item.count(".") + 1)
+    }
+    return tuple(sorted(item for item in with_parents if item == PACKAGE or item.startswith(PACKAGE + ".")))

@@ -1,0 +1,31 @@
+"""Progress in a log file: plain lines with rate and figures, nothing on standard output."""
+
+from __future__ import annotations
+
+import pytest
+
+from gigagan_core import console
+
+
+def test_a_bar_without_a_terminal_ends_in_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("downloading [x]", total=4, unit="images") as bar:
+        bar.advance(3, success="75%")
+        bar.advance(1, loss=0.25)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("downloading [x]: 4/4 images, ")
+    assert captured.err.rstrip().endswith("success 75%  loss 0.25")
+
+
+def test_resumed_work_counts_in_the_total_and_not_in_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("training", total=1_000_000, unit="images") as bar:
+        bar.start_from(1_000_000)
+    assert "training: 1,000,000/1,000,000 images, 0.0/s" in capsys.readouterr().err
+
+
+def test_messages_show_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console.note("[red]a caption[/red]")
+    console.warn("[bold]b")
+    err = capsys.readouterr().err
+    assert "[red]a caption[/red]" in err
+    assert "[bold]b" in err
