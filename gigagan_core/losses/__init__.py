@@ -1,0 +1,1 @@
+"""GigaGAN's objectives, each callable alone on tensors or on a network's predictions (torch only)."""

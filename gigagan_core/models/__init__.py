@@ -1,0 +1,1 @@
+"""GigaGAN's networks: generator, discriminator, upsampler, and the keyed randomness they draw from (torch only)."""
