@@ -1,0 +1,228 @@
+"""One final answer for each URL: what is tried again, what is refused, what never leaves the machine."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import hashlib
+import importlib.util
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gigagan_core.config.ingest import FetchSettings
+from gigagan_core.data.addresses import is_public
+from gigagan_core.data.fetch import OPT_OUT_DIRECTIVES, Fetched, fetch_all, opted_out
+
+BODY = b"a picture" * 100
+
+
+class Web:
+    """A small web on loopback; `asked` counts the requests by path."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked[request.path] += 1
+        kind, _, rest = request.path[1:].partition("/")
+        if kind == "status":
+            return web.Response(status=int(rest.split("/")[0]), body=b"no")
+        if kind == "busy":  # 503 for the first `rest` requests
+            return web.Response(status=503 if self.asked[request.path] <= int(rest) else 200, body=BODY)
+        if kind == "robots":
+            return web.Response(body=BODY, headers={"X-Robots-Tag": rest})
+        if kind == "hop":
+            left = int(rest)
+            raise web.HTTPFound(f"/hop/{left - 1}" if left else "/ok")
+        if kind == "to":
+            raise web.HTTPFound(request.query["url"])
+        if kind == "empty":
+            return web.Response()
+        if kind in ("endless", "drip"):
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b"x" * (10_000 if kind == "endless" else 1))
+                await asyncio.sleep(0.001 if kind == "endless" else 0.1)
+        return web.Response(body=BODY)
+
+
+@pytest.fixture(scope="module")
+def small_web() -> Iterator[Web]:
+    served, loop = Web(), asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", served.answer)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        served.port = runner.addresses[0][1]
+
+    asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    yield served
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+def fetch(small_web: Web, *paths: str, **changes: object) -> list[Fetched]:
+    """The final answers, in the order of the URLs; a path is one of the small web's."""
+    urls = [path if ":" in path.split("/")[0] else f"http://web.example/{path}" for path in paths]
+    settings = FetchSettings(
+        **{
+            "hosts": {"web.example": f"127.0.0.1:{small_web.port}"},
+            "timeout_s": 0.8,
+            "retries": 2,
+            "backoff_s": 0.01,
+            "max_bytes": 50_000,
+            **changes,
+        }
+    )
+    found: list[Fetched] = []
+
+    async def handle(fetched: Fetched) -> None:
+        found.append(fetched)
+
+    asyncio.run(fetch_all(list(enumerate(urls)), settings, handle))
+    assert sorted(item.row for item in found) == list(range(len(urls))), "one final answer for each URL"
+    return sorted(found, key=lambda item: item.row)
+
+
+def test_a_body_arrives_whole_with_its_sum(small_web: Web) -> None:
+    (found,) = fetch(small_web, "ok")
+    assert (found.status, found.body, found.attempts) == ("success", BODY, 1)
+    assert found.sha256 == hashlib.sha256(BODY).hexdigest()
+
+
+def test_only_what_may_pass_is_asked_for_again(small_web: Web) -> None:
+    small_web.asked.clear()
+    found = fetch(small_web, "busy/2", "busy/9", "status/404", "status/410", "status/429", "status/403")
+    assert [item.status for item in found] == [
+        *("success", "http_503", "http_404", "http_410", "http_429", "http_403")
+    ]
+    assert [item.attempts for item in found] == [3, 3, 1, 1, 3, 1]
+    asked_three_times = {path for path, count in small_web.asked.items() if count == 3}
+    assert asked_three_times == {"/busy/2", "/busy/9", "/status/429"}
+    assert small_web.asked.total() == 3 * 3 + 3
+
+
+def test_bodies_without_end_are_given_up(small_web: Web) -> None:
+    found = fetch(small_web, "endless", "drip", "empty", retries=0)
+    assert [item.status for item in found] == ["too_large", "timeout", "empty_body"]
+    assert all(item.body is None for item in found)
+    (announced,) = fetch(small_web, "ok", max_bytes=len(BODY) - 1)
+    assert announced.status == "too_large"
+
+
+def test_redirects_are_followed_so_far_and_no_further(small_web: Web) -> None:
+    found = fetch(small_web, "hop/3", "hop/9", max_redirects=5)
+    assert [item.status for item in found] == ["success", "too_many_redirects"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(
+            "http://169.254.169.254/latest/meta-data",
+            "http://127.0.0.1/",
+            "http://[::1]/",
+            "http://10.0.0.1/",
+        ),
+        *("http://[::ffff:127.0.0.1]/", "http://100.64.0.1/", "http://localhost/", "http://0.0.0.0/"),
+    ],
+)
+def test_private_addresses_are_refused_directly_and_through_a_redirect(small_web: Web, target: str) -> None:
+    found = fetch(small_web, target, f"to/?url={target}", retries=0)
+    assert [item.status for item in found] == ["refused_address", "refused_address"]
+
+
+def test_the_mapped_host_is_allowed_by_its_name_only(small_web: Web) -> None:
+    small_web.asked.clear()
+    by_address = f"http://127.0.0.1:{small_web.port}/ok"
+    found = fetch(small_web, "ok", by_address, f"to/?url={by_address}")
+    assert [item.status for item in found] == ["success", "refused_address", "refused_address"]
+    assert small_web.asked["/ok"] == 1
+    (allowed,) = fetch(small_web, by_address, allow_private_addresses=True)
+    assert allowed.status == "success"
+
+
+def test_other_schemes_and_broken_urls_are_refused(small_web: Web) -> None:
+    urls = ["file:///etc/passwd", "ftp://a.example/x", "http://", "http://[", "to/?url=file:///etc/passwd"]
+    assert {item.status for item in fetch(small_web, *urls)} == {"invalid_url"}
+
+
+def test_a_name_nobody_has_is_not_asked_for_twice(small_web: Web) -> None:
+    (found,) = fetch(small_web, "http://nobody.invalid/x.png")
+    assert found.status in ("no_such_host", "dns_failure")
+
+
+def test_a_closed_port_is_tried_again(small_web: Web) -> None:
+    (found,) = fetch(small_web, "http://closed.example/", hosts={"closed.example": "127.0.0.1:1"}, retries=1)
+    assert (found.status, found.attempts) == ("connection_refused", 2)
+
+
+def test_waiting_for_ones_turn_at_a_host_is_no_time_out(small_web: Web) -> None:
+    found = fetch(small_web, *["drip"] * 3, "ok", per_host=1, concurrency=4, timeout_s=0.4, retries=0)
+    assert [item.status for item in found] == ["timeout"] * 3 + ["success"]
+
+
+def test_an_error_of_the_caller_is_raised_as_it_is(small_web: Web) -> None:
+    async def full_disk(fetched: Fetched) -> None:
+        raise OSError(28, "No space left on device")
+
+    settings = FetchSettings(hosts={"web.example": f"127.0.0.1:{small_web.port}"})
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(
+            fetch_all([(0, "http://web.example/ok"), (1, "http://web.example/ok")], settings, full_disk)
+        )
+
+
+ROBOTS = [
+    *("noai", "NoAI", "index, noimageai", "noindex", "noimageindex", "all", "nofollow", "", "none"),
+    *("otherbot: noai", "unavailable_after: 2030-01-01, noai", "googlebot: noindex, nofollow"),
+]
+
+
+def test_opt_out_headers_are_read_as_img2dataset_reads_them(small_web: Web) -> None:
+    # The function is taken out of its file: importing its module would start wandb and torch.
+    source = Path(importlib.util.find_spec("img2dataset").submodule_search_locations[0]) / "downloader.py"
+    tree = ast.parse(source.read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", "") == "is_disallowed"]
+    scope: dict = {}
+    exec(compile(tree, str(source), "exec"), scope)
+    for value in ROBOTS:
+        headers = Message()
+        headers["X-Robots-Tag"] = value
+        assert opted_out([value]) == scope["is_disallowed"](headers, None, OPT_OUT_DIRECTIVES), value
+    assert [opted_out([value]) for value in ROBOTS] == [*[True] * 2, True, True, True, *[False] * 7]
+    found = fetch(small_web, "robots/noai", "robots/all")
+    assert [item.status for item in found] == ["opted_out", "success"]
+    (ignored,) = fetch(small_web, "robots/noai", honour_opt_out=False)
+    assert ignored.status == "success"
+
+
+def test_public_addresses_are_told_from_all_others() -> None:
+    public = ("8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8")
+    others = (
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+    )
+    others += ("::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "224.0.0.1", "255.255.255.255")
+    assert all(is_public(address) for address in public)
+    assert not any(is_public(address) for address in others)

@@ -1,0 +1,100 @@
+"""Rules over all partitions: every rejection has a reason, and the counts add up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.data.download import partition_schema
+from gigagan_core.data.rules import Rules
+
+GOOD = {
+    "status": "success",
+    "selected": True,
+    "original_width": 160,
+    "original_height": 160,
+    "caption": "a cat",
+}
+
+
+def partition(*rows: dict[str, Any], first: int = 0) -> pa.Table:
+    filled = []
+    for number, row in enumerate(rows, first):
+        own = {
+            "key": f"k{number}",
+            "url": f"http://a/{number}",
+            "sha256": f"s{number}",
+            "phash": f"p{number}",
+        }
+        filled.append({**dict.fromkeys(partition_schema().names), **own, **GOOD, **row})
+    return pa.Table.from_pylist(filled, partition_schema())
+
+
+def statuses(*partitions: pa.Table, **rules: Any) -> list[list[str]]:
+    applied = Rules(IngestSettings(image_size=128, rules=rules))
+    return [applied.apply(rows)["status"].to_pylist() for rows in partitions]
+
+
+@pytest.mark.parametrize(
+    ("row", "rules", "reason"),
+    [
+        ({"caption": " "}, {}, "caption_too_few_words"),
+        ({"caption": "one"}, {"min_caption_words": 2}, "caption_too_few_words"),
+        ({"caption": "one two three"}, {"max_caption_words": 2}, "caption_too_many_words"),
+        ({"original_height": 127}, {}, "picture_too_small"),
+        ({"original_width": 500}, {"max_aspect": 3.0}, "picture_too_narrow"),
+        ({"url": "http://a/0"}, {}, "duplicate_url"),
+        ({"sha256": "s0"}, {}, "duplicate_bytes"),
+        ({"phash": "p0"}, {}, "duplicate_picture"),
+    ],
+)
+def test_each_rule_rejects_by_its_name_across_partitions(
+    row: dict[str, Any], rules: dict[str, Any], reason: str
+) -> None:
+    first, second = partition({}), partition(row, first=1)
+    assert statuses(first, second, **rules) == [["success"], [reason]]
+
+
+@pytest.mark.parametrize(
+    ("row", "rules"),
+    [
+        ({"original_height": 127}, {"min_side": 100}),
+        ({"url": "http://a/0"}, {"duplicate_urls": False}),
+        ({"sha256": "s0"}, {"duplicate_bytes": False}),
+        ({"phash": "p0"}, {"duplicate_pictures": "off"}),
+        # A variant in another skin tone is nearly the same picture with another name.
+        ({"phash": "p0", "caption": "a cat, dark skin tone"}, {}),
+    ],
+)
+def test_a_rule_that_is_off_or_does_not_apply_keeps_the_row(
+    row: dict[str, Any], rules: dict[str, Any]
+) -> None:
+    assert statuses(partition({}), partition(row, first=1), **rules) == [["success"], ["success"]]
+
+
+def test_equal_hashes_alone_are_enough_where_captions_do_not_count() -> None:
+    rows = partition({}), partition({"phash": "p0", "caption": "another"}, first=1)
+    assert statuses(*rows, duplicate_pictures="any-caption") == [["success"], ["duplicate_picture"]]
+
+
+def test_a_rejected_row_makes_no_other_row_a_duplicate() -> None:
+    rows = partition({"original_width": 10}, {"sha256": "s0"}, {"sha256": "s0"})
+    assert statuses(rows) == [["picture_too_small", "success", "duplicate_bytes"]]
+
+
+def test_rows_in_are_rows_out_and_rows_rejected() -> None:
+    rules = Rules(IngestSettings(image_size=128))
+    failed = {
+        "status": "http_404",
+        "original_width": None,
+        "original_height": None,
+        "sha256": None,
+        "phash": None,
+    }
+    applied = rules.apply(partition({}, failed, {"sha256": "s0"}, {}, {"caption": None, **failed}))
+    assert rules.outcome() == {"in": 5, "out": 2, "rejected": {"duplicate_bytes": 1, "http_404": 2}}
+    assert applied["selected"].to_pylist() == [True, False, False, True, False]
+    assert applied.schema == partition_schema()
