@@ -1,0 +1,281 @@
+"""Curation: scores once, selections at will, nothing lost and nothing overwritten."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gigagan_core.config.curate import CurateSettings, ScoreRule
+from gigagan_core.data import scoring
+from gigagan_core.data.reader import load_all
+from gigagan_core.data.shards import read_index
+from gigagan_core.encoders.open_clip_encoder import load_encoder
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages import curate
+from gigagan_core.stages.base import RunContext
+from gigagan_core.store.artifact import Artifact
+
+COLUMN = "clip_similarity_test-condition"
+Make = Callable[..., Artifact]
+
+
+def settings(**rule: object) -> CurateSettings:
+    return CurateSettings(clip_similarity=ScoreRule(**rule), batch_size=4, in_process_shards=8)
+
+
+def rows_of(artifact: Artifact) -> list[dict]:
+    return [row for shard in read_index(artifact) for row in pq.read_table(shard.parquet).to_pylist()]
+
+
+def test_every_row_that_counts_gets_the_encoder_s_similarity(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    data, condition = shard_set(), encoder()
+    rows = rows_of(curate.run(settings(keep_fraction=0.8), {"data": data, "encoder": condition}, context))
+    assert [row["key"] for row in rows] == [row["key"] for row in rows_of(data)]
+    images, captions, keys = load_all(data, 16)
+    network = load_encoder(condition.path)
+    expected = torch.cosine_similarity(
+        network.image_embed(images.float() / 127.5 - 1), network.text_embed(network.tokenize(captions))
+    )
+    scores = {row["key"]: row[COLUMN] for row in rows}
+    torch.testing.assert_close(torch.tensor([scores[key] for key in keys]), expected)
+    assert all(row[COLUMN] is None for row in rows if row["status"] != "success")
+    assert [row["clip_similarity"] for row in rows] == [0.5] * 24
+
+
+def test_the_best_share_stays_and_the_counts_add_up(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    data = shard_set()
+    curated = curate.run(settings(keep_fraction=0.8), {"data": data, "encoder": encoder()}, context)
+    assert curated.manifest["counts"] == {"in": 20, "out": 16, "rejected": {"clip_similarity_too_low": 4}}
+    rows = [row for row in rows_of(curated) if row["status"] == "success"]
+    threshold = curated.summary["clip_similarity_threshold"]
+    for row in rows:
+        assert row["selected"] == (row[COLUMN] >= threshold)
+        assert row["rejected_by"] == (None if row["selected"] else "clip_similarity_too_low")
+    assert sum(shard.selected for shard in read_index(curated)) == 16
+    assert len(load_all(curated, 16)[2]) == 16
+    assert curated.notes["licence"] == "CC0"
+    assert (curated.path / "ATTRIBUTION.txt").read_text() == "drawn by a test\n"
+
+
+def test_another_threshold_does_not_score_again(
+    context: RunContext, shard_set: Make, encoder: Make, scored: list[int]
+) -> None:
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    first = curate.run(settings(keep_fraction=0.8), inputs, context)
+    assert sum(scored) == 20
+    calls = len(scored)
+    second = curate.run(settings(keep_fraction=0.5), inputs, context)
+    third = curate.run(settings(minimum=-1.0), inputs, context)
+    assert len(scored) == calls
+    assert [artifact.manifest["counts"]["out"] for artifact in (first, second, third)] == [16, 10, 20]
+    # ... and another set, or another encoder's scores, are scored
+    curate.run(settings(minimum=-1.0), {**inputs, "data": shard_set("others", 1)}, context)
+    assert len(scored) > calls
+
+
+def test_scoring_cut_off_goes_on_with_the_shards_that_are_left(
+    context: RunContext, shard_set: Make, encoder: Make, scored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"data": shard_set(shards=3), "encoder": encoder()}
+    original, shards = scoring.score_shard, []
+
+    def killed(shard, scorer, path, batch_size, on_batch=lambda done: None) -> None:
+        shards.append(path.name)
+        if len(shards) == 3:
+            raise KeyboardInterrupt
+        original(shard, scorer, path, batch_size, on_batch)
+
+    monkeypatch.setattr(scoring, "score_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        curate.run(settings(), inputs, context)
+    assert sum(scored) == 20
+    monkeypatch.setattr(scoring, "score_shard", original)
+    curated = curate.run(settings(), inputs, context)
+    assert sum(scored) == 30
+    whole = {row["key"]: row[COLUMN] for row in rows_of(curated) if row["status"] == "success"}
+    assert len(whole) == 30
+    assert None not in whole.values()
+
+
+@pytest.mark.parametrize(("missing", "out"), [("keep", 20), ("drop", 18)])
+def test_a_score_that_was_not_computed_is_null_and_the_rule_says_what_becomes_of_the_row(
+    context: RunContext, shard_set: Make, encoder: Make, missing: str, out: int
+) -> None:
+    corrupt = ("000000003", "000010007")
+    inputs = {"data": shard_set(corrupt=corrupt), "encoder": encoder()}
+    curated = curate.run(settings(minimum=-1.0, missing=missing), inputs, context)
+    rows = {row["key"]: row for row in rows_of(curated)}
+    for key in corrupt:
+        assert rows[key][COLUMN] is None
+        assert rows[key]["selected"] == (missing == "keep")
+    rejected = {"clip_similarity_missing": 2} if missing == "drop" else {}
+    assert curated.manifest["counts"] == {"in": 20, "out": out, "rejected": rejected}
+    scores = context.store.artifacts("score")[-1]
+    assert scores.manifest["counts"] == {"in": 20, "out": 18, "rejected": {"picture_unreadable": 2}}
+
+
+def test_a_missing_score_can_stop_the_run(context: RunContext, shard_set: Make, encoder: Make) -> None:
+    inputs = {"data": shard_set(corrupt=("000000003",)), "encoder": encoder()}
+    with pytest.raises(
+        GigaganError, match=r"1 of 20 rows have no clip_similarity; set clip_similarity\.missing"
+    ):
+        curate.run(settings(minimum=-1.0, missing="fail"), inputs, context)
+
+
+def test_a_score_that_is_not_a_number_is_null(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = scoring.ClipSimilarityScorer.score
+
+    def broken(self, images, captions):
+        scores = original(self, images, captions)
+        scores[0] = math.nan
+        return scores
+
+    monkeypatch.setattr(scoring.ClipSimilarityScorer, "score", broken)
+    curated = curate.run(settings(minimum=-1.0), {"data": shard_set(shards=1), "encoder": encoder()}, context)
+    assert curated.manifest["counts"]["rejected"] == {"clip_similarity_missing": 3}
+    scores = context.store.artifacts("score")[-1]
+    assert scores.manifest["counts"]["rejected"] == {"score_not_finite": 3}
+
+
+def test_without_a_bound_scores_are_added_and_nothing_leaves(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    data = shard_set(corrupt=("000000003",))
+    curated = curate.run(settings(), {"data": data, "encoder": encoder()}, context)
+    assert curated.manifest["counts"] == {"in": 20, "out": 20, "rejected": {}}
+
+
+def test_curated_again_rows_that_left_stay_out_and_no_column_is_overwritten(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    condition = encoder()
+    once = curate.run(settings(keep_fraction=0.8), {"data": shard_set(), "encoder": condition}, context)
+    twice = curate.run(settings(keep_fraction=0.5), {"data": once, "encoder": condition}, context)
+    assert twice.manifest["counts"] == {"in": 16, "out": 8, "rejected": {"clip_similarity_too_low": 8}}
+    first, second = rows_of(once), rows_of(twice)
+    assert [row[COLUMN] for row in second] == [row[COLUMN] for row in first]
+    assert len([name for name in second[0] if name.startswith(COLUMN)]) == 2
+    assert not any(
+        now["selected"] and not before["selected"] for now, before in zip(second, first, strict=True)
+    )
+    assert len(load_all(twice, 16)[2]) == 8
+
+
+def test_the_curated_set_copies_no_picture_and_survives_a_move_of_the_store(
+    context: RunContext, shard_set: Make, encoder: Make, tmp_path: Path
+) -> None:
+    curated = curate.run(settings(), {"data": shard_set(), "encoder": encoder()}, context)
+    assert not list(curated.path.glob("*.tar"))
+    for entry in json.loads((curated.path / "shards.json").read_text()):
+        assert not Path(entry["tar"]).is_absolute()
+    relative = curated.path.relative_to(tmp_path / "store")
+    shutil.move(tmp_path / "store", tmp_path / "elsewhere")
+    assert len(load_all(tmp_path / "elsewhere" / relative, 16)[2]) == 20
+
+
+def test_in_a_remote_store_the_curated_set_holds_its_tars(
+    shard_set: Make, encoder: Make, tmp_path: Path
+) -> None:
+    data, condition = shard_set(), encoder()
+    with RunContext.open("memory://curate-test") as remote:
+        curated = curate.run(settings(), {"data": data, "encoder": condition}, remote)
+        assert len(load_all(curated, 16)[2]) == 20
+
+
+class InlineRay:
+    """Ray's calls that scoring makes, done at once; remembers the most tasks ever in flight."""
+
+    def __init__(self, cpus: int) -> None:
+        self.cpus, self.most = cpus, 0
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.cpus)}
+
+    def remote(self, **options: object) -> Callable:
+        return lambda function: SimpleNamespace(remote=lambda *given: functools.partial(function, *given))
+
+    def wait(self, running: list, num_returns: int) -> tuple[list, list]:
+        self.most = max(self.most, len(running))
+        return running[:num_returns], running[num_returns:]
+
+    def get(self, tasks: list) -> list:
+        return [task() for task in tasks]
+
+
+def spread(context: RunContext, inputs: dict) -> Artifact:
+    """Curate with every shard in a task of its own."""
+    context.force = True
+    return curate.run(CurateSettings(in_process_shards=0, clip_similarity=ScoreRule()), inputs, context)
+
+
+def test_many_shards_are_scored_in_bounded_tasks_with_equal_scores(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"data": shard_set(shards=5), "encoder": encoder()}
+    here = curate.run(settings(), inputs, context)
+    ray = InlineRay(cpus=2)
+    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
+    assert [row[COLUMN] for row in rows_of(spread(context, inputs))] == [row[COLUMN] for row in rows_of(here)]
+    assert ray.most == 2
+
+
+@pytest.mark.slow
+def test_ray_workers_give_equal_scores(
+    context: RunContext, shard_set: Make, encoder: Make, scored: list[int]
+) -> None:
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    here = curate.run(settings(), inputs, context)
+    calls = len(scored)
+    ours, theirs = (
+        [row[COLUMN] for row in rows_of(artifact)] for artifact in (here, spread(context, inputs))
+    )
+    assert len(scored) == calls  # this process scored nothing more
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine is other is None or mine == pytest.approx(other, abs=1e-6)
+
+
+def test_the_judge_chooses_no_training_data(context: RunContext, shard_set: Make, encoder: Make) -> None:
+    with pytest.raises(GigaganError, match="is an encoder of role judge and role condition is needed"):
+        curate.run(settings(), {"data": shard_set(), "encoder": encoder("judge")}, context)
+
+
+def test_a_shard_set_in_an_encoder_s_place_is_refused(context: RunContext, shard_set: Make) -> None:
+    with pytest.raises(GigaganError, match="is a shard-set and role condition is needed"):
+        curate.run(settings(), {"data": shard_set(), "encoder": shard_set()}, context)
+
+
+def test_a_rule_that_leaves_nothing_is_one_sentence(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    with pytest.raises(GigaganError, match=r"leaves none of 20 rows \(best score: -?0\.\d+\); set a lower"):
+        curate.run(settings(minimum=0.999), {"data": shard_set(), "encoder": encoder()}, context)
+
+
+def test_a_damaged_tar_is_one_sentence(context: RunContext, shard_set: Make, encoder: Make) -> None:
+    data = shard_set()
+    tar = read_index(data)[1].tar
+    tar.write_bytes(tar.read_bytes()[:4000])
+    with pytest.raises(GigaganError, match=r"00001.tar (is a damaged tar|lacks the picture)"):
+        curate.run(settings(), {"data": data, "encoder": encoder()}, context)
+
+
+def test_a_missing_input_and_two_bounds_are_refused(context: RunContext, shard_set: Make) -> None:
+    with pytest.raises(GigaganError, match="curate needs encoder"):
+        curate.run(settings(), {"data": shard_set()}, context)
+    with pytest.raises(ValueError, match="not both"):
+        ScoreRule(minimum=0.1, keep_fraction=0.9)
