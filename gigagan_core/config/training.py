@@ -1,0 +1,106 @@
+"""Settings of the train-base and train-upsampler stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gigagan_core.config.base import Settings, operational
+from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings, UpsamplerSettings
+from gigagan_core.training.settings import BaseTraining, UpsamplerTraining
+
+Launcher = Literal["ray", "plain"]
+
+
+class BaseTrainingSettings(Settings):
+    """How a base model is trained: networks, losses, optimisers, and what to show meanwhile."""
+
+    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    discriminator: DiscriminatorSettings = Field(default_factory=DiscriminatorSettings)
+    training: BaseTraining = Field(default_factory=BaseTraining)
+
+    launcher: Launcher = operational("ray")
+    """ray: in a Ray Train trainer, restarted when a worker dies. plain: in this process."""
+    workers: int = operational(1, ge=1)
+    use_gpu: bool = operational(False)
+
+    sample_captions: tuple[str, ...] = operational(())
+    """Prompts of the sample grids; empty: captions of the first training images."""
+    sample_count: int = operational(8, ge=1)
+    """How many captions to take from the data where none are given."""
+    sample_psis: tuple[float, ...] = operational((1.0, 0.7, 0.0))
+    """Truncation of each row of the sample grids."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images trained on, pixels."""
+        return self.generator.image_size
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> BaseTrainingSettings:
+        if self.generator.image_size != self.discriminator.image_size:
+            raise ValueError(
+                f"the generator makes {self.generator.image_size} px and the discriminator takes "
+                f"{self.discriminator.image_size} px; make them equal"
+            )
+        if self.discriminator.levels > 1 and not self.generator.multi_scale:
+            raise ValueError("a discriminator with several levels needs generator.multi_scale")
+        _check_levels(self.discriminator, self.training.losses.level_weights)
+        _check_batch(self.training.schedule.batch_size, self.workers, self.training.losses.matching_block)
+        return self
+
+
+class UpsamplerTrainingSettings(Settings):
+    """How an upsampler, or its L1 control, is trained."""
+
+    upsampler: UpsamplerSettings = Field(default_factory=UpsamplerSettings)
+    discriminator: DiscriminatorSettings = Field(
+        default_factory=lambda: DiscriminatorSettings(
+            image_size=512, levels=5, blocks=(1,) * 8, attention_depths=(0, 2, 2, 0, 0, 0, 0, 0)
+        )
+    )
+    training: UpsamplerTraining = Field(default_factory=UpsamplerTraining)
+
+    launcher: Launcher = operational("ray")
+    workers: int = operational(1, ge=1)
+    use_gpu: bool = operational(False)
+    sample_count: int = operational(8, ge=1)
+    """How many images the sample grids show."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images trained on, pixels; the input is made from them."""
+        return self.upsampler.image_size
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> UpsamplerTrainingSettings:
+        if self.upsampler.image_size != self.discriminator.image_size:
+            raise ValueError(
+                f"the upsampler makes {self.upsampler.image_size} px and the discriminator takes "
+                f"{self.discriminator.image_size} px; make them equal"
+            )
+        made, taken = self.upsampler.output_resolutions, self.discriminator.input_resolutions
+        if made[: len(taken)] != taken:
+            raise ValueError(
+                f"the upsampler makes images of {made} px and the discriminator takes {taken} px"
+            )
+        _check_levels(self.discriminator, self.training.losses.level_weights)
+        _check_batch(self.training.schedule.batch_size, self.workers, self.training.losses.matching_block)
+        return self
+
+
+def _check_levels(discriminator: DiscriminatorSettings, weights: tuple[float, ...] | None) -> None:
+    if weights is not None and len(weights) != discriminator.levels:
+        raise ValueError(
+            f"losses.level_weights has {len(weights)} entries and the discriminator {discriminator.levels} levels"
+        )
+
+
+def _check_batch(batch_size: int, workers: int, block: int) -> None:
+    if batch_size % workers:
+        raise ValueError(f"a batch of {batch_size} does not split over {workers} workers")
+    if block and (batch_size // workers) % block:
+        raise ValueError(
+            f"matching_block is {block}, which does not divide a worker's batch of {batch_size // workers}"
+        )

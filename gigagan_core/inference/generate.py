@@ -1,0 +1,149 @@
+"""Images from model bundles: captions to images, and small images to large ones.
+
+Latents and noise are keyed by (seed, index), index being the position in the list given, so image i does
+not depend on the batch size or on how many images are made (up to the rounding of the last bit, which a
+different batch size can move by 1 of 255).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.models.randomness import keyed_normal
+from gigagan_core.models.synthesis import Noise, keyed_noise
+from gigagan_core.training.checkpoint import load_bundle, load_untrained
+
+if TYPE_CHECKING:
+    from gigagan_core.encoders.protocol import Encoder
+
+
+@torch.no_grad()
+def generate(
+    bundle: Path | str,
+    captions: list[str],
+    encoder: Encoder,
+    seed: int = 0,
+    psi: float = 1.0,
+    batch_size: int = 64,
+    untrained: bool = False,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """One image a caption: uint8 [N, 3, H, W] on the CPU.
+
+    bundle: of a base model, or an artifact's folder that holds one. psi: truncation, 1 changes nothing.
+    untrained: the generator as it was before the first step, from the seed that the config names.
+    on_batch: called with the number of images just made. Raises GigaganError for a bundle that does not fit.
+    """
+    network, config = _load(bundle, "base", encoder, untrained)
+    indices = torch.arange(len(captions))
+    images = []
+    for rows in indices.split(batch_size):
+        images.append(draw(network, encoder, [captions[row] for row in rows.tolist()], rows, seed, psi))
+        on_batch(len(rows))
+    size = config["image_size"]
+    return torch.cat(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def draw(
+    network: nn.Module, encoder: Encoder, captions: list[str], indices: Tensor, seed: int, psi: float
+) -> Tensor:
+    """One batch of images from a base generator: uint8 [N, 3, H, W] on the CPU; indices int64 [N] key the latents."""
+    device = next(network.parameters()).device
+    text = encoder.text_tokens(encoder.tokenize(captions).to(device))
+    indices = indices.to(device)
+    z = keyed_normal(seed, "inference/z", indices, (network.settings.z_dim,))
+    code = network.encode_text(text)
+    w = network.truncate(network.map(z, code), psi)
+    return to_uint8(network.synthesise(w, code, _noise(seed, indices))[0])
+
+
+@torch.no_grad()
+def upsample(
+    bundle: Path | str,
+    low: Tensor,
+    captions: list[str],
+    encoder: Encoder,
+    seed: int = 0,
+    noise: float = 0.0,
+    batch_size: int = 32,
+    untrained: bool = False,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Large images from small ones: uint8 [N, 3, H, W] on the CPU.
+
+    low: uint8 [N, 3, h, h] at the upsampler's input size. captions: N, one an image. noise: standard deviation of
+    Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more.
+    Raises GigaganError for a bundle or images that do not fit.
+    """
+    network, config = _load(bundle, "upsampler", encoder, untrained)
+    side = network.settings.low_size
+    if low.dtype != torch.uint8 or tuple(low.shape[1:]) != (3, side, side):
+        raise GigaganError(
+            f"the upsampler {bundle} takes uint8 images [N, 3, {side}, {side}], not {low.dtype} {list(low.shape)}"
+        )
+    if len(captions) != len(low):
+        raise GigaganError(
+            f"{len(low)} images and {len(captions)} captions were given; give one caption an image"
+        )
+    indices = torch.arange(len(low))
+    images = []
+    for rows in indices.split(batch_size):
+        batch_captions = [captions[row] for row in rows.tolist()]
+        images.append(enlarge(network, encoder, low[rows], batch_captions, rows, seed, noise))
+        on_batch(len(rows))
+    size = config["image_size"]
+    return torch.cat(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def enlarge(
+    network: nn.Module,
+    encoder: Encoder,
+    low: Tensor,
+    captions: list[str],
+    indices: Tensor,
+    seed: int,
+    noise: float,
+) -> Tensor:
+    """One batch through an upsampler: uint8 [N, 3, h, h] -> uint8 [N, 3, H, W]; indices int64 [N] key the latents."""
+    device = next(network.parameters()).device
+    indices = indices.to(device)
+    small = low.to(device).to(torch.float32) / 127.5 - 1
+    if noise:
+        small = small + noise * keyed_normal(seed, "inference/low", indices, tuple(small.shape[1:]))
+    text = None
+    if network.settings.text_conditioned:
+        text = encoder.text_tokens(encoder.tokenize(captions).to(device))
+    z = keyed_normal(seed, "inference/z", indices, (network.settings.z_dim,))
+    return to_uint8(network(small, z, text, _noise(seed, indices))[0])
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float [N, 3, H, W] in [-1, 1] (clamped) -> uint8, rounded to nearest, on the CPU."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _noise(seed: int, indices: Tensor) -> Noise:
+    """Per-pixel noise, one field for all images: so that with psi = 0 a prompt has exactly one image."""
+    return keyed_noise(seed, torch.zeros_like(indices))
+
+
+def _load(bundle: Path | str, kind: str, encoder: Encoder, untrained: bool) -> tuple[nn.Module, dict]:
+    network, config = (load_untrained if untrained else load_bundle)(bundle)
+    if config["kind"] != kind:
+        raise GigaganError(
+            f"model bundle {bundle} is of kind {config['kind']}, and kind {kind} is needed here; name another model"
+        )
+    if config.get("encoder_sha256") not in (None, encoder.sha256):
+        raise GigaganError(
+            f"model bundle {bundle} was trained with encoder {config['encoder_sha256'][:12]}, not with "
+            f"{encoder.sha256[:12]}; give the encoder that its manifest names"
+        )
+    return network, config

@@ -1,0 +1,25 @@
+"""The train-base stage: captioned images and an encoder in, a base model out."""
+
+from __future__ import annotations
+
+from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.training import check_inputs, train_stage
+from gigagan_core.store.artifact import Artifact, Input
+
+SPEC = StageSpec("train-base", kind="base-model", module=__name__)
+
+
+def run(settings: BaseTrainingSettings, inputs: dict[str, Input], context: RunContext) -> Artifact:
+    """Train a base model.
+
+    inputs: "data", a shard set; "encoder", an encoder artifact. The artifact holds ``bundle/`` (the model),
+    ``curves.json`` (metrics by images seen) and ``samples/`` (grids, named by images seen).
+    Raises GigaganError for what the user can mend; training goes on from the last checkpoint when run again.
+    """
+    check_inputs(inputs, SPEC.name)
+    return materialise(SPEC, settings, inputs, context, _produce)
+
+
+def _produce(work: StageWork) -> Outcome:
+    return train_stage(work, kind="base")

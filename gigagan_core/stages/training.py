@@ -1,0 +1,94 @@
+"""What train-base and train-upsampler have in common: launch, watch, export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from gigagan_core import console
+from gigagan_core.encoders.roles import CONDITION, require_role
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages.base import Outcome, StageWork
+from gigagan_core.store.artifact import Artifact, Input
+from gigagan_core.training.card import model_card
+from gigagan_core.training.record import TrainingRecord, write_curves
+from gigagan_core.training.worker import TrainingJob
+
+
+def check_inputs(inputs: Mapping[str, Input], stage: str) -> None:
+    """Raise GigaganError where data or encoder is missing, or the encoder is the judge."""
+    missing = [name for name in ("data", "encoder") if inputs.get(name) is None]
+    if missing:
+        raise GigaganError(f"{stage} needs {' and '.join(missing)}; give a shard set and an encoder")
+    require_role(inputs["encoder"], CONDITION)
+
+
+def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
+    """Train, or go on training, and fill the stage's output with bundle, curves and sample grids."""
+    data, encoder = work.inputs["data"], work.inputs["encoder"]
+    job = TrainingJob(settings=work.settings, data=str(data.path), encoder=_place(encoder))
+    work.run.log_dataset("train", data.uri, data.output_digest, data.manifest.get("counts"))
+    label = work.label.replace("train-", "training ")
+    samples = work.path / "samples"
+    with console.progress(label, total=job.total_images, unit="images") as bar:
+        record = TrainingRecord(bar, work.run, samples)
+        checkpoint = _launch(work, job, record)
+    history, images_seen, parameters = _export(work, job, kind, checkpoint)
+    write_curves(work.output / "curves.json", history)
+    shutil.copytree(samples, work.output / "samples", dirs_exist_ok=True)
+    last = history[-1] if history else {}
+    return Outcome(
+        summary={
+            "images_seen": images_seen,
+            "parameters": parameters,
+            **{name: value for name, value in last.items() if name.endswith("/loss")},
+        },
+        notes={key: data.notes[key] for key in ("licence", "license", "attribution") if key in data.notes},
+    )
+
+
+def _launch(work: StageWork, job: TrainingJob, record: TrainingRecord) -> Path:
+    if work.settings.launcher == "plain":
+        from gigagan_core.training import launch_plain
+
+        return launch_plain.launch(job, work.path, record.handle)
+    from gigagan_core.training import launch_ray
+
+    return launch_ray.launch(job, work.path.absolute(), record.handle, work.ray(), work.settings.workers)
+
+
+def _place(encoder: Any) -> str:
+    """What `load_encoder` takes: an artifact's folder, or ARCH:PATH of an outside file."""
+    return str(encoder.path) if isinstance(encoder, Artifact) else encoder.uri
+
+
+def _export(
+    work: StageWork, job: TrainingJob, kind: str, checkpoint: Path
+) -> tuple[list[dict[str, float]], int, int]:
+    """Write the bundle from the last checkpoint; returns the learning curves, images seen, parameters."""
+    import torch
+
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+    from gigagan_core.training.checkpoint import export_bundle, read_state
+    from gigagan_core.training.recipes import initial_network
+
+    settings, training = work.settings, work.settings.training
+    state = read_state(checkpoint)
+    network = initial_network(
+        settings.generator if kind == "base" else settings.upsampler, training.schedule.seed
+    )
+    network.load_state_dict(state["ema"])
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    config = {
+        "kind": kind,
+        "image_size": settings.image_size,
+        "encoder_sha256": load_encoder(job.encoder).sha256,
+        "seed": training.schedule.seed,
+        "images_seen": state["images_seen"],
+        "torch": torch.__version__,
+    }
+    card = model_card(settings, work.inputs, config, parameters, state["history"])
+    export_bundle(work.output / "bundle", network, config, card)
+    return state["history"], state["images_seen"], parameters

@@ -1,0 +1,214 @@
+"""Checkpoints, to continue training, and model bundles, to use what was trained.
+
+A checkpoint folder holds ``state.pt`` and ``checkpoint.json``; the JSON is written last and holds the
+state's sha256, so a folder without it, or with another sum, is not a checkpoint.
+A bundle folder holds ``model.safetensors`` (the averaged generator), ``config.json``, ``MODEL_CARD.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.training.state import TrainState
+from gigagan_core.training.world import World
+
+STATE = "state.pt"
+META = "checkpoint.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "MODEL_CARD.md"
+BUNDLE_SCHEMA = 1
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------
+
+
+def write_checkpoint(folder: Path, state: TrainState, world: World, seed: int) -> None:
+    """Write a checkpoint's files into an existing folder, the sum last.
+
+    The reader's position is `images_seen`; all other randomness is a function of the seed and of it.
+    """
+    torch.save(state.state_dict(), folder / STATE)
+    _sync(folder / STATE)
+    meta = {
+        "images_seen": state.images_seen,
+        "step": state.step,
+        "seed": seed,
+        "world_size": world.size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sha256": sha256_file(folder / STATE),
+    }
+    (folder / META).write_text(json.dumps(meta, indent=1))
+    _sync(folder / META)
+
+
+def load_checkpoint(folder: Path, state: TrainState, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Continue `state` from a checkpoint folder; returns what `checkpoint.json` says.
+
+    Raises GigaganError where the folder is not a whole checkpoint or belongs to other networks.
+    """
+    saved = read_state(folder, device)
+    try:
+        state.load_state_dict(saved)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise GigaganError(
+            f"checkpoint {folder} belongs to other networks or settings ({str(error).splitlines()[0]}); train "
+            "with the settings that made it, or delete it"
+        ) from error
+    return read_meta(folder) or {}
+
+
+def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The `TrainState.state_dict` of a checkpoint folder; raises GigaganError where it is not whole."""
+    meta = read_meta(folder)
+    if meta is None:
+        raise GigaganError(f"checkpoint {folder}: no readable {META} there; give a whole checkpoint folder")
+    if sha256_file(folder / STATE) != meta["sha256"]:
+        raise GigaganError(
+            f"checkpoint {folder}: {STATE} does not have the sha256 that {META} names; delete the folder to "
+            "continue from the checkpoint before it"
+        )
+    return torch.load(folder / STATE, map_location=device, weights_only=True)
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where the folder is not a whole checkpoint."""
+    try:
+        return json.loads((folder / META).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+class CheckpointFolder:
+    """The checkpoints of one run in a local folder: written aside, renamed when whole, the last few kept."""
+
+    def __init__(self, root: Path, keep: int = 2):
+        self._root, self._keep = root, keep
+
+    @contextlib.contextmanager
+    def new(self, images_seen: int) -> Iterator[Path]:
+        """A folder to write a checkpoint into; it becomes one when the block ends without an error."""
+        final = self._root / f"{images_seen:012d}"
+        partial = self._root / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(self._root)
+        for old in self.all()[: -self._keep]:
+            shutil.rmtree(old)
+
+    def all(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        if not self._root.is_dir():
+            return []
+        folders = [path for path in self._root.iterdir() if not path.name.startswith(".")]
+        return sorted(path for path in folders if read_meta(path) is not None)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, or None."""
+        found = self.all()
+        return found[-1] if found else None
+
+
+def _sync(path: Path) -> None:
+    """Have the file or folder on the disk before anything says that it is there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- bundles ---------------------------------------------------------------------------------------
+
+
+def export_bundle(folder: Path, network: nn.Module, config: dict[str, Any], card: str) -> None:
+    """Write a model bundle into `folder` (made if missing).
+
+    network: a Generator or Upsampler; its `settings` dataclass goes into the config as "network".
+    config: "kind" ("base" or "upsampler"), "image_size", "encoder_sha256", "seed" (of the initial weights) and
+    whatever else is known.
+    card: Markdown for people, e.g. from `model_card`.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    whole = {"schema": BUNDLE_SCHEMA, **config, "network": asdict(network.settings)}
+    (folder / CONFIG).write_text(json.dumps(whole, indent=1, sort_keys=True))
+    (folder / CARD).write_text(card)
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """A bundle's config. Raises GigaganError where there is none."""
+    folder = bundle_folder(Path(path))
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        if config["kind"] not in ("base", "upsampler"):
+            raise KeyError("kind")
+    except (OSError, ValueError, KeyError) as error:
+        raise GigaganError(
+            f"model bundle {path}: no usable {CONFIG} ({error}); give a folder with {WEIGHTS} and {CONFIG}"
+        ) from error
+    return config
+
+
+def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a bundle (eval, frozen) and its config.
+
+    path: a bundle folder, or an artifact's folder that holds one as ``bundle/``. Raises GigaganError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network, config = load_untrained(path, device)
+    try:
+        network.load_state_dict(load_file(bundle_folder(Path(path)) / WEIGHTS, device=str(device)))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise _unusable(path, error) from error
+    return network, config
+
+
+def load_untrained(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a bundle as it was before the first step, made again from settings and seed; its config."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
+    from gigagan_core.training.recipes import initial_network
+
+    config = read_config(path)
+    settings_type = GeneratorSettings if config["kind"] == "base" else UpsamplerSettings
+    try:
+        settings = TypeAdapter(settings_type).validate_python(config["network"])
+        network = initial_network(settings, config["seed"])
+    except (ValidationError, KeyError) as error:
+        raise _unusable(path, error) from error
+    return network.to(device).eval().requires_grad_(False), config
+
+
+def _unusable(path: Path | str, error: Exception) -> GigaganError:
+    reason = str(error).splitlines()[0]
+    return GigaganError(
+        f"model bundle {path}: {CONFIG} and {WEIGHTS} do not fit this code ({reason}); train it again"
+    )
+
+
+def bundle_folder(path: Path) -> Path:
+    """The bundle of a path that is one, or that holds one."""
+    return path / "bundle" if (path / "bundle" / CONFIG).is_file() else path

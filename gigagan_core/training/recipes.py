@@ -1,0 +1,163 @@
+"""From settings to something that trains: networks, optimisers and the recipe of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gigagan_core.models.discriminator import Discriminator
+from gigagan_core.models.generator import Generator
+from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings, UpsamplerSettings
+from gigagan_core.models.upsampler import Upsampler
+from gigagan_core.training import steps
+from gigagan_core.training.loop import Batch, Recipe, Term, Update
+from gigagan_core.training.optimisation import adamw
+from gigagan_core.training.settings import BaseTraining, Precision, UpsamplerTraining
+from gigagan_core.training.state import TrainState
+from gigagan_core.training.steps import BaseModels, StepBatch, UpsamplerModels
+from gigagan_core.training.world import World
+
+Device = torch.device | str
+
+
+def initial_network(
+    settings: GeneratorSettings | UpsamplerSettings | DiscriminatorSettings, seed: int
+) -> nn.Module:
+    """A network as it is before the first step; the same weights for the same settings and seed.
+
+    The discriminator draws from a stream of its own. The global random state is left as it was.
+    """
+    kinds = {GeneratorSettings: Generator, UpsamplerSettings: Upsampler, DiscriminatorSettings: Discriminator}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + (1 if isinstance(settings, DiscriminatorSettings) else 0))
+        return kinds[type(settings)](settings)
+
+
+def base_training(
+    generator: GeneratorSettings,
+    discriminator: DiscriminatorSettings,
+    training: BaseTraining,
+    encoder: Any,
+    device: Device = "cpu",
+    world: World | None = None,
+) -> tuple[TrainState, Recipe]:
+    """State and recipe of a base model. encoder: frozen, on `device`."""
+    world = world or World()
+    state = _start({"generator": generator, "discriminator": discriminator}, training, device)
+    models = BaseModels(state.networks["generator"], state.networks["discriminator"], encoder, world)
+    discriminator_terms = [_term(steps.discriminator_step, models, training, "discriminator")]
+    if training.r1.strength:
+        discriminator_terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
+    recipe = Recipe(
+        prepare=_preparation(steps.prepare_base, models, training, device),
+        updates=(
+            Update("discriminator", training.discriminator, tuple(discriminator_terms)),
+            Update(
+                "generator",
+                training.generator,
+                (_term(steps.generator_step, models, training, "generator"),),
+            ),
+        ),
+        ema=training.ema,
+        after=lambda batch: steps.track_w_mean(models, batch, training),
+    )
+    return state, recipe
+
+
+def upsampler_training(
+    upsampler: UpsamplerSettings,
+    discriminator: DiscriminatorSettings,
+    training: UpsamplerTraining,
+    encoder: Any,
+    device: Device = "cpu",
+    world: World | None = None,
+) -> tuple[TrainState, Recipe]:
+    """State and recipe of an upsampler, or of its L1 control, which has no discriminator."""
+    world = world or World()
+    networks: dict[str, Any] = {"generator": upsampler}
+    if training.objective == "gan":
+        networks["discriminator"] = discriminator
+    state = _start(networks, training, device)
+    models = UpsamplerModels(state.networks["generator"], state.networks.get("discriminator"), encoder, world)
+    updates = []
+    if training.objective == "gan":
+        terms = [_term(steps.upsampler_discriminator_step, models, training, "discriminator")]
+        if training.r1.strength:
+            terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
+        updates.append(Update("discriminator", training.discriminator, tuple(terms)))
+    step = steps.upsampler_generator_step if training.objective == "gan" else steps.l1_step
+    updates.append(Update("generator", training.generator, (_term(step, models, training, "generator"),)))
+    prepare = partial(steps.prepare_upsampler, settings=training)
+    recipe = Recipe(
+        prepare=_preparation(prepare, models, training, device), updates=tuple(updates), ema=training.ema
+    )
+    return state, recipe
+
+
+def _start(
+    networks: dict[str, Any], training: BaseTraining | UpsamplerTraining, device: Device
+) -> TrainState:
+    schedule = training.schedule
+    built = {
+        name: initial_network(settings, schedule.seed).to(device, _weight_dtype(schedule.precision)).train()
+        for name, settings in networks.items()
+    }
+    optimizers = {name: adamw(network, getattr(training, name)) for name, network in built.items()}
+    state = TrainState.start(built, optimizers)
+    if schedule.compile:
+        _compile(state)
+    return state
+
+
+def _compile(state: TrainState) -> None:
+    """Compile what the steps call most; done after the average is copied, which stays as it is."""
+    state.generator.compile()
+    if "discriminator" in state.networks:
+        discriminator = state.networks["discriminator"]
+        discriminator.features = torch.compile(discriminator.features)
+
+
+def _term(
+    function: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    models: BaseModels | UpsamplerModels,
+    training: BaseTraining | UpsamplerTraining,
+    name: str,
+    every: int = 1,
+) -> Term:
+    def loss(batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        with ExitStack() as stack:
+            if training.schedule.precision == "bfloat16":
+                stack.enter_context(torch.autocast(batch.indices.device.type, dtype=torch.bfloat16))
+            if function is steps.r1_step:
+                # torch.compile has no double backward
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return function(models, batch, training)
+
+    return Term(name, loss, every)
+
+
+def _preparation(
+    prepare: Callable[..., StepBatch],
+    models: BaseModels | UpsamplerModels,
+    training: BaseTraining | UpsamplerTraining,
+    device: Device,
+) -> Callable[[Batch], StepBatch]:
+    schedule, dtype = training.schedule, _weight_dtype(training.schedule.precision)
+
+    def ready(batch: Batch) -> StepBatch:
+        indices = batch.indices.to(device)
+        captions = steps.read_captions(
+            models.encoder, batch.captions, indices, schedule.seed, training.losses.matching_block, dtype
+        )
+        return prepare(models, batch.images.to(device, dtype), captions, indices)
+
+    return ready
+
+
+def _weight_dtype(precision: Precision) -> torch.dtype:
+    return torch.float64 if precision == "float64" else torch.float32

@@ -1,0 +1,75 @@
+"""Grids of sample images drawn while training: the same prompts and seeds every time."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gigagan_core.inference.generate import draw, enlarge, to_uint8
+from gigagan_core.models.pyramid import resize
+
+if TYPE_CHECKING:
+    from gigagan_core.encoders.protocol import Encoder
+    from gigagan_core.training.loop import Batch
+
+SEED = 0
+CELL = 2  # pixels of margin between images
+
+
+class BaseSampler:
+    """One row a truncation psi, one column a prompt."""
+
+    def __init__(self, encoder: Encoder, psis: tuple[float, ...], captions: tuple[str, ...] = ()):
+        self._encoder, self._psis, self._captions = encoder, psis, list(captions)
+
+    def choose(self, batch: Batch) -> None:
+        """Take the batch's captions as prompts, where none were given."""
+        self._captions = self._captions or list(batch.captions)
+
+    def draw(self, network: nn.Module) -> bytes:
+        """The grid as a PNG."""
+        indices = torch.arange(len(self._captions))
+        rows = [draw(network, self._encoder, self._captions, indices, SEED, psi) for psi in self._psis]
+        return grid_png(rows)
+
+
+class UpsamplerSampler:
+    """Rows: the input enlarged bicubically, the upsampler's output, the real image."""
+
+    def __init__(self, encoder: Encoder, low_size: int):
+        self._encoder, self._low_size = encoder, low_size
+        self._batch: Batch | None = None
+
+    def choose(self, batch: Batch) -> None:
+        """Take the batch's images."""
+        self._batch = batch
+
+    def draw(self, network: nn.Module) -> bytes:
+        """The grid as a PNG."""
+        assert self._batch is not None, "choose() comes first"
+        real = self._batch.images
+        low = to_uint8(resize(real, self._low_size))
+        indices = torch.arange(len(real))
+        ours = enlarge(network, self._encoder, low, self._batch.captions, indices, SEED, 0.0)
+        bicubic = to_uint8(resize(low.float() / 127.5 - 1, real.shape[-1]))
+        return grid_png([bicubic, ours, to_uint8(real)])
+
+
+def grid_png(rows: list[Tensor]) -> bytes:
+    """Rows of equally many images, each uint8 [N, 3, h, w], as one PNG."""
+    from PIL import Image
+
+    count, _, height, width = rows[0].shape
+    canvas = torch.full(
+        (len(rows) * (height + CELL) - CELL, count * (width + CELL) - CELL, 3), 255, dtype=torch.uint8
+    )
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            top, left = row * (height + CELL), column * (width + CELL)
+            canvas[top : top + height, left : left + width] = image.permute(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(canvas.numpy()).save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,146 @@
+"""What one training worker does, whichever launcher started it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
+from gigagan_core.errors import GigaganError
+
+if TYPE_CHECKING:
+    from gigagan_core.training.loop import Recipe
+    from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
+    from gigagan_core.training.state import TrainState
+    from gigagan_core.training.world import World
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a worker needs to know; picklable, paths absolute since workers start in other folders.
+
+    data: a shard set's folder. encoder: an encoder's folder or ARCH:PATH.
+    """
+
+    settings: BaseTrainingSettings | UpsamplerTrainingSettings
+    data: str
+    encoder: str
+
+    @property
+    def total_images(self) -> int:
+        """How many images training sees."""
+        return self.settings.training.schedule.total_images
+
+
+class Reporter(Protocol):
+    """Where a worker's news go. `checkpoint` is called on every worker, the others on rank 0 only."""
+
+    def started(self, images_seen: int) -> None:
+        """Training starts or goes on at this many images."""
+
+    def metrics(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """New metrics."""
+
+    def sample(self, images_seen: int, png: bytes) -> None:
+        """A grid of sample images."""
+
+    def checkpoint(self, images_seen: int, write: Callable[[Path], None] | None) -> None:
+        """Keep a checkpoint: `write` fills an existing folder; None on ranks above 0."""
+
+    def should_stop(self) -> bool:
+        """Whether to save and leave early."""
+
+
+def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path | None) -> None:
+    """Train to the end, from the beginning or from a checkpoint folder.
+
+    Raises GigaganError for what the user can mend and NonFiniteError where a loss or gradient blew up.
+    """
+    import torch
+
+    from gigagan_core.data.reader import ShardReader
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+    from gigagan_core.training.checkpoint import load_checkpoint
+    from gigagan_core.training.loop import run_loop
+
+    settings, schedule = job.settings, job.settings.training.schedule
+    if settings.use_gpu and not torch.cuda.is_available():
+        raise GigaganError("use_gpu is set and torch finds no GPU; leave it out to train on the CPU")
+    torch.set_num_threads(schedule.threads or _cpus())
+    device = torch.device("cuda" if settings.use_gpu else "cpu")
+    encoder = load_encoder(job.encoder, device=device)
+    state, recipe, sampler = _build(settings, encoder, device, world)
+    if resume_from is not None:
+        load_checkpoint(resume_from, state, device)
+    reader = partial(ShardReader, job.data, settings.image_size, seed=schedule.seed)
+    if world.rank == 0:
+        sampler.choose(next(iter(reader(batch_size=settings.sample_count))))
+        reporter.started(state.images_seen)
+    batches = reader(
+        batch_size=schedule.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        flip=schedule.flip,
+        start_image=state.images_seen,
+    )
+    run_loop(state, recipe, batches, schedule, _Hooks(job, world, reporter, sampler), world)
+
+
+def _build(
+    settings: BaseTrainingSettings | UpsamplerTrainingSettings, encoder: Any, device: Any, world: World
+) -> tuple[TrainState, Recipe, BaseSampler | UpsamplerSampler]:
+    from gigagan_core.training.recipes import base_training, upsampler_training
+    from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
+
+    first = settings.generator if isinstance(settings, BaseTrainingSettings) else settings.upsampler
+    for name, network in (("the generator", first), ("discriminator", settings.discriminator)):
+        if network.text_conditioned and network.text_dim != encoder.width:
+            raise GigaganError(
+                f"{name}'s text_dim is {network.text_dim}, but the encoder's token features are {encoder.width} wide; "
+                f"set text_dim to {encoder.width} or give another encoder"
+            )
+    if isinstance(settings, BaseTrainingSettings):
+        state, recipe = base_training(
+            first, settings.discriminator, settings.training, encoder, device, world
+        )
+        return state, recipe, BaseSampler(encoder, settings.sample_psis, settings.sample_captions)
+    state, recipe = upsampler_training(
+        first, settings.discriminator, settings.training, encoder, device, world
+    )
+    return state, recipe, UpsamplerSampler(encoder, first.low_size)
+
+
+class _Hooks:
+    """The loop's hooks: rank 0 speaks, every rank meets at a checkpoint."""
+
+    def __init__(self, job: TrainingJob, world: World, reporter: Reporter, sampler: Any):
+        self._job, self._world, self._reporter, self._sampler = job, world, reporter, sampler
+
+    def on_metrics(self, images_seen: int, metrics: dict[str, float]) -> None:
+        if self._world.rank == 0:
+            self._reporter.metrics(images_seen, metrics)
+
+    def on_samples(self, state: TrainState) -> None:
+        if self._world.rank == 0:
+            self._reporter.sample(state.images_seen, self._sampler.draw(state.ema))
+
+    def on_checkpoint(self, state: TrainState) -> None:
+        from gigagan_core.training.checkpoint import write_checkpoint
+
+        def write(folder: Path) -> None:
+            write_checkpoint(folder, state, self._world, self._job.settings.training.schedule.seed)
+
+        self._reporter.checkpoint(state.images_seen, write if self._world.rank == 0 else None)
+
+    def should_stop(self) -> bool:
+        return self._reporter.should_stop()
+
+
+def _cpus() -> int:
+    """CPUs given to this worker: what the launcher says (Ray sets OMP_NUM_THREADS), or this process's own."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))

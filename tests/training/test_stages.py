@@ -1,0 +1,253 @@
+"""The stages, from a shard set on disk to a bundle, also across a kill and through Ray Train."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
+from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.errors import GigaganError
+from gigagan_core.inference.generate import generate
+from gigagan_core.stages import train_base, train_upsampler
+from gigagan_core.stages.base import RunContext
+from gigagan_core.store.artifact import Artifact
+
+from .conftest import (
+    CAPTIONS,
+    DISCRIMINATOR,
+    GENERATOR,
+    LARGE_DISCRIMINATOR,
+    UPSAMPLER,
+    base_settings,
+    make_encoder,
+    upsampler_settings,
+)
+
+EVIL = "<script>alert(1)</script> | *bold* \x1b[31m"
+
+
+def artifact(stage: str, kind: str, folder: Path, notes: dict) -> Artifact:
+    manifest = {"notes": notes, "label": stage, "counts": {"in": 16, "out": 16, "rejected": {}}}
+    return Artifact(stage, kind, f"{stage}-fingerprint", 1, f"{stage}-digest", str(folder), manifest)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """16 pictures of 16 px in one shard, and a tiny encoder."""
+    data, encoder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("encoder")
+    rows = []
+    with tarfile.open(data / "00000.tar", "w") as tar:
+        for number in range(16):
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(number))
+            picture = io.BytesIO()
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(picture, format="PNG")
+            key, caption = f"{number:09d}", CAPTIONS[number % len(CAPTIONS)]
+            members = {"png": picture.getvalue(), "txt": caption.encode(), "json": b"{}"}
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            rows.append({"key": key, "caption": caption, "status": "success", "selected": True})
+    pq.write_table(pa.Table.from_pylist(rows), data / "00000.parquet")
+    index = [{"tar": "00000.tar", "parquet": "00000.parquet", "rows": 16, "selected": 16}]
+    (data / "shards.json").write_text(json.dumps(index))
+    save_encoder(encoder, make_encoder().model, Preprocessing(), name="tiny", role="condition")
+    return {
+        "data": artifact("ingest", "shard-set", data, {"licence": "CC BY-SA 4.0", "attribution": EVIL}),
+        "encoder": artifact("train-encoder", "encoder", encoder, {"role": "condition"}),
+    }
+
+
+def settings(launcher: str = "plain", **schedule) -> BaseTrainingSettings:
+    return BaseTrainingSettings(
+        generator=GENERATOR,
+        discriminator=DISCRIMINATOR,
+        training=base_settings(
+            **{"threads": 1, "checkpoint_every_images": 16, "sample_every_images": 16, **schedule}
+        ),
+        launcher=launcher,
+        sample_count=2,
+    )
+
+
+def train(store: Path, inputs: dict[str, Artifact], launcher: str = "plain", **schedule) -> Artifact:
+    with RunContext.open(str(store)) as context:
+        return train_base.run(settings(launcher, **schedule), inputs, context)
+
+
+def trained_weights(made: Artifact) -> dict[str, torch.Tensor]:
+    return load_file(made.path / "bundle" / "model.safetensors")
+
+
+def assert_equal_weights(first: Artifact, second: Artifact) -> None:
+    ours, theirs = trained_weights(first), trained_weights(second)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture(scope="module")
+def base(inputs, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Trained to the end without a break."""
+    threads = torch.get_num_threads()
+    made = train(tmp_path_factory.mktemp("store"), inputs, total_images=320)
+    assert torch.get_num_threads() == threads
+    return made
+
+
+def test_the_artifact_holds_bundle_curves_and_grids(base: Artifact, inputs) -> None:
+    config = json.loads((base.path / "bundle" / "config.json").read_text())
+    assert (config["kind"], config["images_seen"], config["image_size"]) == ("base", 320, 8)
+    curves = json.loads((base.path / "curves.json").read_text())
+    assert curves["images"] == list(range(16, 321, 16))
+    assert all(len(values) == 20 for values in curves["metrics"].values())
+    # R1 is due every third step, so a read of two steps may have met none: its place is kept, empty.
+    assert None in curves["metrics"]["discriminator/r1"] or len(curves["metrics"]["discriminator/r1"]) == 20
+    grids = sorted(path.name for path in (base.path / "samples").glob("*.png"))
+    assert grids == [f"{images:09d}.png" for images in range(0, 321, 16)]
+    with Image.open(base.path / "samples" / grids[0]) as grid:
+        assert grid.size == (2 * 8 + 2, 3 * 8 + 4)  # two captions, three psi
+    images = generate(base.path, ["red apple"], load_encoder(inputs["encoder"].path))
+    assert images.shape == (1, 3, 8, 8)
+
+
+def test_the_card_names_data_terms_and_settings_and_escapes_strangers_text(base: Artifact) -> None:
+    card = (base.path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "CC BY" in card
+    assert "losses.matching" in card.replace("\\", "")
+    assert "git commit" in card
+    assert "<script>" not in card
+    assert "\x1b" not in card
+    assert " *bold*" not in card
+
+
+def test_given_again_nothing_is_trained(base: Artifact, inputs) -> None:
+    store = Path(base.uri).parents[1]
+    started = time.monotonic()
+    again = train(store, inputs, total_images=320)
+    assert again.output_digest == base.output_digest
+    assert time.monotonic() - started < 5
+
+
+def when_there_is(pattern: str, store: Path, act: Callable[[], bool]) -> threading.Thread:
+    """Call `act` once a file of this pattern exists below the store's work, until it says that it is done."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if any((store / "_work").glob(pattern)) and act():
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_killed_with_minus_nine_and_run_again_it_ends_with_the_same_bits(base, inputs, tmp_path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=train, args=(tmp_path, inputs), kwargs={"total_images": 320}
+    )
+    child.start()
+
+    def kill() -> bool:
+        os.kill(child.pid, signal.SIGKILL)
+        return True
+
+    when_there_is("*/checkpoints/0*/checkpoint.json", tmp_path, kill)
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    again = train(tmp_path, inputs, total_images=320)
+    assert_equal_weights(again, base)
+    assert (again.path / "curves.json").read_text() == (base.path / "curves.json").read_text()
+
+
+def test_ray_train_gives_the_same_model_also_when_its_worker_is_killed(base, inputs, tmp_path) -> None:
+    import psutil
+
+    killed: list[int] = []
+
+    def kill_worker() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                name = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if "RayTrainWorker" in name:
+                process.kill()
+                killed.append(process.pid)
+                return True
+        return False
+
+    watcher = when_there_is("*/ray/train/checkpoint_*/checkpoint.json", tmp_path, kill_worker)
+    made = train(tmp_path, inputs, launcher="ray", total_images=320)
+    watcher.join(1)
+    assert killed
+    assert_equal_weights(made, base)
+    assert (made.path / "curves.json").read_text() == (base.path / "curves.json").read_text()
+    grids = sorted(path.name for path in (made.path / "samples").glob("*.png"))
+    assert len(grids) == 21
+
+
+@pytest.mark.parametrize("objective", ["gan", "l1"])
+def test_an_upsampler_and_its_control_are_trained_and_named_apart(objective: str, inputs, tmp_path) -> None:
+    wanted = UpsamplerTrainingSettings(
+        upsampler=UPSAMPLER,
+        discriminator=LARGE_DISCRIMINATOR,
+        training=upsampler_settings(objective, threads=1, sample_every_images=40),
+        launcher="plain",
+        sample_count=2,
+    )
+    with RunContext.open(str(tmp_path)) as context:
+        made = train_upsampler.run(wanted, inputs, context)
+    assert made.kind == "upsampler-model"
+    assert made.manifest["label"] == ("train-upsampler" if objective == "gan" else "train-upsampler-l1")
+    curves = json.loads((made.path / "curves.json").read_text())
+    assert ("discriminator/loss" in curves["metrics"]) == (objective == "gan")
+    with Image.open(made.path / "samples" / "000000040.png") as grid:
+        assert grid.size == (2 * 16 + 2, 3 * 16 + 4)
+
+
+def test_what_does_not_fit_is_said_before_training_starts(inputs, tmp_path) -> None:
+    wide = dataclasses.replace(GENERATOR, text_dim=20)
+    wrong = settings().model_copy(update={"generator": wide})
+    with (
+        RunContext.open(str(tmp_path)) as context,
+        pytest.raises(GigaganError, match="text_dim is 20, but the encoder's token features are 16"),
+    ):
+        train_base.run(wrong, inputs, context)
+    judge = artifact("train-encoder", "encoder", Path(inputs["encoder"].uri), {"role": "judge"})
+    with (
+        RunContext.open(str(tmp_path)) as context,
+        pytest.raises(GigaganError, match="role condition is needed"),
+    ):
+        train_base.run(settings(), {**inputs, "encoder": judge}, context)
+    with RunContext.open(str(tmp_path)) as context, pytest.raises(GigaganError, match="needs data"):
+        train_base.run(settings(), {"encoder": inputs["encoder"]}, context)
+
+
+def test_a_blow_up_is_one_sentence(inputs, tmp_path) -> None:
+    training = base_settings(threads=1)
+    wild = dataclasses.replace(training.generator, learning_rate=1e30)
+    wanted = settings().model_copy(update={"training": dataclasses.replace(training, generator=wild)})
+    with (
+        RunContext.open(str(tmp_path)) as context,
+        pytest.raises(GigaganError, match=r"no update was applied; batch keys: 0.*learning rate"),
+    ):
+        train_base.run(wanted, inputs, context)

@@ -1,0 +1,77 @@
+"""Two workers with half the batch each take the same step as one worker with all of it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from gigagan_core.training.loop import run_loop
+from gigagan_core.training.world import World
+
+from .conftest import Hooks, base_settings, batches, make_base, make_upsampler, upsampler_settings, weights
+
+CASES = {"base": (make_base, base_settings, 8), "upsampler": (make_upsampler, upsampler_settings, 16)}
+
+
+def train(case: str, world: World):
+    make, settings, size = CASES[case]
+    # 4 steps of 8 images: R1 is due in the first and in the last one.
+    training = settings(precision="float64", total_images=32)
+    state, recipe = make(training, world=world)
+    run_loop(state, recipe, batches(size, world=world), training.schedule, Hooks(), world)
+    return state
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        for case in CASES:
+            state = train(case, World.joined())
+            torch.save({"weights": weights(state), "history": state.history}, f"{folder}/{case}{rank}.pt")
+        spoil(rank, folder)
+    finally:
+        dist.destroy_process_group()
+
+
+def spoil(rank: int, folder: str) -> None:
+    """The planted fault: gradients summed within a worker only."""
+    World.average_gradients = lambda self, parameters: None
+    state = train("base", World.joined())
+    torch.save({"weights": weights(state)}, f"{folder}/spoiled{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    multiprocessing.start_processes(worker, args=(free_port(), str(folder)), nprocs=2, start_method="fork")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_train_as_one(case: str, two_workers: Path) -> None:
+    alone = train(case, World())
+    for rank in (0, 1):
+        saved = torch.load(two_workers / f"{case}{rank}.pt", weights_only=True)
+        for name, value in weights(alone).items():
+            torch.testing.assert_close(saved["weights"][name], value, rtol=0, atol=1e-9, msg=name)
+        for ours, theirs in zip(saved["history"], alone.history, strict=True):
+            for name, value in theirs.items():
+                assert ours[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_workers_that_do_not_share_gradients_would_be_noticed(two_workers: Path) -> None:
+    alone = weights(train("base", World()))
+    spoiled = torch.load(two_workers / "spoiled0.pt", weights_only=True)["weights"]
+    assert max((spoiled[name] - value).abs().max().item() for name, value in alone.items()) > 1e-6
