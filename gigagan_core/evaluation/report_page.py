@@ -1,0 +1,223 @@
+"""From a report to its HTML page: what stands where, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from gigagan_core.evaluation import charts
+from gigagan_core.evaluation.claims import figure
+from gigagan_core.evaluation.pictures import data_uri
+from gigagan_core.evaluation.report_style import STYLE
+from gigagan_core.evaluation.report_template import TEMPLATE
+from gigagan_core.text import plain
+
+if TYPE_CHECKING:
+    from gigagan_core.evaluation.report import Report, Sample
+
+# Below this side an image is shown with its pixels as squares: smoothing would hide what was generated.
+_PIXELATED_BELOW = 100
+
+
+def render(report: Report, metrics: Mapping[str, float]) -> str:
+    """The whole page as text; it refers to nothing outside itself and runs no script."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": plain, "figure": figure}
+    settings = report.settings
+    return environment.from_string(TEMPLATE).render(
+        title=settings.protocol,
+        style=Markup(STYLE),
+        lead=_lead(report),
+        tally=_tally(report),
+        claims=report.claims,
+        cautions=report.cautions,
+        samples_note=(
+            f"Held-out captions, drawn by seed {settings.seed}, not by hand: one image for each, at "
+            f"truncation psi = {settings.psi:g}, beside the real drawing of that name."
+        ),
+        samples=[_shown(sample) for sample in report.samples],
+        strips=[_shown(sample) for sample in report.strips],
+        extractor=report.extractor,
+        image_size=settings.image_size,
+        count=report.count,
+        bars=_bars(report),
+        **_base_table(report),
+        **_upsampler_table(report),
+        charts=_charts(report),
+        terms=_terms(report),
+        lineage=report.lineage,
+        metrics=metrics,
+        attribution=report.attribution,
+        machine=_facts(report.record.get("machine", {})),
+        versions=_facts(report.record.get("packages", {}), separator=" "),
+    )
+
+
+def _lead(report: Report) -> str:
+    settings = report.settings
+    upsampled = f", upsampled to {settings.upsampled_size}" if report.upsamplers else ""
+    return (
+        f"{report.count} held-out captions at {settings.image_size} pixels{upsampled}; truncation psi = "
+        f"{settings.psi:g}, seed {settings.seed}. Every distance and score is {report.extractor}'s, an "
+        "encoder that no training stage uses."
+    )
+
+
+def _tally(report: Report) -> str:
+    shown = sum(claim.status == "shown" for claim in report.claims)
+    return f"{shown} of {len(report.claims)} claims shown"
+
+
+def _shown(sample: Sample) -> dict[str, Any]:
+    images = [
+        (
+            name,
+            {"uri": data_uri(image), "side": image.shape[-1], "pixels": image.shape[-1] < _PIXELATED_BELOW},
+        )
+        for name, image in sample.images.items()
+    ]
+    return {"caption": sample.caption, "images": images}
+
+
+def _bars(report: Report) -> list[dict[str, Any]]:
+    judged = sorted((s for s in report.sets if s.fd is not None), key=lambda figures: figures.fd.distance)
+    longest = max([figures.fd.distance for figures in judged] + [1e-12])
+    return [
+        {
+            "label": figures.label,
+            "value": figures.fd.distance,
+            "share": round(100 * max(figures.fd.distance, 0) / longest, 2),
+            "ours": figures.id == "generated",
+        }
+        for figures in judged
+    ]
+
+
+def _base_table(report: Report) -> dict[str, Any]:
+    k = report.settings.recall_k
+    rows = []
+    for s in report.sets:
+        values = [
+            figure(s.fd.distance) if s.fd else "–",
+            figure(s.clip.score) if s.clip else "–",
+            figure(s.clip.difference) if s.clip else "–",
+            f"{s.retrieval.recall:.1%}" if s.retrieval else "–",
+            f"{s.manifold.precision:.2f}" if s.manifold else "–",
+            f"{s.manifold.recall:.2f}" if s.manifold else "–",
+        ]
+        rows.append({"label": s.label, "values": values, "ours": s.id == "generated"})
+    found = next((s.retrieval for s in report.sets if s.retrieval), None)
+    chance = f"Guessing gives recall@{k} {found.chance:.1%} over {found.distinct} captions. " if found else ""
+    return {
+        "base_columns": [
+            "distance", "CLIP score", "above shuffled", f"caption recall@{k}", "precision", "recall",
+        ],
+        "base_rows": rows,
+        "base_hint": f"{chance}A dash: the figure makes no sense for that set.",
+    }  # fmt: skip
+
+
+def _upsampler_table(report: Report) -> dict[str, Any]:
+    settings = report.settings
+    rows = [
+        {
+            "label": u.label,
+            "values": [figure(u.patch_fd.distance), f"{u.psnr:.2f} dB", f"{u.consistency:.2%}"],
+            "ours": u.id == "upsampler",
+        }
+        for u in report.upsamplers
+    ]
+    return {
+        "upsampler_columns": ["patch distance", "PSNR", "difference to input"],
+        "upsampler_rows": rows,
+        "upsampler_note": (
+            f"Held-out real drawings, shrunk to {settings.image_size} pixels and enlarged to "
+            f"{settings.upsampled_size}. The patch distance compares crops of {settings.patch_size} x "
+            f"{settings.patch_size} pixels at full resolution, {settings.patches_per_image} an image, at the "
+            "same places in every set."
+        ),
+        "upsampler_hint": (
+            "Lower distance, higher PSNR, lower difference are better. PSNR rewards a blurred guess, so the "
+            "L1-only control may lead there; the patch distance is what sharpness shows in."
+        ),
+    }
+
+
+def _charts(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """Charts by model, the losses first."""
+    members: dict[str, dict[str, list[charts.Line]]] = {}
+    for curve in sorted(report.curves, key=lambda curve: curve.chart != "loss"):
+        # a curve for every pyramid level would bury the losses; the records have them all
+        if not curve.name[-1:].isdigit():
+            line = charts.Line(curve.name, curve.points)
+            members.setdefault(curve.group, {}).setdefault(curve.chart, []).append(line)
+    drawn = {
+        group: [
+            {"names": [line.name for line in lines], "svg": Markup(svg)}
+            for lines in by_chart.values()
+            if (svg := charts.line_chart(lines, "images seen"))
+        ]
+        for group, by_chart in members.items()
+    }
+    return {group: some for group, some in drawn.items() if some}
+
+
+def _terms(report: Report) -> list[tuple[str, str]]:
+    settings = report.settings
+    sha = str(report.judge.get("sha256", ""))[:12]
+    drawn = (
+        f"The interval draws the {report.independent} drawings behind the {report.count} images, each with "
+        "all its variants."
+        if report.independent < report.count
+        else "The interval draws images."
+    )
+    length = "scaled to unit length" if settings.normalise_features else "as the encoder gives them"
+    return [
+        (
+            report.extractor,
+            f"The encoder that judges (sha256 {sha}…). It is not the one that conditions the models, and no "
+            "training stage used it.",
+        ),
+        (
+            "Distance",
+            f"Frechet distance between Gaussians fitted to {report.extractor} features, {length}. It "
+            "depends on encoder, resolution and count, so compare it only where all three agree; it is not "
+            "comparable with distances on Inception features. Verdicts compare the distances as they are, without "
+            "an interval.",
+        ),
+        (
+            "CLIP score",
+            f"Mean cosine between {report.extractor}'s features of an image and of its caption. Shuffled: "
+            f"the mean over the captions of all other images. {drawn}",
+        ),
+        (
+            f"Caption recall@{settings.recall_k}",
+            "Share of images whose own caption is among the nearest "
+            f"{settings.recall_k} of all distinct held-out captions; ties count against the image. Its "
+            f"interval counts {report.independent} independent images.",
+        ),
+        (
+            "Precision, recall",
+            "Share of generated images on the manifold of real ones, and the reverse; balls reach to the "
+            f"{settings.neighbours} nearest neighbours (Kynkäänniemi et al. 2019).",
+        ),
+        (
+            "Mean training image",
+            "One image repeated: no diversity. Where a model ends that has learned the average only.",
+        ),
+        (
+            "Difference to input",
+            "Root mean square over pixels between the enlarged image, shrunk again, and the image it was "
+            "made from, as a share of the pixel range.",
+        ),
+    ]
+
+
+def _facts(facts: Mapping[str, Any], separator: str = ": ") -> str:
+    return " · ".join(f"{key}{separator}{value}" for key, value in facts.items())

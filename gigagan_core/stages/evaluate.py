@@ -1,0 +1,323 @@
+"""The evaluate stage: held-out captions become images, the judge compares them, a report shows it.
+
+Inputs by name: ``model`` (base-model), ``upsampler`` and ``control`` (upsampler-model, optional; the control
+was trained with L1 alone), ``data`` (held-out shard set), ``train`` (training shard set, optional: baselines
+made of training images need it), ``condition`` and ``judge`` (encoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gigagan_core import console
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.store.artifact import Artifact, Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gigagan_core.encoders.protocol import Encoder
+    from gigagan_core.evaluation.claims import Claim
+    from gigagan_core.evaluation.curves import Curve
+    from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
+    from gigagan_core.evaluation.report import Report, Sample
+
+SPEC = StageSpec("evaluate", kind="report", module=__name__)
+
+
+def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunContext) -> Artifact:
+    """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`.
+
+    Raises GigaganError where an input is missing or the judge took part in training the model.
+    """
+    from gigagan_core.encoders.roles import CONDITION, JUDGE, require_role
+
+    missing = [name for name in ("model", "data", "condition", "judge") if inputs.get(name) is None]
+    if missing:
+        raise GigaganError(f"evaluate needs {' and '.join(missing)}; give the artifact of each")
+    require_role(inputs["condition"], CONDITION)
+    require_role(inputs["judge"], JUDGE)
+    return materialise(SPEC, settings, inputs, context, _produce)
+
+
+def _produce(work: StageWork) -> Outcome:
+    from gigagan_core.evaluation import report as reports
+
+    report, available = _evaluate(work)
+    paths = reports.write(report, work.output)
+    named = reports.metrics(report)
+    held_out = work.inputs["data"]
+    work.run.log_dataset("held-out", held_out.uri, held_out.output_digest, held_out.manifest.get("counts"))
+    work.run.log_metrics(named)
+    work.run.set_tags({f"claim.{claim.id}": claim.status for claim in report.claims})
+    for name in ("samples", "upsampler"):
+        if name in paths:
+            work.run.log_image(name, paths[name])
+    work.run.log_artifact(paths["html"])
+    work.run.log_artifact(paths["json"])
+    skipped = available - report.count
+    return Outcome(
+        counts={
+            "in": available,
+            "out": report.count,
+            "rejected": {"over max_images": skipped} if skipped else {},
+        },
+        summary=_headlines(named),
+        notes={
+            "claims": {claim.id: claim.status for claim in report.claims},
+            "cautions": list(report.cautions),
+            "extractor": report.extractor,
+            "attribution": "\n".join(report.attribution),
+        },
+    )
+
+
+def _evaluate(work: StageWork) -> tuple[Report, int]:
+    """The report, and how many held-out images there were."""
+    from gigagan_core.data.openmoji import base_name
+    from gigagan_core.data.reader import load_all
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+    from gigagan_core.evaluation import baselines, judging, lineage
+    from gigagan_core.evaluation.clip_score import distinct_indices
+    from gigagan_core.evaluation.report import Report
+
+    settings, inputs = work.settings, work.inputs
+    condition, judge = load_encoder(_place(inputs["condition"])), load_encoder(_place(inputs["judge"]))
+    origins = lineage.trace(inputs, work.store)
+    _check_judge(judge.sha256, condition.sha256, inputs, work)
+
+    real, captions, keys = load_all(inputs["data"], settings.image_size)
+    available = len(captions)
+    chosen = baselines.sample(min(settings.max_images or available, available), available, settings.seed)
+    real, captions = real[chosen], [captions[row] for row in chosen.tolist()]
+    training = load_all(inputs["train"], settings.image_size)[0] if inputs.get("train") else None
+
+    # skin tones of one drawing are no independent evidence: intervals draw them together
+    groups = distinct_indices([base_name(caption) for caption in captions])[1]
+    generated, untrained = _generate(work, condition, captions)
+    total = judging.images_to_judge(len(captions), True, training is not None)
+    with console.progress("judging images", total=total, unit="images") as bar:
+        sets = judging.judge_base(
+            judge, captions, real, generated, untrained, training, settings, groups, on_batch=bar.advance
+        )
+    shown = _shown(len(captions), settings)
+    if inputs.get("upsampler") is None:
+        upsamplers, strips = [], []
+        pictures = {"generated": generated[shown], "real": real[shown]}
+    else:
+        high, _, high_keys = load_all(inputs["data"], settings.upsampled_size)
+        if high_keys != keys:
+            raise AssertionError("the reader gave the held-out images in two different orders")
+        high = high[chosen]
+        upsamplers, strips = _judge_upsamplers(work, judge, condition, high, captions, shown)
+        upsampled = _upsample(work, "upsampler", condition, generated[shown], [captions[i] for i in shown])
+        pictures = {"generated": generated[shown], "upsampled": upsampled, "real": high[shown]}
+    report = Report(
+        settings=settings,
+        count=len(captions),
+        independent=len(groups.unique()),
+        judge=_facts(judge),
+        condition=_facts(condition),
+        sets=sets,
+        upsamplers=upsamplers,
+        claims=_claims(sets, upsamplers, settings),
+        cautions=_cautions(sets, upsamplers, real, training, inputs),
+        samples=_samples([captions[i] for i in shown], pictures),
+        strips=strips,
+        curves=_curves(inputs),
+        lineage=origins,
+        attribution=lineage.attribution(inputs),
+        record=_record(work),
+    )
+    return report, available
+
+
+def _generate(work: StageWork, condition: Encoder, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """One image a caption from the model, and from the generator it was before training."""
+    from gigagan_core.inference.generate import generate
+
+    settings, images = work.settings, []
+    with console.progress("generating", total=2 * len(captions), unit="images") as bar:
+        for untrained in (False, True):
+            images.append(
+                generate(
+                    work.inputs["model"].path,
+                    captions,
+                    condition,
+                    seed=settings.seed,
+                    psi=settings.psi,
+                    batch_size=settings.batch_size,
+                    untrained=untrained,
+                    on_batch=bar.advance,
+                )
+            )
+    return images[0], images[1]
+
+
+def _judge_upsamplers(
+    work: StageWork, judge: Encoder, condition: Encoder, high: Tensor, captions: list[str], shown: list[int]
+) -> tuple[list[UpsamplerFigures], list[Sample]]:
+    """Figures of upsampler, control and bicubic on real held-out images, and the strips that show them."""
+    from gigagan_core.evaluation import judging
+    from gigagan_core.evaluation.patches import bicubic, shrink
+
+    settings = work.settings
+    low = shrink(high, settings.image_size)
+    labels = {"upsampler": "upsampler", "control": "L1-only control"}
+    given = {name: label for name, label in labels.items() if work.inputs.get(name) is not None}
+    enlarged = {
+        name: (label, _upsample(work, name, condition, low, captions)) for name, label in given.items()
+    }
+    patches = (2 + len(given)) * len(high) * settings.patches_per_image
+    with console.progress("judging upsamplers", total=patches, unit="patches") as bar:
+        figures = judging.judge_upsamplers(judge, high, low, enlarged, settings, on_batch=bar.advance)
+    strip = shown[: settings.upsampled_shown]
+    pictures = {"input": low[strip], "bicubic": bicubic(low[strip], settings.upsampled_size)}
+    for name in ("control", "upsampler"):
+        if name in enlarged:
+            pictures[enlarged[name][0]] = enlarged[name][1][strip]
+    pictures["real"] = high[strip]
+    return figures, _samples([captions[i] for i in strip], pictures)
+
+
+def _upsample(work: StageWork, name: str, condition: Encoder, low: Tensor, captions: list[str]) -> Tensor:
+    from gigagan_core.inference.generate import upsample
+
+    settings = work.settings
+    with console.progress(f"upsampling ({name})", total=len(low), unit="images") as bar:
+        return upsample(
+            work.inputs[name].path,
+            low,
+            captions,
+            condition,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            on_batch=bar.advance,
+        )
+
+
+def _shown(count: int, settings: EvaluateSettings) -> list[int]:
+    """Positions of the samples shown: drawn by seed, so that nobody picks the good ones."""
+    import torch
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    return torch.randperm(count, generator=generator)[: settings.samples_shown].tolist()
+
+
+def _samples(captions: list[str], pictures: Mapping[str, Tensor]) -> list[Sample]:
+    from gigagan_core.evaluation.report import Sample
+
+    return [
+        Sample(caption, {name: images[row] for name, images in pictures.items()})
+        for row, caption in enumerate(captions)
+    ]
+
+
+def _claims(
+    sets: list[SetFigures], upsamplers: list[UpsamplerFigures], settings: EvaluateSettings
+) -> list[Claim]:
+    from gigagan_core.evaluation import claims
+    from gigagan_core.evaluation.baselines import BLUR_SIZE
+
+    by_id = {figures.id: figures for figures in sets}
+    distance = {name: figures.fd.distance for name, figures in by_id.items() if figures.fd is not None}
+    generated = by_id["generated"]
+    enlarged = {figures.id: figures for figures in upsamplers}
+    patch = {name: figures.patch_fd.distance for name, figures in enlarged.items()}
+    kept = {name: figures.consistency for name, figures in enlarged.items()}
+    return [
+        claims.distance_claim(
+            distance["generated"], distance.get("untrained"), distance.get("blurred"), BLUR_SIZE
+        ),
+        claims.caption_claim(generated.clip),
+        claims.retrieval_claim(generated.retrieval),
+        claims.patch_claim(patch.get("upsampler"), patch.get("bicubic"), patch.get("control")),
+        claims.consistency_claim(kept.get("upsampler"), kept.get("bicubic"), settings.consistency_tolerance),
+    ]
+
+
+def _cautions(
+    sets: list[SetFigures],
+    upsamplers: list[UpsamplerFigures],
+    real: Tensor,
+    training: Tensor | None,
+    inputs: Mapping[str, Input],
+) -> list[str]:
+    """What a reader must know before quoting a figure."""
+    from gigagan_core.evaluation.baselines import shared_images
+
+    found = [(s.label, s.fd) for s in sets if s.fd is not None and s.id == "generated"]
+    found += [(f"patches of {u.label}", u.patch_fd) for u in upsamplers]
+    cautions = [f"Distance of {label}: {fd.caution}." for label, fd in found if fd.caution]
+    if training is None:
+        cautions.append("No training images were given, so the baselines made of them are missing.")
+    elif shared := shared_images(training, real):
+        cautions.append(f"{shared} held-out images also occur in the training set, byte for byte.")
+    trained_on = inputs["model"].manifest.get("inputs", {}).values()
+    if any(
+        isinstance(r, Mapping) and r.get("output_digest") == inputs["data"].output_digest for r in trained_on
+    ):
+        cautions.append("The model was trained on the very images it is judged by.")
+    return cautions
+
+
+def _check_judge(judge: str, condition: str, inputs: Mapping[str, Input], work: StageWork) -> None:
+    """A judge that a training stage has used would grade its own pupil."""
+    from gigagan_core.evaluation import lineage
+
+    trained = {name: inputs.get(name) for name in ("model", "upsampler", "control")}
+    used = {line["fingerprint"] for line in lineage.trace(trained, work.store)}
+    if judge == condition or getattr(inputs["judge"], "fingerprint", None) in used:
+        raise GigaganError(
+            f"the judge (sha256 {judge[:12]}) took part in training the model; evaluate with an encoder that "
+            "no training stage used, for instance the one trained with role judge"
+        )
+
+
+def _place(encoder: Input) -> str:
+    """What `load_encoder` takes: an artifact's folder, or ARCH:PATH of an outside file."""
+    return str(encoder.path) if isinstance(encoder, Artifact) else encoder.uri
+
+
+def _facts(encoder: Encoder) -> dict[str, Any]:
+    return {name: getattr(encoder, name) for name in ("name", "sha256", "image_size", "embed_dim")}
+
+
+def _curves(inputs: Mapping[str, Input]) -> list[Curve]:
+    from gigagan_core.evaluation.curves import read_curves
+
+    groups = {"model": "Base model", "upsampler": "Upsampler", "control": "L1-only control"}
+    return [
+        curve
+        for name, group in groups.items()
+        if isinstance(inputs.get(name), Artifact)
+        for curve in read_curves(inputs[name].path, group)
+    ]
+
+
+def _record(work: StageWork) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from gigagan_core.store.provenance import git_commit, machine, packages
+
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "mlflow_run": work.run.run_id,
+        "machine": machine(),
+        "packages": packages(),
+    }
+
+
+def _headlines(named: Mapping[str, float]) -> dict[str, float]:
+    """The figures for the closing table: the model's own, and the distances of every baseline."""
+    ends = ("-low", "-high", "-chance")
+    return {
+        name: value
+        for name, value in named.items()
+        if not name.partition("_")[0].endswith(ends)
+        and (not name.startswith("baseline/") or name.split("/")[-1].partition("_")[0].endswith("fd"))
+    }

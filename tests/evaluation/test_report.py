@@ -1,0 +1,284 @@
+"""Figures, verdicts and pages: what a reader is told, and what a stranger's caption cannot do to it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import charts, claims, judging, report
+from gigagan_core.evaluation.curves import Curve, read_curves
+from gigagan_core.evaluation.patches import bicubic, shrink
+from gigagan_core.evaluation.pictures import Row, grid, wrapped
+from gigagan_core.evaluation.report import Report, Sample
+
+COUNT = 40
+SCRIPT = "<script>alert(1)</script> cat"
+ANSI = "red \x1b[31mcat\x1b[0m \x1b]0;title\x07and\x00 bell\x07"
+SETTINGS = EvaluateSettings(
+    image_size=16,
+    upsampled_size=32,
+    patch_size=8,
+    patches_per_image=2,
+    bootstrap_resamples=200,
+    batch_size=16,
+)
+
+
+@pytest.fixture(scope="module")
+def judged(encoder, drawings):
+    """Figures of a model that has learned its task well, and of an upsampler better than bicubic."""
+    captions = [SCRIPT, ANSI] + [f"drawing {number}" for number in range(COUNT - 2)]
+    high = drawings(COUNT, 32, seed=1)
+    real = shrink(high, 16)
+    encoder.pictures = dict(zip(captions, real, strict=True))
+    noise = torch.randint(-20, 21, real.shape, generator=torch.Generator().manual_seed(2))
+    generated = (real.int() + noise).clamp(0, 255).to(torch.uint8)
+    untrained = torch.randint(
+        0, 256, real.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8
+    )
+    training = shrink(drawings(60, 32, seed=4), 16)
+    sets = judging.judge_base(encoder, captions, real, generated, untrained, training, SETTINGS)
+    better = ((bicubic(real, 32).int() + high.int()) // 2).to(torch.uint8)
+    upsamplers = judging.judge_upsamplers(
+        encoder, high, shrink(high, 16), {"upsampler": ("upsampler", better)}, SETTINGS
+    )
+    return captions, real, generated, high, sets, upsamplers
+
+
+@pytest.fixture(scope="module")
+def whole(judged) -> Report:
+    captions, real, generated, high, sets, upsamplers = judged
+    by_id = {figures.id: figures for figures in sets}
+    return Report(
+        settings=SETTINGS,
+        count=COUNT,
+        independent=COUNT,
+        judge={"name": "openmoji-judge", "sha256": "ab" * 32},
+        condition={"name": "openmoji-condition", "sha256": "cd" * 32},
+        sets=sets,
+        upsamplers=upsamplers,
+        claims=[
+            claims.distance_claim(
+                by_id["generated"].fd.distance,
+                by_id["untrained"].fd.distance,
+                by_id["blurred"].fd.distance,
+                8,
+            ),
+            claims.caption_claim(by_id["generated"].clip),
+            claims.retrieval_claim(by_id["generated"].retrieval),
+            claims.patch_claim(upsamplers[0].patch_fd.distance, upsamplers[1].patch_fd.distance, None),
+            claims.consistency_claim(upsamplers[0].consistency, upsamplers[1].consistency, 0.05),
+        ],
+        cautions=["a caution"],
+        samples=[Sample(captions[i], {"generated": generated[i], "real": real[i]}) for i in range(4)],
+        strips=[Sample(captions[i], {"input": real[i], "real": high[i]}) for i in range(2)],
+        lineage=[
+            {
+                "role": "model",
+                "stage": "train-base",
+                "fingerprint": "0123456789abcdef",
+                "made": "2025-01-01 10:00",
+                "git_commit": "abc",
+                "mlflow_run": "def",
+                "settings": {"seed": 0, "note": SCRIPT},
+            }
+        ],
+        attribution=["OpenMoji · CC BY-SA 4.0", SCRIPT],
+        record={"machine": {"cores": 2}, "packages": {"torch": "2"}},
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of a page: tags, attributes that load or run something, visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_good_model_is_shown_to_be_good(whole):
+    assert [claim.status for claim in whole.claims] == ["shown"] * 5
+
+
+def test_an_image_set_goes_through_the_encoder_once(encoder, judged):
+    _, real, generated, _, _, _ = judged
+    told = []
+    encoder.seen = 0
+    # captions that name no picture: only the images then go through the image encoder
+    strangers = [f"unknown {number}" for number in range(COUNT)]
+    judging.judge_base(encoder, strangers, real, generated, None, real, SETTINGS, on_batch=told.append)
+    assert encoder.seen == sum(told) == judging.images_to_judge(COUNT, False, True)
+
+
+def test_baselines_come_out_in_the_order_they_must(judged):
+    distance = {figures.id: figures.fd.distance for figures in judged[4] if figures.fd}
+    assert distance["training"] < distance["mean-image"] < distance["untrained"]
+    assert distance["generated"] < distance["blurred"] < distance["untrained"]
+
+
+def test_every_figure_has_a_name_with_its_encoder_and_is_finite(whole):
+    named = report.metrics(whole)
+    assert "fd_openmoji-judge_16_40" in named
+    assert "baseline/blurred/fd_openmoji-judge_16_40" in named
+    assert "patch8-fd_openmoji-judge_32_80" in named
+    assert all(re.fullmatch(r"[A-Za-z0-9_\-./]+", name) for name in named)
+    assert not any("fid" in name for name in named)
+    assert all(math.isfinite(value) for value in named.values())
+
+
+def test_the_written_report_is_whole(whole, tmp_path):
+    paths = report.write(whole, tmp_path)
+    assert set(paths) == {"json", "html", "samples", "upsampler"}
+    stored = json.loads(paths["json"].read_text())
+    assert stored["schema_version"] == 1
+    assert stored["metrics"] == report.metrics(whole)
+    assert {claim["id"]: claim["status"] for claim in stored["claims"]}["distance"] == "shown"
+    assert stored["samples"][0] == SCRIPT
+    page = Page(paths["html"].read_text())
+    assert "5 of 5 claims shown" in page.text
+    assert "CC BY-SA 4.0" in page.text
+
+
+def test_captions_are_text_on_the_page_and_nothing_else(whole, tmp_path):
+    written = report.write(whole, tmp_path)["html"].read_text()
+    page = Page(written)
+    assert "script" not in page.tags
+    assert page.handlers == []
+    assert SCRIPT in page.text  # a reader sees what the stranger wrote
+    assert "red cat and bell" in page.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", written)
+
+
+def test_the_page_needs_nothing_outside_itself(whole, tmp_path):
+    page = Page(report.write(whole, tmp_path)["html"].read_text())
+    assert page.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not {"link", "iframe", "object", "form"} & set(page.tags)
+
+
+def test_what_is_not_shown_and_not_measured_is_said(whole, tmp_path):
+    half_done = [claims.distance_claim(0.6, 1.0, 0.7, 8), claims.patch_claim(None, None, None)]
+    assert [claim.status for claim in half_done] == ["not shown", "not measured"]
+    bare = Report(**{**vars(whole), "claims": half_done, "upsamplers": [], "strips": []})
+    page = Page(report.write(bare, tmp_path)["html"].read_text())
+    assert "0 of 2 claims shown" in page.text
+    assert "no upsampler was given" in page.text
+
+
+@pytest.mark.parametrize(
+    ("generated", "untrained", "blurred", "status"),
+    [
+        (0.4, 1.0, 0.5, "shown"),
+        (0.4, 1.0, 0.3, "not shown"),
+        (0.5, 1.0, 0.6, "not shown"),
+        (0.4, None, 0.5, "not measured"),
+        (0.4, 1.0, None, "not measured"),
+    ],
+)
+def test_the_distance_must_beat_both_baselines(generated, untrained, blurred, status):
+    assert claims.distance_claim(generated, untrained, blurred, 8).status == status
+
+
+def test_a_claim_about_the_upsampler_turns_with_its_figures():
+    assert claims.patch_claim(0.2, 0.3, 0.1).status == "shown"
+    assert claims.patch_claim(0.3, 0.3, 0.1).status == "not shown"
+    assert claims.consistency_claim(0.05, 0.01, 0.05).status == "shown"
+    assert claims.consistency_claim(0.051, 0.01, 0.05).status == "not shown"
+
+
+def test_images_of_another_size_are_named(encoder, judged):
+    captions, real = judged[0], judged[1]
+    with pytest.raises(GigaganError, match="set image_size to the model's"):
+        judging.judge_base(encoder, captions, real, real[:, :, :8, :8], None, None, SETTINGS)
+
+
+def test_too_few_training_images_for_the_baselines_are_named(encoder, judged):
+    captions, real, generated = judged[:3]
+    with pytest.raises(GigaganError, match="need 40 training images"):
+        judging.judge_base(encoder, captions, real, generated, None, real[:39], SETTINGS)
+
+
+def test_a_grid_draws_any_caption_and_shows_small_images_by_their_pixels():
+    small = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    small[0, 0, 0] = 255
+    rows = [Row(text, (small,)) for text in (SCRIPT, ANSI, "", "x" * 500, "猫 🐈 \u202e abc\n\n\tdef")]
+    sheet = grid(rows, ["generated"], tile=64, columns=2)
+    top = sheet.height - 12 - 12 - 64
+    tile = sheet.crop((12, top, 12 + 64, top + 64))
+    assert tile.getcolors() is not None
+    assert {colour for _, colour in tile.getcolors()} == {(255, 0, 0), (0, 0, 0)}
+
+
+def test_long_captions_are_cut_to_their_lines():
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(14)
+    lines = wrapped("a caption of many words " * 10, 120, font, 2)
+    assert len(lines) == 2
+    assert lines[-1].endswith("…")
+    assert all(font.getlength(line) <= 120 for line in lines)
+    assert wrapped("short", 120, font, 2) == ["short"]
+    assert wrapped("w" * 400, 120, font, 2)[0].endswith("…")
+
+
+def test_a_chart_escapes_names_and_leaves_bad_points_out():
+    lines = [charts.Line("<b>loss</b>", ((0, 1.0), (10, math.nan), (20, 2.0)))]
+    svg = charts.line_chart(lines, "images & seen")
+    assert "<b>" not in svg
+    assert "images &amp; seen" in svg
+    assert "nan" not in svg
+    assert charts.line_chart([charts.Line("empty", ((0, math.nan),))], "x") == ""
+    assert charts.ticks(0.0, 1.0) == pytest.approx([0, 0.5, 1.0])
+    assert charts.ticks(3.0, 3.0) == [3.0]
+    assert (
+        len(
+            re.findall(
+                r"[\d.]+,[\d.]+",
+                charts.line_chart(
+                    [charts.Line("long", tuple((float(i), float(i)) for i in range(5000)))], "x"
+                ),
+            )
+        )
+        <= 400
+    )
+
+
+def test_curves_of_single_pyramid_levels_stay_out_of_the_page(whole, tmp_path):
+    points = ((0.0, 1.0), (8.0, 2.0))
+    names = ("discriminator/logit_real_level3", "generator/loss")
+    curves = [Curve("Base model", name.split("/")[1], name, points) for name in names]
+    page = Page(report.write(Report(**{**vars(whole), "curves": curves}), tmp_path)["html"].read_text())
+    assert "generator/loss" in page.text
+    assert "level3" not in page.text
+    assert page.tags.count("svg") == 1
+
+
+def test_curves_are_read_from_an_artifact_and_damage_is_named(tmp_path):
+    assert read_curves(tmp_path, "Base model") == []
+    stored = {"images": [8, 16], "metrics": {"generator/loss": [1.5, None], "grad_norm/generator": [2, 3]}}
+    (tmp_path / "curves.json").write_text(json.dumps(stored))
+    first, second = read_curves(tmp_path, "Base model")
+    assert (first.chart, first.points) == ("loss", ((8.0, 1.5),))
+    assert (second.chart, second.points) == ("grad_norm", ((8.0, 2.0), (16.0, 3.0)))
+    (tmp_path / "curves.json").write_text('{"images": [1')
+    with pytest.raises(GigaganError, match="unreadable curves"):
+        read_curves(tmp_path, "Base model")
