@@ -6,13 +6,16 @@ import logging
 import os
 import socket
 import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 
 DASHBOARD_PORT = 8265
+START_TRIES = 3
 
 
 class RaySession:
@@ -25,6 +28,7 @@ class RaySession:
         self._num_cpus = num_cpus or len(os.sched_getaffinity(0))
         self._dashboard = dashboard
         self._started = False
+        self._stop = threading.Event()
 
     def ray(self) -> ModuleType:
         """The ray module, connected. Raises GigaganError when a given cluster cannot be joined."""
@@ -60,7 +64,8 @@ class RaySession:
         folder = Path(tempfile.gettempdir()) / "ray"
         if len(str(folder)) > 40:
             folder = Path("/tmp/ray")
-        ray.init(
+        self._init_in_own_thread(
+            ray,
             num_cpus=self._num_cpus,
             _temp_dir=str(folder),
             # The object store only carries small results here; its default takes 30% of the memory.
@@ -69,12 +74,45 @@ class RaySession:
             **quiet,
         )
 
+    def _init_in_own_thread(self, ray: ModuleType, **options: Any) -> None:
+        """`ray.init` in a thread that lives until `close`, tried again when a busy machine starts Ray too slowly.
+
+        The kernel ends Ray's processes with the thread that started them, not with the process, and a stage may
+        run in a short-lived one: Prefect gives each task a thread.
+        """
+        failures: list[Exception] = []
+        ready = threading.Event()
+
+        def run() -> None:
+            for attempt in range(START_TRIES):
+                try:
+                    ray.init(**options)
+                    break
+                except Exception as error:  # ray raises many kinds for a start that took too long
+                    ray.shutdown()
+                    if attempt == START_TRIES - 1:
+                        failures.append(error)
+                    else:
+                        console.note(f"Ray did not start in time ({type(error).__name__}); trying again")
+            ready.set()
+            self._stop.wait()
+
+        self._stop.clear()
+        threading.Thread(target=run, name="ray-session", daemon=True).start()
+        ready.wait()
+        if failures:
+            self._stop.set()
+            raise GigaganError(
+                f"Ray did not start in {START_TRIES} tries: {failures[0]}; is the machine overloaded or out of memory?"
+            ) from failures[0]
+
     def close(self) -> None:
         """Stop Ray if this session started it."""
         if self._started:
             import ray
 
             ray.shutdown()
+            self._stop.set()
             self._started = False
 
 

@@ -32,7 +32,10 @@ LAYERS: list[tuple[str, ...]] = [
         "gigagan_core.errors",
         "gigagan_core.text",
     ),
-    ("gigagan_core.training.steps", "gigagan_core.training.loop", "gigagan_core.training.settings"),
+    tuple(
+        f"gigagan_core.training.{name}"
+        for name in ("steps", "loop", "settings", "state", "world", "optimisation")
+    ),
     ("gigagan_core.models", "gigagan_core.losses"),
 ]
 TORCH_LAYERS = LAYERS[-2] + LAYERS[-1]

@@ -1,0 +1,50 @@
+"""Scores are added to every row of a shard set, and a rule on them selects."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.runtime import Run, open_run, stage_task
+from gigagan_core.config.curate import CurateSettings
+from gigagan_core.stages import curate as stage
+from gigagan_core.stages import references
+from gigagan_core.store.artifact import Artifact, ExternalFile
+
+
+@stage_task(name="curate")
+def curate_stage(
+    run: Run, settings: CurateSettings, data: Artifact, encoder: Artifact | ExternalFile
+) -> Artifact:
+    """data: shard set. encoder: of role condition. Gives a scored shard set."""
+    return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
+
+
+@flow(name="curate", persist_result=False)
+def curate(
+    data: str = "latest",
+    encoder: str = "latest",
+    preset: str = "demo",
+    overrides: list[str] | None = None,
+    settings: CurateSettings | None = None,
+    store: str | None = None,
+    force: bool = False,
+    accept_code_change: bool = False,
+) -> str:
+    """Shard set, encoder -> scored shard set; other rules do not score again.
+
+    Args:
+        data: shard set: fingerprint, prefix, path, or latest.
+        encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
+        preset: settings to start from.
+        overrides: changes to them, each as KEY=VALUE.
+        settings: all settings at once, in place of preset and overrides.
+        store: folder or URI of the artifact store; without it the local one.
+        force: work though the artifact exists.
+        accept_code_change: keep an artifact that older code made.
+
+    Returns the scored shard set's fingerprint.
+    """
+    chosen = settings or references.settings_of(preset, "curate", overrides)
+    with open_run("curate", store, force, accept_code_change) as run:
+        shards = references.shard_set(run.store, data)
+        return curate_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint

@@ -1,0 +1,62 @@
+"""Models are judged on held-out captions, and a report shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.runtime import Run, open_run, stage_task
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.stages import evaluate as stage
+from gigagan_core.stages import references
+from gigagan_core.store.artifact import Artifact
+
+
+@stage_task(name="evaluate")
+def evaluate_stage(run: Run, settings: EvaluateSettings, inputs: dict[str, Any]) -> Artifact:
+    """inputs: as `gigagan_core.stages.evaluate` names them. Gives a report."""
+    return run.stage(stage.run, settings, inputs)
+
+
+@flow(name="evaluate", persist_result=False)
+def evaluate(
+    model: str = "latest",
+    upsampler: str | None = None,
+    control: str | None = None,
+    data: str = "latest",
+    train: str | None = None,
+    condition: str | None = None,
+    judge: str = "latest",
+    preset: str = "demo",
+    overrides: list[str] | None = None,
+    settings: EvaluateSettings | None = None,
+    store: str | None = None,
+    force: bool = False,
+    accept_code_change: bool = False,
+) -> str:
+    """Models, held-out shard set, judge -> report.
+
+    Args:
+        model: base model: fingerprint, prefix, path, or latest.
+        upsampler: upsampler to judge too, if any.
+        control: the upsampler's L1-only control, if any.
+        data: held-out shard set.
+        train: training shard set, for the baselines made of training images.
+        condition: encoder of the model; without it the one that it was trained with.
+        judge: encoder of role judge, or ARCH:PATH of a weight file.
+        preset: settings to start from.
+        overrides: changes to them, each as KEY=VALUE.
+        settings: all settings at once, in place of preset and overrides.
+        store: folder or URI of the artifact store; without it the local one.
+        force: work though the artifact exists.
+        accept_code_change: keep an artifact that older code made.
+
+    Returns the report's fingerprint.
+    """
+    chosen = settings or references.settings_of(preset, "evaluate", overrides)
+    with open_run("evaluate", store, force, accept_code_change) as run:
+        inputs = references.evaluation_inputs(
+            run.store, model, upsampler, control, data, train, condition, judge
+        )
+        return evaluate_stage(run, chosen, inputs).fingerprint

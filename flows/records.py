@@ -1,0 +1,145 @@
+"""What a flow run shows on its page: counts by reason, figures, pictures, the MLflow run.
+
+Reasons, labels and captions come from outside: everything is escaped for Markdown here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from gigagan_core import environment, servers
+from gigagan_core.stages.base import StageRecord
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.text import for_markdown, plain
+from gigagan_core.tracking.experiment import run_url
+from gigagan_core.tracking.mlflow_run import StageRun
+
+# A page loads every artifact's text whole: larger pictures are shrunk to about this many bytes.
+PICTURE_BYTES = 300_000
+
+
+def sentence(line: StageRecord) -> str:
+    """A stage's end, for the log: what it made or reused, how many rows, how long it took."""
+    artifact = line.artifact
+    did = f"cached, {artifact.short} of {artifact.manifest['created'][:19]} is used again"
+    if not line.cached:
+        did = f"made {artifact.short}"
+    counts = artifact.manifest.get("counts", {})
+    rows = f"; {counts['out']} of {counts['in']} kept" if "in" in counts else ""
+    return plain(f"{line.label}: {did}{rows}; {line.seconds:.1f} s")
+
+
+def publish(line: StageRecord) -> None:
+    """A stage's table of counts, its figures and its pictures as Prefect artifacts of the current task."""
+    artifact, label = line.artifact, plain(line.label)
+    counts = artifact.manifest.get("counts", {})
+    if "in" in counts:
+        create_table_artifact(
+            key=_key(label, "counts"), table=counts_table(counts), description=f"{_harmless(label)}: rows"
+        )
+    create_markdown_artifact(
+        key=_key(label, "result"),
+        markdown=result_markdown(line),
+        description=f"{_harmless(label)}: {'reused' if line.cached else 'made'} {artifact.short}",
+    )
+
+
+def counts_table(counts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows in, rows out, and every rejection by its reason, most frequent first."""
+    rejected = sorted(counts.get("rejected", {}).items(), key=lambda item: -item[1])
+    lines = [("in", counts["in"]), ("out", counts["out"])]
+    lines += [(f"rejected: {reason}", number) for reason, number in rejected]
+    whole = max(counts["in"], 1)
+    return [
+        {"rows": _harmless(name), "number": number, "share": f"{number / whole:.1%}"}
+        for name, number in lines
+    ]
+
+
+def result_markdown(line: StageRecord) -> str:
+    """Fingerprint, place, figures and pictures of what a stage made."""
+    artifact = line.artifact
+    parts = [f"## {for_markdown(line.label)}", ""]
+    if line.cached:
+        made = artifact.manifest["created"][:19]
+        parts += [
+            f"**Cached**: nothing was done, {artifact.short} of {for_markdown(made)} is used again.",
+            "",
+        ]
+    parts += [
+        "| | |",
+        "|---|---|",
+        f"| artifact | `{artifact.fingerprint}` |",
+        f"| kind | {for_markdown(artifact.kind)} |",
+        f"| place | {for_markdown(artifact.uri)} |",
+    ]
+    made_by = artifact.manifest.get("mlflow")
+    if made_by:
+        parts.append(f"| MLflow run | {mlflow_link(made_by)} |")
+    parts += [f"| {for_markdown(name)} | {value:.6g} |" for name, value in artifact.summary.items()]
+    notes = {name: artifact.notes[name] for name in ("licence", "attribution") if artifact.notes.get(name)}
+    parts += [f"| {for_markdown(name)} | {for_markdown(text, 1000)} |" for name, text in notes.items()]
+    for picture in pictures(artifact):
+        parts += ["", f"![{for_markdown(picture.stem)}]({data_uri(picture)})"]
+    return "\n".join(parts) + "\n"
+
+
+def pictures(artifact: Artifact) -> list[Path]:
+    """The pictures to show: those at the top of an artifact's folder, and the last sample grid of a training."""
+    names = sorted(artifact.manifest.get("files", {}))
+    shown = [name for name in names if re.fullmatch(r"[^/]+\.png", name)]
+    shown += [name for name in names if re.fullmatch(r"samples/[^/]+\.png", name)][-1:]
+    return [artifact.path / name for name in shown]
+
+
+def data_uri(picture: Path) -> str:
+    """A picture inside its own address: Prefect serves no files."""
+    raw, kind = picture.read_bytes(), "png"
+    if len(raw) > PICTURE_BYTES:
+        from PIL import Image
+
+        with Image.open(picture) as image:
+            shrunk = image.convert("RGB")
+        for quality in (85, 70, 50):
+            output = io.BytesIO()
+            shrunk.save(output, "JPEG", quality=quality)
+            raw, kind = output.getvalue(), "jpeg"
+            if len(raw) <= PICTURE_BYTES:
+                break
+            shrunk = shrunk.resize((max(1, shrunk.width * 3 // 4), max(1, shrunk.height * 3 // 4)))
+    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
+
+
+def publish_mlflow_link(run: StageRun) -> None:
+    """A link to the MLflow run of a whole pipeline run."""
+    create_markdown_artifact(
+        key="mlflow-run",
+        markdown=f"{mlflow_link(run.reference())}\n",
+        description="The MLflow run of this pipeline run",
+    )
+
+
+def mlflow_link(reference: Mapping[str, str]) -> str:
+    """A Markdown link to an MLflow run, on the server that serves it, or will when `make ui` is given."""
+    uri, found = environment.mlflow_uri(), servers.running()
+    later = f"http://{servers.HOST}:{servers.MLFLOW_PORT}"
+    server = uri if uri.startswith("http") else found.mlflow if found else later
+    url = run_url(server, reference["experiment_id"], reference["run_id"])
+    return f"[{reference['run_id']}]({url})" + (" (served by `make ui`)" if server == later else "")
+
+
+def _harmless(text: object) -> str:
+    """For cells and descriptions, which Prefect shows as plain text here and as Markdown there."""
+    return re.sub(r"[^\w .,:/%()+-]", "·", plain(text))
+
+
+def _key(label: str, what: str) -> str:
+    """Prefect's keys hold small letters, digits and dashes."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-')}-{what}"

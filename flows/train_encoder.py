@@ -1,0 +1,53 @@
+"""A shard set becomes an encoder: a small CLIP, where no weight file of a large one is given."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+
+from flows.runtime import Run, open_run, stage_task
+from gigagan_core.config.encoder import EncoderSettings
+from gigagan_core.stages import references
+from gigagan_core.stages import train_encoder as stage
+from gigagan_core.store.artifact import Artifact
+
+
+@stage_task(name="train-encoder", task_run_name="train-encoder {settings.role}")
+def train_encoder_stage(run: Run, settings: EncoderSettings, data: Artifact, heldout: Artifact) -> Artifact:
+    """data: training shard set. heldout: shard set for retrieval figures. Gives an encoder."""
+    return run.stage(stage.run, settings, {"data": data, "heldout": heldout})
+
+
+@flow(name="train-encoder", persist_result=False)
+def train_encoder(
+    role: Literal["condition", "judge"] = "condition",
+    data: str = "latest",
+    heldout: str = "latest",
+    preset: str = "demo",
+    overrides: list[str] | None = None,
+    settings: EncoderSettings | None = None,
+    store: str | None = None,
+    force: bool = False,
+    accept_code_change: bool = False,
+) -> str:
+    """Shard set -> encoder, which conditions the GAN or judges it.
+
+    Args:
+        role: condition (for training and curation) or judge (for every reported figure).
+        data: training shard set: fingerprint, prefix, path, or latest.
+        heldout: held-out shard set, for retrieval figures.
+        preset: settings to start from.
+        overrides: changes to them, each as KEY=VALUE.
+        settings: all settings at once, in place of role, preset and overrides.
+        store: folder or URI of the artifact store; without it the local one.
+        force: work though the artifact exists.
+        accept_code_change: keep an artifact that older code made.
+
+    Returns the encoder's fingerprint.
+    """
+    chosen = settings or references.settings_of(preset, role, overrides)
+    with open_run("train-encoder", store, force, accept_code_change) as run:
+        training = references.shard_set(run.store, data)
+        held_out = references.shard_set(run.store, heldout, held_out=True)
+        return train_encoder_stage(run, chosen, training, held_out).fingerprint

@@ -1,0 +1,55 @@
+"""A shard set and an encoder become an upsampler, or its L1-only control."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+
+from flows.runtime import Run, open_run, stage_task
+from gigagan_core.config.training import UpsamplerTrainingSettings
+from gigagan_core.stages import references
+from gigagan_core.stages import train_upsampler as stage
+from gigagan_core.store.artifact import Artifact, ExternalFile
+
+
+@stage_task(name="train-upsampler", task_run_name="train-upsampler {settings.training.objective}")
+def train_upsampler_stage(
+    run: Run, settings: UpsamplerTrainingSettings, data: Artifact, encoder: Artifact | ExternalFile
+) -> Artifact:
+    """data: training shard set. encoder: of role condition. Gives an upsampler."""
+    return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
+
+
+@flow(name="train-upsampler", persist_result=False)
+def train_upsampler(
+    data: str = "latest",
+    encoder: str = "latest",
+    objective: Literal["gan", "l1"] = "gan",
+    preset: str = "demo",
+    overrides: list[str] | None = None,
+    settings: UpsamplerTrainingSettings | None = None,
+    store: str | None = None,
+    force: bool = False,
+    accept_code_change: bool = False,
+) -> str:
+    """Shard set, encoder -> upsampler: low-resolution images become large ones.
+
+    Args:
+        data: training shard set: fingerprint, prefix, path, or latest.
+        encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
+        objective: gan, or l1 for the preset's control, which the report sets beside it.
+        preset: settings to start from.
+        overrides: changes to them, each as KEY=VALUE.
+        settings: all settings at once, in place of objective, preset and overrides.
+        store: folder or URI of the artifact store; without it the local one.
+        force: work though the artifact exists.
+        accept_code_change: keep an artifact that older code made.
+
+    Returns the model's fingerprint.
+    """
+    part = "upsampler" if objective == "gan" else "control"
+    chosen = settings or references.settings_of(preset, part, overrides)
+    with open_run("train-upsampler", store, force, accept_code_change) as run:
+        shards = references.shard_set(run.store, data)
+        return train_upsampler_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint

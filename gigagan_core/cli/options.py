@@ -1,0 +1,50 @@
+"""Options that several commands share, with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URI",
+        help="Where artifacts are kept: a folder or an fsspec URI.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, and nothing else there.")
+]
+PresetOption = Annotated[
+    str, typer.Option("--preset", metavar="NAME", help="Settings to start from; see `gigagan presets`.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting, e.g. --set batch_size=8. Repeat for more."
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Work though the artifact exists; what depends on it runs too.")
+]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-code-change", help="Keep an artifact that older code made, and record that."),
+]
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="ARTIFACT", help="Shard set: fingerprint, prefix, path, or `latest`.")
+]
+HeldOutOption = Annotated[
+    str, typer.Option("--heldout", metavar="ARTIFACT", help="Held-out shard set, for retrieval figures.")
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        metavar="ARTIFACT|ARCH:PATH",
+        help="Encoder: an artifact, `latest`, or an open_clip architecture with a weight file.",
+    ),
+]

@@ -1,0 +1,237 @@
+"""One command a stage, each a thin door onto the function that a flow or a notebook calls too."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gigagan_core.cli.answer import answering
+from gigagan_core.cli.options import (
+    AcceptOption,
+    DataOption,
+    EncoderOption,
+    ForceOption,
+    HeldOutOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    StoreOption,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module, in the order of the pipeline."""
+    app.command("ingest")(ingest)
+    app.command("train-encoder")(train_encoder)
+    app.command("curate")(curate)
+    app.command("train-base")(train_base)
+    app.command("train-upsampler")(train_upsampler)
+    app.command("evaluate")(evaluate)
+
+
+@contextlib.contextmanager
+def _stage(store: str | None, force: bool, accept_code_change: bool, as_json: bool) -> Iterator[Any]:
+    """The surroundings of one stage: store, records in MLflow, Ray; and at the end the answer."""
+    with answering(as_json) as answer:
+        from gigagan_core.cli.closing import document, show, show_where_to_look
+        from gigagan_core.stages.base import RunContext
+        from gigagan_core.tracking.mlflow_run import MlflowTracker
+
+        options = {"force": force, "accept_code_change": accept_code_change}
+        with RunContext.open(store, MlflowTracker(), **options) as context:
+            yield context
+            run = document(context.history)
+        show(run)
+        show_where_to_look()
+        answer(run)
+
+
+def ingest(
+    metadata: Annotated[
+        str,
+        typer.Option(
+            "--metadata", metavar="FILE|FOLDER|URI", help="Parquet table or tables of URLs and captions."
+        ),
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", metavar="NAME", help="Settings to start from; see `gigagan presets`."),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--heldout", help="The set that models are judged on, and never trained on.")
+    ] = False,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a table's images into a shard set: filter, download, rules; every rejection is counted."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.config.base import with_overrides
+        from gigagan_core.config.ingest import IngestSettings
+        from gigagan_core.stages import ingest as stage
+        from gigagan_core.stages.references import settings_of
+
+        if preset is None:
+            settings = with_overrides(IngestSettings(), overrides or ())
+        else:
+            settings = settings_of(preset, "ingest", overrides, own_tables=True)
+        label = f"ingest {'heldout' if held_out else 'train'}"
+        stage.run(settings, {"metadata": metadata}, context, label=label)
+
+
+def train_encoder(
+    data: DataOption = "latest",
+    held_out: HeldOutOption = "latest",
+    role: Annotated[
+        Literal["condition", "judge"],
+        typer.Option(
+            "--role", help="condition: for training and curation. judge: for every reported figure."
+        ),
+    ] = "condition",
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a small CLIP, where no weight file of a large one is given."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import references
+        from gigagan_core.stages import train_encoder as stage
+
+        settings = references.settings_of(preset, role, overrides)
+        inputs = {
+            "data": references.shard_set(context.store, data),
+            "heldout": references.shard_set(context.store, held_out, held_out=True),
+        }
+        stage.run(settings, inputs, context)
+
+
+def curate(
+    data: DataOption = "latest",
+    encoder: EncoderOption = "latest",
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add scores to every row of a shard set and select by them; other thresholds do not score again."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import curate as stage
+
+        _run_on_data(stage.run, "curate", data, encoder, preset, overrides, context)
+
+
+def train_base(
+    data: DataOption = "latest",
+    encoder: EncoderOption = "latest",
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the text-to-image GAN at its lowest resolution."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import train_base as stage
+
+        _run_on_data(stage.run, "base", data, encoder, preset, overrides, context)
+
+
+def train_upsampler(
+    data: DataOption = "latest",
+    encoder: EncoderOption = "latest",
+    objective: Annotated[
+        Literal["gan", "l1"],
+        typer.Option("--objective", help="gan, or l1 for the control that the report sets beside it."),
+    ] = "gan",
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the upsampler, which makes large images of the base model's."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import train_upsampler as stage
+
+        section = "upsampler" if objective == "gan" else "control"
+        _run_on_data(stage.run, section, data, encoder, preset, overrides, context)
+
+
+def _run_on_data(
+    run: Callable[..., Any],
+    section: str,
+    data: str,
+    encoder: str,
+    preset: str,
+    overrides: list[str] | None,
+    context: Any,
+) -> None:
+    from gigagan_core.stages import references
+
+    settings = references.settings_of(preset, section, overrides)
+    inputs = {
+        "data": references.shard_set(context.store, data),
+        "encoder": references.encoder(context.store, encoder),
+    }
+    run(settings, inputs, context)
+
+
+def evaluate(
+    model: Annotated[str, typer.Option("--model", metavar="ARTIFACT", help="Base model.")] = "latest",
+    upsampler: Annotated[
+        str | None, typer.Option("--upsampler", metavar="ARTIFACT", help="Upsampler to judge too.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option("--control", metavar="ARTIFACT", help="The upsampler's L1-only control.")
+    ] = None,
+    data: Annotated[str, typer.Option("--data", metavar="ARTIFACT", help="Held-out shard set.")] = "latest",
+    train: Annotated[
+        str | None,
+        typer.Option("--train", metavar="ARTIFACT", help="Training shard set, for baselines made of it."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="ARTIFACT|ARCH:PATH",
+            help="What conditions the model.",
+            show_default="the one that the model was trained with",
+        ),
+    ] = None,
+    judge: Annotated[
+        str, typer.Option("--judge", metavar="ARTIFACT|ARCH:PATH", help="Encoder that gives every figure.")
+    ] = "latest",
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", metavar="NAME", help="What is judged how.", show_default="the preset's"),
+    ] = None,
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge models on held-out captions, and write a report."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import evaluate as stage
+        from gigagan_core.stages import references
+
+        chosen = [*(overrides or ()), *([f"protocol={protocol}"] if protocol else ())]
+        settings = references.settings_of(preset, "evaluate", chosen)
+        inputs = references.evaluation_inputs(
+            context.store, model, upsampler, control, data, train, encoder, judge
+        )
+        stage.run(settings, inputs, context)

@@ -1,0 +1,80 @@
+"""Settings of a whole pipeline run: where the images come from, and every stage's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gigagan_core.config.base import Settings
+from gigagan_core.config.curate import CurateSettings
+from gigagan_core.config.encoder import EncoderSettings
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
+
+
+class SourceSettings(Settings):
+    """Where captioned images come from."""
+
+    kind: Literal["openmoji", "tables"] = "openmoji"
+    """openmoji: the embedded drawings, published on loopback. tables: parquet tables of one's own."""
+
+    train: str | None = None
+    """tables: file, folder or URI of the training set's metadata."""
+
+    heldout: str | None = None
+    """tables: the same for the held-out set, which no training stage sees."""
+
+    limit: int | None = Field(None, ge=32)
+    """openmoji: use this many drawings at most, training and held-out together; None: all."""
+
+    @model_validator(mode="after")
+    def _names_tables(self) -> SourceSettings:
+        if self.kind == "tables" and not (self.train and self.heldout):
+            raise ValueError("give train and heldout: parquet files or folders of URLs and captions")
+        return self
+
+
+class PipelineSettings(Settings):
+    """One pipeline run: ingest, encoders, curate, base, upsampler and its control, evaluate."""
+
+    source: SourceSettings = SourceSettings()
+    ingest: IngestSettings = IngestSettings()
+    condition: EncoderSettings
+    judge: EncoderSettings
+    curate: CurateSettings = CurateSettings()
+    base: BaseTrainingSettings
+    upsampler: UpsamplerTrainingSettings
+    control: UpsamplerTrainingSettings | None = None
+    """The upsampler's L1-only control; None: none is trained and the report has no such column."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PipelineSettings:
+        if (self.condition.role, self.judge.role) != ("condition", "judge"):
+            raise ValueError("condition and judge must have these roles")
+        networks = {
+            "base.generator": self.base.generator,
+            "base.discriminator": self.base.discriminator,
+            "upsampler.upsampler": self.upsampler.upsampler,
+            "upsampler.discriminator": self.upsampler.discriminator,
+        }
+        width = self.condition.text.width
+        for name, network in networks.items():
+            if network.text_conditioned and network.text_dim != width:
+                raise ValueError(
+                    f"{name}.text_dim is {network.text_dim} and the condition encoder's text width is {width}; "
+                    "make them equal"
+                )
+        if self.base.image_size != self.upsampler.upsampler.low_size:
+            raise ValueError(
+                f"base.generator.image_size is {self.base.image_size} and "
+                f"upsampler.upsampler.low_size is {self.upsampler.upsampler.low_size}; make them equal"
+            )
+        if self.ingest.image_size < self.upsampler.image_size:
+            raise ValueError(
+                f"ingest.image_size is {self.ingest.image_size} and the upsampler needs pictures of "
+                f"{self.upsampler.image_size} px; keep them at least that large"
+            )
+        return self

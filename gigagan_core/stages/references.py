@@ -1,0 +1,142 @@
+"""From the words of a person to a stage's settings and inputs.
+
+An artifact is named by a fingerprint, a unique prefix of one, a path, or `latest`; an encoder also as
+ARCH:PATH of a weight file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gigagan_core.config.base import with_overrides
+from gigagan_core.config.pipeline import PipelineSettings
+from gigagan_core.config.presets import preset as preset_settings
+from gigagan_core.errors import GigaganError
+from gigagan_core.store.artifact import Artifact, ExternalFile
+from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.store import Store
+
+HELD_OUT = "heldout"
+"""The last word of the label of a shard set that no training stage may see."""
+
+
+def pipeline_settings(preset: str, overrides: Sequence[str] | None = None) -> PipelineSettings:
+    """A preset with KEY=VALUE changes; KEY is dotted, e.g. ``base.training.schedule.total_images``."""
+    settings = with_overrides(preset_settings(preset), overrides or ())
+    if settings.source.kind == "tables":
+        settings = settings.model_copy(update={"ingest": _without_site(settings.ingest)})
+    return settings
+
+
+def settings_of(
+    preset: str, section: str, overrides: Sequence[str] | None = None, own_tables: bool = False
+) -> Any:
+    """One stage's settings of a preset with KEY=VALUE changes.
+
+    section: a field of `PipelineSettings`. own_tables: the user's, so neither the embedded site nor its
+    licence belongs to them.
+    """
+    settings = getattr(preset_settings(preset), section)
+    if settings is None:
+        raise GigaganError(f"preset {preset!r} has no {section}; choose another preset")
+    if own_tables:
+        settings = _without_site(settings)
+    return with_overrides(settings, overrides or ())
+
+
+def _without_site(settings: Any) -> Any:
+    return settings.model_copy(update={"site": None})
+
+
+def shard_set(store: Store, reference: str, held_out: bool = False) -> Artifact:
+    """A shard set, curated or not; `latest` is the newest for training, or the newest held-out one."""
+    return store.resolve(
+        reference,
+        ("shard-set",),
+        where=lambda artifact: reference != "latest" or _is_held_out(artifact) == held_out,
+        what="held-out shard set" if held_out else "shard set",
+    )
+
+
+def _is_held_out(artifact: Artifact) -> bool:
+    return str(artifact.manifest.get("label", "")).split()[-1:] == [HELD_OUT]
+
+
+def base_model(store: Store, reference: str) -> Artifact:
+    """A base model."""
+    return store.resolve(reference, ("base-model",), what="base model")
+
+
+def upsampler(store: Store, reference: str, objective: str = "gan") -> Artifact:
+    """An upsampler; `latest` is the newest that was trained with this objective ("gan", "l1")."""
+    return store.resolve(
+        reference,
+        ("upsampler-model",),
+        where=lambda artifact: reference != "latest" or _objective(artifact) == objective,
+        what="upsampler" if objective == "gan" else f"upsampler of objective {objective}",
+    )
+
+
+def encoder(store: Store, reference: str, role: str = "condition") -> Artifact | ExternalFile:
+    """An encoder; `latest` is the newest of this role ("condition", "judge"), ARCH:PATH a weight file."""
+    architecture, colon, path = reference.partition(":")
+    if colon:
+        return _weight_file(architecture, path)
+    return store.resolve(
+        reference,
+        ("encoder",),
+        where=lambda artifact: reference != "latest" or artifact.notes.get("role", role) == role,
+        what=f"{role} encoder",
+    )
+
+
+def encoder_of(store: Store, model: Artifact) -> Artifact | ExternalFile:
+    """The encoder that a model was trained with, by the model's manifest."""
+    used = model.manifest.get("inputs", {}).get("encoder") or {}
+    if "uri" in used:
+        return ExternalFile(used["uri"], used["sha256"])
+    found = store.find(used["stage"], used["fingerprint"]) if "fingerprint" in used else None
+    if found is None:
+        raise GigaganError(
+            f"the encoder that {model.kind} {model.short} was trained with is not in store {store.uri}; "
+            "name it as ARTIFACT or ARCH:PATH"
+        )
+    return found
+
+
+def evaluation_inputs(
+    store: Store,
+    model: str = "latest",
+    upsampler_: str | None = None,
+    control: str | None = None,
+    data: str = "latest",
+    train: str | None = None,
+    condition: str | None = None,
+    judge: str = "latest",
+) -> dict[str, Any]:
+    """The inputs of `gigagan_core.stages.evaluate`; without `condition`, the encoder of the model."""
+    base = base_model(store, model)
+    return {
+        "model": base,
+        "upsampler": upsampler(store, upsampler_) if upsampler_ else None,
+        "control": upsampler(store, control, objective="l1") if control else None,
+        "data": shard_set(store, data, held_out=True),
+        "train": shard_set(store, train) if train else None,
+        "condition": encoder(store, condition) if condition else encoder_of(store, base),
+        "judge": encoder(store, judge, role="judge"),
+    }
+
+
+def _objective(artifact: Artifact) -> str:
+    return artifact.manifest.get("settings", {}).get("training", {}).get("objective", "gan")
+
+
+def _weight_file(architecture: str, path: str) -> ExternalFile:
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise GigaganError(
+            f"encoder {architecture}:{path}: no such weight file; give ARCH:PATH with an existing one"
+        )
+    return ExternalFile(f"{architecture}:{file}", sha256_file(file))

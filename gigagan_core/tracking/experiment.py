@@ -1,0 +1,59 @@
+"""The MLflow experiment that holds our runs, and the closing of runs whose process died."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Any
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.tracking.connection import sqlite_path
+from gigagan_core.tracking.process import is_dead
+
+
+def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
+    """The experiment's id; made where it is missing, its artifacts beside a local database."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        path = sqlite_path(tracking_uri)
+        location = (Path(path).absolute().parent / "mlartifacts" / name).as_uri() if path else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except Exception:
+            # Another process may have made it between the question and the request.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise GigaganError(
+            f"MLflow experiment {name!r} is deleted; restore it: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
+
+
+def end_dead_runs(client: Any, experiment_id: str) -> int:
+    """End as KILLED the runs that a dead process of this machine left RUNNING; returns their number."""
+    ended = 0
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
+        if is_dead(run.data.tags.get("gigagan.process", "")):
+            client.set_tag(run.info.run_id, "gigagan.error", "its process died without closing this run")
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended += 1
+    return ended
+
+
+def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str | None:
+    """The page of a run on the server at `tracking_uri`; None where that is no server."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        return None
+    return f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def user() -> str:
+    """The user's login name, or their number where the system has no name for it (containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

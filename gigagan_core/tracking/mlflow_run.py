@@ -1,0 +1,322 @@
+"""Records in MLflow: one parent run a pipeline run, one child run a stage, metrics by images seen.
+
+Everything goes through `MlflowClient` with explicit experiment and run ids. The fluent interface keeps a
+run in global state, does not hand a parent's experiment to its child, and lets `MLFLOW_RUN_ID` in the
+environment replace the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gigagan_core import environment
+from gigagan_core.errors import GigaganError
+from gigagan_core.store.provenance import git_commit
+from gigagan_core.text import plain
+from gigagan_core.tracking.connection import Connection
+from gigagan_core.tracking.experiment import end_dead_runs, experiment_id, run_url, user
+from gigagan_core.tracking.null import NullRun
+from gigagan_core.tracking.process import owner, sigterm_raises
+
+EXPERIMENT = "gigagan"
+METRIC_NAME = re.compile(r"[A-Za-z0-9_\-./]+")
+# What MLflow accepts in one request, and in one value.
+_METRICS_A_BATCH, _PARAMS_A_BATCH, _VALUE_LENGTH = 1000, 100, 5000
+# Metrics kept while MLflow is away, about 50 MB; the oldest go first.
+_KEPT_METRICS = 100_000
+_DATASET_FIELDS = ("name", "digest", "source_type", "source", "schema", "profile")
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """A run by name: picklable, for the worker process that logs into it."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+
+    def open(self) -> StageRun:
+        """The run, through a connection of this process's own. Whoever started the run ends it."""
+        return StageRun(Connection(self.tracking_uri), self.experiment_id, self.run_id)
+
+
+class StageRun:
+    """One MLflow run being written. `handle` gives a Ray worker what it needs to write into it too."""
+
+    def __init__(self, connection: Connection, experiment_id: str, run_id: str):
+        self._connection = connection
+        self._experiment_id = experiment_id
+        self.run_id = run_id
+        self._pending: deque[Any] = deque(maxlen=_KEPT_METRICS)
+
+    @property
+    def url(self) -> str | None:
+        """The run's page, where the tracking URI is a server; None for an SQLite file."""
+        return run_url(self._connection.tracking_uri, self._experiment_id, self.run_id)
+
+    def reference(self) -> dict[str, str]:
+        """How a manifest names this run."""
+        return {"experiment_id": self._experiment_id, "run_id": self.run_id}
+
+    def handle(self) -> RunHandle:
+        """A picklable name of this run."""
+        return RunHandle(self._connection.tracking_uri, self._experiment_id, self.run_id)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Settings by dotted name; a value longer than MLflow takes is cut."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:_VALUE_LENGTH]) for key, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_A_BATCH):
+            batch = entries[start : start + _PARAMS_A_BATCH]
+            self._connection.call("parameters", "log_batch", self.run_id, params=batch)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Figures at `step` images seen, in one round trip; names hold letters, digits and ``_-./``.
+
+        Kept and sent later while MLflow is away. Raises ValueError for any other name.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            if not METRIC_NAME.fullmatch(name):
+                raise ValueError(f"metric name {name!r}: only letters, digits and _-./ are allowed")
+            self._pending.append(Metric(name, float(value), now, int(step)))
+        self.flush()
+
+    def flush(self, at_once: bool = False) -> None:
+        """Send the metrics that wait; at_once: though MLflow has just refused."""
+        while self._pending:
+            batch = list(self._pending)[:_METRICS_A_BATCH]
+            if not self._connection.call("metrics", "log_batch", self.run_id, metrics=batch, at_once=at_once):
+                return
+            for _ in batch:
+                self._pending.popleft()
+
+    def log_image(self, key: str, image: Any, step: int = 0) -> None:
+        """A picture at `step` images seen; MLflow shows one key's pictures as a series.
+
+        image: a path, a PIL image, or a uint8 array [H,W,3].
+        """
+        if not METRIC_NAME.fullmatch(key):
+            raise ValueError(f"image key {key!r}: only letters, digits and _-./ are allowed")
+        if isinstance(image, (str, Path)):
+            from PIL import Image
+
+            with Image.open(image) as file:
+                image = file.convert("RGB")
+        self._connection.call(f"the picture {key}", "log_image", self.run_id, image, key=key, step=int(step))
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """A file, or a folder with all that is in it."""
+        method = "log_artifacts" if Path(path).is_dir() else "log_artifact"
+        self._connection.call(
+            f"the file {Path(path).name}", method, self.run_id, str(path), artifact_path=folder
+        )
+
+    def log_dataset(self, name: str, uri: str, digest: str, counts: Mapping[str, Any] | None = None) -> None:
+        """The data that this run reads, as an MLflow data set input.
+
+        name: what it is, e.g. "ingest-train". uri: where it lies. digest: its output digest.
+        counts: rows in, out and rejected; kept as the data set's profile.
+        """
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        with warnings.catch_warnings():
+            # MLflow registers the same kind of local source twice, and warns that a path could be either.
+            warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
+            source = resolve_dataset_source(str(uri))
+        # MLflow keeps 36 characters of a digest.
+        described = MetaDataset(source, name=name, digest=digest[:36]).to_dict()
+        described["profile"] = json.dumps(counts or {})
+        entry = DatasetInput(
+            dataset=Dataset(**{key: described.get(key) for key in _DATASET_FIELDS}),
+            tags=[InputTag("mlflow.data.context", name)],
+        )
+        self._connection.call(f"the data set {name}", "log_inputs", self.run_id, datasets=[entry])
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Facts to search runs by; a tag whose value is None is left out."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, value) for key, value in _as_strings(tags).items()]
+        self._connection.call("tags", "log_batch", self.run_id, tags=entries)
+
+    def finish(self, artifact: Any) -> None:
+        """Record what the stage made: fingerprint, counts and figures of a committed artifact."""
+        self.set_tags(
+            {
+                "gigagan.fingerprint": artifact.fingerprint,
+                "gigagan.output_digest": artifact.output_digest,
+                "gigagan.attempt": artifact.attempt,
+                "gigagan.artifact": artifact.uri,
+            }
+        )
+        self.log_metrics(artifact_metrics(artifact))
+
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        self.flush(at_once=True)
+        self._connection.call("the end of a run", "set_terminated", self.run_id, status, at_once=True)
+
+
+class MlflowTracker:
+    """Opens runs. `stage_run` inside `pipeline_run` makes a child; alone it makes a run of its own.
+
+    tracking_uri, experiment: where records go (default: `environment.mlflow_uri()`, "gigagan").
+    tags: set on every run, e.g. the Prefect flow run's id.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str = EXPERIMENT,
+        tags: Mapping[str, Any] | None = None,
+    ):
+        self.tracking_uri = tracking_uri or environment.mlflow_uri()
+        self.experiment = experiment
+        self._connection = Connection(self.tracking_uri)
+        self._tags = dict(tags or {})
+        self._experiment_id: str | None = None
+        self._parent: StageRun | None = None
+
+    @contextlib.contextmanager
+    def pipeline_run(
+        self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+    ) -> Iterator[StageRun]:
+        """The parent of every stage run inside the block.
+
+        Ends FINISHED, FAILED after an exception, KILLED after Ctrl-C or SIGTERM.
+        Raises GigaganError where MLflow cannot be used.
+        """
+        run = self._start(name, params, {"gigagan.run": "pipeline", **(tags or {})})
+        self._parent = run
+        try:
+            with _ending(run):
+                yield run
+        finally:
+            self._parent = None
+
+    @contextlib.contextmanager
+    def stage_run(
+        self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+    ) -> Iterator[StageRun | NullRun]:
+        """The run of one stage, ended like a pipeline's.
+
+        Should MLflow go away in the middle of a pipeline, the stage runs and is not recorded.
+        """
+        run = self._start_child(name, params, {"gigagan.run": "stage", **(tags or {})})
+        with _ending(run):
+            yield run
+
+    def record_cached(self, name: str, artifact: Any) -> StageRun | NullRun:
+        """A finished run that says which artifact was used again, and which run had made it."""
+        made_by = artifact.manifest.get("mlflow") or {}
+        tags = {
+            "gigagan.run": "stage",
+            "gigagan.stage": artifact.stage,
+            "gigagan.cached": "true",
+            "gigagan.reused": f"{artifact.short}, made {artifact.manifest['created'][:19]}",
+            "gigagan.made_by_run": made_by.get("run_id"),
+        }
+        run = self._start_child(name, {}, tags)
+        with _ending(run):
+            run.finish(artifact)
+        return run
+
+    def _start_child(
+        self, name: str, params: Mapping[str, Any] | None, tags: Mapping[str, Any]
+    ) -> StageRun | NullRun:
+        if self._parent is None:
+            return self._start(name, params, tags)
+        created = self._connection.call(
+            f"a run for {name}", "create_run", self._experiment_id, tags=self._all_tags(name, tags)
+        )
+        if not created:
+            return NullRun()
+        run = StageRun(self._connection, str(self._experiment_id), created.info.run_id)
+        run.log_params(params or {})
+        return run
+
+    def _start(self, name: str, params: Mapping[str, Any] | None, tags: Mapping[str, Any]) -> StageRun:
+        try:
+            client = self._connection.client
+            if self._experiment_id is None:
+                self._experiment_id = experiment_id(client, self.experiment, self.tracking_uri)
+                end_dead_runs(client, self._experiment_id)
+            created = client.create_run(self._experiment_id, tags=self._all_tags(name, tags))
+        except GigaganError:
+            raise
+        except Exception as error:  # client, database and network each raise their own kinds
+            raise GigaganError(
+                f"MLflow at {self.tracking_uri} cannot be used ({plain(error)}); start that server, or "
+                "unset MLFLOW_TRACKING_URI to keep records in the local database"
+            ) from error
+        run = StageRun(self._connection, self._experiment_id, created.info.run_id)
+        run.log_params(params or {})
+        return run
+
+    def _all_tags(self, name: str, tags: Mapping[str, Any]) -> dict[str, str]:
+        return _as_strings(
+            {
+                "mlflow.runName": name,
+                "mlflow.user": user(),
+                "mlflow.source.name": "gigagan",
+                "mlflow.source.git.commit": git_commit(),
+                "mlflow.parentRunId": self._parent.run_id if self._parent else None,
+                "gigagan.process": owner(),
+                **self._tags,
+                **tags,
+            }
+        )
+
+
+@contextlib.contextmanager
+def _ending(run: StageRun | NullRun) -> Iterator[None]:
+    """Close `run` with the status that the way out of the block calls for."""
+    if isinstance(run, NullRun):
+        yield
+        return
+    status = "FINISHED"
+    try:
+        with sigterm_raises():
+            yield
+    except Exception as error:
+        status = "FAILED"
+        run.set_tags({"gigagan.error": f"{type(error).__name__}: {plain(error, limit=1000)}"})
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, a cancelled flow: stopped, not failed
+        status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+
+
+def artifact_metrics(artifact: Any) -> dict[str, float]:
+    """Counts and figures of an artifact's manifest, under names that MLflow takes."""
+    counts = artifact.manifest.get("counts", {})
+    figures = {f"count/{key}": counts[key] for key in ("in", "out") if key in counts}
+    figures |= {f"count/rejected/{reason}": n for reason, n in counts.get("rejected", {}).items()}
+    figures |= artifact.summary
+    return {
+        re.sub(r"[^A-Za-z0-9_\-./]+", "_", name): float(value)
+        for name, value in figures.items()
+        if isinstance(value, (int, float)) and not math.isnan(value)
+    }
+
+
+def _as_strings(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value)[:_VALUE_LENGTH] for key, value in tags.items() if value is not None}

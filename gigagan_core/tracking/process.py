@@ -1,0 +1,64 @@
+"""Which process owns a record, and whether it still lives.
+
+A process that is killed with -9 cannot close its MLflow runs. Every run therefore names its owner, so
+that a later run on the same machine can close what a dead one left open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; not an `Exception`, so that nothing mistakes it for a failure of the work."""
+
+
+def owner() -> str:
+    """This process as ``host:pid:start``; the start time tells a reused pid from the first one."""
+    return f"{socket.gethostname()}:{os.getpid()}:{start_time(os.getpid())}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process that `owner` named has ended; False for another machine's, or no such name."""
+    host, _, rest = name.partition(":")
+    pid, _, started = rest.partition(":")
+    return host == socket.gethostname() and pid.isdigit() and str(start_time(int(pid))) != started
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of `pid` (proc(5), field 22 of stat); None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The second field is the command's name in brackets, and may itself hold blanks and brackets.
+            after_name = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, started = after_name[0], after_name[19]
+    return None if state in "ZX" else int(started)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated` in the main thread, so that records are closed on the way out.
+
+    Leaves a handler alone that somebody else (Prefect's engine) has set, and does nothing in other
+    threads, where handlers cannot be set.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def raise_terminated(_signal: int, _frame: object) -> None:
+        raise Terminated("SIGTERM")
+
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

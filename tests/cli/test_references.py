@@ -1,0 +1,118 @@
+"""What `latest`, a prefix, a path or ARCH:PATH stands for, and which settings a command starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gigagan_core.config.base import Settings
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages import references
+from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
+from gigagan_core.store.artifact import Artifact, ExternalFile
+from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.store import Store
+
+
+class Numbered(Settings):
+    number: int
+    training: dict = {}
+
+
+class Maker:
+    """Makes artifacts of any kind, each different from the last."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.number = folder, 0
+
+    def make(
+        self, kind: str, label: str, inputs: dict | None = None, objective: str = "gan", **notes: str
+    ) -> Artifact:
+        self.number += 1
+        spec = StageSpec(kind.replace("shard-set", "ingest"), kind=kind, module="gigagan_core.text")
+        settings = Numbered(number=self.number, training={"objective": objective})
+        with RunContext.open(str(self.folder)) as context:
+            return materialise(
+                spec, settings, inputs or {}, context, lambda work: Outcome(notes=notes), label=label
+            )
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.folder))
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Maker:
+    return Maker(tmp_path / "store")
+
+
+def test_latest_never_hands_the_held_out_set_to_training(maker: Maker) -> None:
+    train = maker.make("shard-set", "ingest train")
+    held_out = maker.make("shard-set", "ingest heldout")
+    assert references.shard_set(maker.store, "latest") == train
+    assert references.shard_set(maker.store, "latest", held_out=True) == held_out
+    curated = maker.make("shard-set", "curate")
+    assert references.shard_set(maker.store, "latest") == curated
+    assert references.shard_set(maker.store, held_out.fingerprint[:8]) == held_out
+    assert references.shard_set(maker.store, train.uri, held_out=True).fingerprint == train.fingerprint
+
+
+def test_latest_encoder_is_the_newest_of_its_role(maker: Maker) -> None:
+    condition = maker.make("encoder", "train-encoder (condition)", role="condition")
+    judge = maker.make("encoder", "train-encoder (judge)", role="judge")
+    assert references.encoder(maker.store, "latest") == condition
+    assert references.encoder(maker.store, "latest", role="judge") == judge
+
+
+def test_latest_upsampler_and_control_are_told_apart_by_their_objective(maker: Maker) -> None:
+    upsampler = maker.make("upsampler-model", "train-upsampler")
+    control = maker.make("upsampler-model", "train-upsampler-l1", objective="l1")
+    assert references.upsampler(maker.store, "latest") == upsampler
+    assert references.upsampler(maker.store, "latest", objective="l1") == control
+
+
+def test_a_weight_file_is_known_by_its_sum(maker: Maker, tmp_path: Path) -> None:
+    weights = tmp_path / "ViT.pt"
+    weights.write_bytes(b"weights")
+    found = references.encoder(maker.store, f"ViT-L-14:{weights}")
+    assert found == ExternalFile(f"ViT-L-14:{weights}", sha256_file(weights))
+    with pytest.raises(GigaganError, match="no such weight file"):
+        references.encoder(maker.store, f"ViT-L-14:{tmp_path / 'missing.pt'}")
+
+
+def test_an_evaluation_uses_the_encoder_that_the_model_was_trained_with(maker: Maker) -> None:
+    old = maker.make("encoder", "train-encoder (condition)", role="condition")
+    model = maker.make("base-model", "train-base", {"encoder": old})
+    maker.make("encoder", "train-encoder (condition)", role="condition")
+    judge = maker.make("encoder", "train-encoder (judge)", role="judge")
+    held_out = maker.make("shard-set", "ingest heldout")
+    inputs = references.evaluation_inputs(maker.store)
+    assert inputs["condition"] == old
+    assert (inputs["model"], inputs["judge"], inputs["data"]) == (model, judge, held_out)
+    assert inputs["upsampler"] is inputs["control"] is inputs["train"] is None
+
+
+def test_the_encoder_of_a_model_can_be_a_weight_file_or_be_gone(maker: Maker) -> None:
+    outside = ExternalFile("ViT-L-14:/weights.pt", "a" * 64)
+    model = maker.make("base-model", "train-base", {"encoder": outside})
+    assert references.encoder_of(maker.store, model) == outside
+    other = Maker(maker.folder.with_name("other")).make("encoder", "train-encoder (condition)")
+    orphan = maker.make("base-model", "train-base", {"encoder": other})
+    with pytest.raises(GigaganError, match="trained with is not in store"):
+        references.encoder_of(maker.store, orphan)
+
+
+def test_own_tables_are_not_given_the_embedded_site_nor_its_licence() -> None:
+    assert references.settings_of("demo", "ingest").site == "openmoji"
+    assert references.settings_of("demo", "ingest", own_tables=True).site is None
+    own = ["source.kind=tables", "source.train=a.parquet", "source.heldout=b.parquet"]
+    assert references.pipeline_settings("demo", own).ingest.site is None
+    assert references.pipeline_settings("demo").ingest.site == "openmoji"
+
+
+def test_a_section_that_a_preset_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = references.preset_settings("tiny").model_copy(update={"control": None})
+    monkeypatch.setattr(references, "preset_settings", lambda name: without)
+    with pytest.raises(GigaganError, match="preset 'tiny' has no control"):
+        references.settings_of("tiny", "control")

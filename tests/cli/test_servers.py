@@ -1,0 +1,119 @@
+"""Ports, records and lifetimes of the servers that this package starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from gigagan_core import servers
+from gigagan_core.errors import GigaganError
+from gigagan_core.tracking.process import owner, start_time
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path))
+    return tmp_path
+
+
+def listen() -> socket.socket:
+    listening = socket.socket()
+    listening.bind((servers.HOST, 0))
+    listening.listen()
+    return listening
+
+
+def sleeper(name: str = "sleeper") -> servers.Server:
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    return servers._start(name, command, {}, "http://127.0.0.1:9", "http://127.0.0.1:9/health", name)
+
+
+def test_a_taken_port_is_replaced_by_the_next_free_one() -> None:
+    with listen() as listening:
+        taken = listening.getsockname()[1]
+        assert taken < servers.free_port(taken) <= taken + 50
+
+
+def test_a_server_that_ends_at_once_is_one_sentence_with_its_log(home: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('port in use')"]
+    server = servers._start("MLflow server", command, {}, "http://x", "http://127.0.0.1:9/health", "mlflow")
+    with pytest.raises(GigaganError, match=r"MLflow server ended with code 1 .*mlflow\.log"):
+        server.wait_until_healthy(20)
+    assert "port in use" in (home / "logs" / "mlflow.log").read_text()
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    server = sleeper()
+    try:
+        with pytest.raises(GigaganError, match="did not answer within 0 s"):
+            server.wait_until_healthy(0.3)
+    finally:
+        server.stop()
+    assert server.process.poll() is not None
+
+
+def test_a_server_dies_with_the_process_that_started_it_even_by_kill_9(home: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    )
+    child = int(parent.stdout.readline())
+    assert start_time(child) is not None
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(10)
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while start_time(child) is not None:
+        assert time.monotonic() < deadline, "the server outlived its parent"
+        time.sleep(0.05)
+
+
+PARENT = """
+    import sys, time
+    from gigagan_core import servers
+    ready = "import time; print('ready', flush=True); time.sleep(60)"
+    server = servers._start("s", [sys.executable, "-c", ready], {}, "", "", "s")
+    while "ready" not in server.log.read_text():
+        time.sleep(0.05)
+    print(server.process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_record_left_by_a_dead_process_is_no_running_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "answers", lambda url: True)
+    with servers.recorded("http://127.0.0.1:1", "http://127.0.0.1:2") as record:
+        assert servers.running() == record
+    assert servers.running() is None
+    host, pid, _ = owner().split(":")
+    stale = {"process": f"{host}:{pid}:1", "prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2"}
+    (home / "servers.json").write_text(json.dumps(stale))
+    assert servers.running() is None
+    (home / "servers.json").write_text("{")
+    assert servers.running() is None
+
+
+def test_a_server_that_is_named_and_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listen() as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with pytest.raises(GigaganError, match=r"PREFECT_API_URL\) does not answer"), servers.prefect_api():
+        pass
+
+
+def test_loopback_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intranet,localhost")
+    assert servers.no_proxy() == "intranet,localhost,127.0.0.1"
