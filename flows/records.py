@@ -8,11 +8,15 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
 
 from gigagan_core import environment, servers
 from gigagan_core.stages.base import StageRecord
@@ -133,6 +137,26 @@ def mlflow_link(reference: Mapping[str, str]) -> str:
     server = uri if uri.startswith("http") else found.mlflow if found else later
     url = run_url(server, reference["experiment_id"], reference["run_id"])
     return f"[{reference['run_id']}]({url})" + (" (served by `make ui`)" if server == later else "")
+
+
+def end_dead_flow_runs(ended: Sequence[Mapping[str, str]]) -> None:
+    """Mark as crashed the flow runs, and their task runs, whose process died without a word.
+
+    ended: tags of the MLflow runs that the same process left open.
+    """
+    dead = Crashed(message="its process died without ending this run")
+    with get_client(sync_client=True) as client:
+        for flow_run_id in {tags["prefect.flow_run_id"] for tags in ended if "prefect.flow_run_id" in tags}:
+            try:
+                state = client.read_flow_run(flow_run_id).state
+            except ObjectNotFound:
+                continue  # it reported to another server
+            only_this = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+            for task_run in client.read_task_runs(flow_run_filter=only_this):
+                if task_run.state is None or not task_run.state.is_final():
+                    client.set_task_run_state(task_run.id, dead, force=True)
+            if state is None or not state.is_final():
+                client.set_flow_run_state(flow_run_id, dead, force=True)
 
 
 def _harmless(text: object) -> str:

@@ -16,7 +16,7 @@ from prefect.runtime import deployment, flow_run
 from flows import records
 from gigagan_core import environment
 from gigagan_core.stages.base import RunContext
-from gigagan_core.stages.ray_session import RaySession
+from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
@@ -72,13 +72,15 @@ def open_run(
     tracker = MlflowTracker(tags=prefect_tags())
     options = {"force": force, "accept_code_change": accept_code_change}
     with RunContext.open(
-        store, tracker, ray_session=RaySession(dashboard=ray_dashboard), **options
+        store, tracker, ray_session=PoliteRaySession(dashboard=ray_dashboard), **options
     ) as context:
         if not as_parent:
             yield Run(context)
+            records.end_dead_flow_runs(tracker.ended)
             return
         with tracker.pipeline_run(name, params=params) as parent:
             records.publish_mlflow_link(parent)
+            records.end_dead_flow_runs(tracker.ended)
             yield Run(context, parent)
 
 

@@ -38,10 +38,11 @@ def _stage(store: str | None, force: bool, accept_code_change: bool, as_json: bo
     with answering(as_json) as answer:
         from gigagan_core.cli.closing import document, show, show_where_to_look
         from gigagan_core.stages.base import RunContext
+        from gigagan_core.stages.session import PoliteRaySession
         from gigagan_core.tracking.mlflow_run import MlflowTracker
 
         options = {"force": force, "accept_code_change": accept_code_change}
-        with RunContext.open(store, MlflowTracker(), **options) as context:
+        with RunContext.open(store, MlflowTracker(), ray_session=PoliteRaySession(), **options) as context:
             yield context
             run = document(context.history)
         show(run)

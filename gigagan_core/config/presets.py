@@ -60,19 +60,27 @@ def demo() -> PipelineSettings:
     optimiser = OptimiserSettings(learning_rate=0.0025)
     upsampler = UpsamplerTrainingSettings(
         upsampler=demo_upsampler(32, 128, text_dim=text_dim),
-        discriminator=demo_discriminator(128, levels=3, text_dim=text_dim),
+        # two cores: half the base's width, and one prediction a level, at the end of the trunk
+        discriminator=dataclasses.replace(
+            demo_discriminator(128, levels=3, text_dim=text_dim),
+            channel_max=64,
+            intermediate_predictions=False,
+        ),
         training=UpsamplerTraining(
             schedule=ScheduleSettings(
-                batch_size=8,
-                total_images=800,
+                batch_size=4,
+                total_images=1_600,
                 checkpoint_every_images=400,
                 sample_every_images=400,
             ),
-            losses=UpsamplerLossSettings(level_weights=None, contrastive=0.0, feature_patches=4, l1=5.0),
-            generator=optimiser,
-            discriminator=optimiser,
+            # drawings are flat and sharp-edged: L1 finds the flats in few steps, the discriminator the edges
+            losses=UpsamplerLossSettings(
+                level_weights=(0.3, 0.1, 0.1), contrastive=0.0, feature_patches=4, l1=10.0
+            ),
+            generator=OptimiserSettings(learning_rate=0.004),
+            discriminator=OptimiserSettings(learning_rate=0.004),
             r1=R1Settings(strength=0.2048),
-            ema=EmaSettings(decay=0.99),
+            ema=EmaSettings(decay=0.99, ramp=0.1),
         ),
     )
     return PipelineSettings(
@@ -88,15 +96,16 @@ def demo() -> PipelineSettings:
         judge=judge,
         curate=CurateSettings(),
         base=BaseTrainingSettings(
-            generator=demo_generator(32, text_dim=text_dim),
-            discriminator=demo_discriminator(32, text_dim=text_dim),
+            # started with a quarter of the contrast, a run this short learns colours sooner
+            generator=dataclasses.replace(demo_generator(32, text_dim=text_dim), rgb_gain=0.3),
+            discriminator=dataclasses.replace(demo_discriminator(32, text_dim=text_dim), channel_max=96),
             training=BaseTraining(
                 schedule=ScheduleSettings(
                     batch_size=16,
-                    total_images=8_000,
+                    total_images=6_400,
                     w_mean_decay=0.99,
-                    checkpoint_every_images=2_000,
-                    sample_every_images=2_000,
+                    checkpoint_every_images=1_600,
+                    sample_every_images=1_600,
                 ),
                 # four levels at 32 px, weighted as the paper weighs its first four of five
                 losses=BaseLossSettings(level_weights=(0.33, 0.17, 0.17, 0.17)),

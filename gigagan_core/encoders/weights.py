@@ -18,6 +18,8 @@ from gigagan_core.errors import GigaganError
 # OpenAI's files also carry these three numbers; they are no parameters.
 _NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 _TEXT_PREFIX = "text."
+LARGE = 50_000_000
+"""Parameters from which on a model is not filled with values only to be overwritten."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -54,14 +56,21 @@ def load_plain(architecture: ClipArchitecture, weights: dict[str, Tensor], where
     if "token_embedding.weight" not in weights:
         # open_clip's CustomTextCLIP keeps the same text tower one level deeper
         weights = {name.removeprefix(_TEXT_PREFIX): value for name, value in weights.items()}
-    with torch.device("meta"):
-        model = ClipModel(architecture)
+    model = _empty(architecture, sum(value.numel() for value in weights.values()))
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != given:
         raise GigaganError(f"{where}: the weights do not fit the architecture ({_difference(wanted, given)})")
     model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()}, assign=True)
     return model
+
+
+def _empty(architecture: ClipArchitecture, parameters: int) -> ClipModel:
+    """A model whose values are about to be replaced; torch's random state is left as it is."""
+    # The meta device saves a large model's memory, but its first use imports 900 modules of torch: 6 s on one core.
+    device = "meta" if parameters > LARGE else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return ClipModel(architecture)
 
 
 def architectures() -> list[str]:

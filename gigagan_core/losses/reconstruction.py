@@ -45,9 +45,9 @@ def encoder_feature_distance(
     """
     if corners is not None:
         fake, real = (crop_patches(images, corners, patch_size) for images in (fake, real))
-    similarity = F.cosine_similarity(
-        at_least_fp32(image_embed(fake)), at_least_fp32(image_embed(real.detach())).detach(), dim=-1
-    )
+    with torch.no_grad():
+        target = at_least_fp32(image_embed(real))
+    similarity = F.cosine_similarity(at_least_fp32(image_embed(fake)), target, dim=-1)
     return (1.0 - similarity).mean()
 
 

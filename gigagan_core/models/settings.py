@@ -265,7 +265,7 @@ class UpsamplerSettings:
         return min(self.channel_base // resolution, self.channel_max)
 
 
-def demo_generator(image_size: int = 32, text_dim: int = 192) -> GeneratorSettings:
+def demo_generator(image_size: int = 32, text_dim: int = 128) -> GeneratorSettings:
     """Base generator of the `demo` preset: minutes on 2 CPU cores. Everything smaller than the paper's on purpose."""
     count = len(resolutions(4, image_size, "image_size"))
     return GeneratorSettings(
@@ -292,7 +292,7 @@ def demo_generator(image_size: int = 32, text_dim: int = 192) -> GeneratorSettin
 
 
 def demo_discriminator(
-    image_size: int = 32, levels: int | None = None, text_dim: int = 192
+    image_size: int = 32, levels: int | None = None, text_dim: int = 128
 ) -> DiscriminatorSettings:
     """Discriminator of the `demo` preset, for the base (32 px) and for the upsampler (128 px, 3 levels)."""
     count = len(resolutions(4, image_size, "image_size"))
@@ -313,7 +313,7 @@ def demo_discriminator(
     )
 
 
-def demo_upsampler(low_size: int = 32, image_size: int = 128, text_dim: int = 192) -> UpsamplerSettings:
+def demo_upsampler(low_size: int = 32, image_size: int = 128, text_dim: int = 128) -> UpsamplerSettings:
     """Upsampler of the `demo` preset: adds detail onto the bicubically enlarged input."""
     bottleneck = max(4, low_size // 4)
     count = len(resolutions(bottleneck, image_size, "image_size"))
@@ -330,11 +330,11 @@ def demo_upsampler(low_size: int = 32, image_size: int = 128, text_dim: int = 19
         text_width=128,
         text_depth=1,
         text_head_dim=32,
-        channel_base=2048,
-        channel_max=128,
+        channel_base=1024,
+        channel_max=64,
         encoder_blocks=(1,) * halvings,
         encoder_attention_depths=(0,) * halvings,
-        kernels=(1,) * (count - 1) + (2,),
+        kernels=(2, 2) + (1,) * (count - 2),  # a bank costs least where the maps are small
         blocks=(1,) * count,
         skip="add",
         noise=False,

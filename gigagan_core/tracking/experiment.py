@@ -33,14 +33,14 @@ def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
     return found.experiment_id
 
 
-def end_dead_runs(client: Any, experiment_id: str) -> int:
-    """End as KILLED the runs that a dead process of this machine left RUNNING; returns their number."""
-    ended = 0
+def end_dead_runs(client: Any, experiment_id: str) -> list[dict[str, str]]:
+    """End as KILLED the runs that a dead process of this machine left RUNNING; returns their tags."""
+    ended = []
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
         if is_dead(run.data.tags.get("gigagan.process", "")):
             client.set_tag(run.info.run_id, "gigagan.error", "its process died without closing this run")
             client.set_terminated(run.info.run_id, "KILLED")
-            ended += 1
+            ended.append(dict(run.data.tags))
     return ended
 
 

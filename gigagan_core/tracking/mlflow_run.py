@@ -192,6 +192,8 @@ class MlflowTracker:
         self._tags = dict(tags or {})
         self._experiment_id: str | None = None
         self._parent: StageRun | None = None
+        self.ended: list[dict[str, str]] = []
+        """Tags of the runs that a dead process had left open, and that this tracker ended."""
 
     @contextlib.contextmanager
     def pipeline_run(
@@ -256,7 +258,7 @@ class MlflowTracker:
             client = self._connection.client
             if self._experiment_id is None:
                 self._experiment_id = experiment_id(client, self.experiment, self.tracking_uri)
-                end_dead_runs(client, self._experiment_id)
+                self.ended = end_dead_runs(client, self._experiment_id)
             created = client.create_run(self._experiment_id, tags=self._all_tags(name, tags))
         except GigaganError:
             raise

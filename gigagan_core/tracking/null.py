@@ -46,6 +46,10 @@ class NullHandle:
 class NullTracker:
     """The same methods as `mlflow_run.MlflowTracker`, which documents them."""
 
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    ended: tuple[dict[str, str], ...] = ()
+
     @contextlib.contextmanager
     def pipeline_run(
         self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None

@@ -62,3 +62,16 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def take_signals_back() -> None:
+    """Install Python's handlers of SIGTERM and SIGINT again, after `ray.init`.
+
+    Ray puts a handler of its own (absl's failure handler) before them, which lets the process be killed
+    by an alarm 3 seconds after a SIGTERM: too early for a training step to end and records to be closed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if handler is not None:  # None: installed by something that is not Python
+                signal.signal(number, handler)

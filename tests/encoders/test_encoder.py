@@ -273,7 +273,23 @@ def test_loading_a_folder_imports_neither_open_clip_nor_torchvision(folder: Path
         "from gigagan_core.encoders.open_clip_encoder import load_encoder\n"
         f"encoder = load_encoder({str(folder)!r})\n"
         "encoder.text_tokens(encoder.tokenize(['red apple']))\n"
-        "print([name for name in ('open_clip', 'torchvision', 'timm', 'transformers') if name in sys.modules])\n"
+        "heavy = ('open_clip', 'torchvision', 'timm', 'transformers', 'torch._dynamo', 'sympy')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("large", [0, 10**9])
+def test_loading_leaves_the_random_state_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    from gigagan_core.encoders import weights
+
+    monkeypatch.setattr(weights, "LARGE", large)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    encoder = load_encoder(folder)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(parameter.device.type == "cpu" for parameter in encoder.parameters())

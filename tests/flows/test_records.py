@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,8 @@ def paint(work: StageWork) -> Outcome:
     if work.settings.end == "interrupted":
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("not reached")
+    if work.settings.end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     Image.new("RGB", (64, 64), (work.settings.red, 0, 0)).save(work.output / "samples.png")
     work.run.log_image("samples", work.output / "samples.png", step=3)
     return Outcome(
@@ -160,6 +164,34 @@ def test_ctrl_c_ends_every_record_as_stopped(prefect_api: str, tmp_path: Path) -
     flow_run, tasks, _, runs = look(name, parent.data.tags["prefect.flow_run_id"])
     assert flow_run.state.type.value == "CRASHED"
     assert [task.state.type.value for task in tasks] == ["COMPLETED", "CRASHED"]
+    assert sorted(run.info.status for run in runs.values()) == ["FINISHED", "KILLED", "KILLED"]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_records import painting
+painting(name=sys.argv[2], store=sys.argv[3], red=60, end="killed")
+"""
+
+
+def test_what_a_killed_flow_left_running_is_ended_by_the_next_one(
+    prefect_api: str, ran: Callable[..., Ran], tmp_path: Path
+) -> None:
+    name = f"painting {uuid4()}"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), name, str(tmp_path / "store")],
+        env={**os.environ, "PREFECT_API_URL": f"{prefect_api}/api"},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGKILL
+    ran(red=60)
+    mlflow = MlflowTracker()._connection.client
+    experiment = mlflow.get_experiment_by_name("gigagan").experiment_id
+    [parent] = mlflow.search_runs([experiment], f"attributes.run_name = '{name}'")
+    flow_run, tasks, _, runs = look(name, parent.data.tags["prefect.flow_run_id"])
+    assert flow_run.state.type.value == "CRASHED"
+    assert sorted(task.state.type.value for task in tasks) == ["COMPLETED", "CRASHED"]
     assert sorted(run.info.status for run in runs.values()) == ["FINISHED", "KILLED", "KILLED"]
 
 

@@ -1,0 +1,1 @@
+"""Training: steps and loop in torch alone, the launchers around them, checkpoints and bundles."""
