@@ -118,6 +118,12 @@ def test_package_initialisers_hold_a_docstring_only() -> None:
             assert statements, f"{module} has no docstring"
 
 
+def test_every_package_has_an_initialiser() -> None:
+    # Without one a folder still imports from a checkout, and is missing from an installation.
+    folders = {path.parent for path in modules().values()}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
 def test_nothing_in_the_core_names_prefect() -> None:
     allowed = {"gigagan_core.environment", "gigagan_core.servers"}
     for module, path in modules().items():

@@ -1,0 +1,1 @@
+"""Images from models: the functions that evaluation and people call."""
