@@ -64,7 +64,8 @@ def answering(as_json: bool = False) -> Iterator[Answer]:
             _say(f"error: {sentence}")
             answer.finish(sentence)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
+            # Ray Train takes over Ctrl-C, ends its workers, and then leaves with `sys.exit(0)`.
             _say("stopped; give the same command again and it continues where it was cut off")
             answer.finish("stopped by an interrupt")
             raise typer.Exit(INTERRUPTED) from None

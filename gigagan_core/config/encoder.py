@@ -59,7 +59,7 @@ class EncoderSettings(Settings):
     vision: TowerSettings = TowerSettings(width=128, layers=4, heads=2)
     text: TowerSettings = TowerSettings(width=128, layers=3, heads=2)
 
-    total_images: int = Field(36_000, ge=1)
+    total_images: int = Field(24_000, ge=1)
     batch_size: int = Field(128, ge=2)
     """Pairs a step; every other pair of the batch is a negative."""
 

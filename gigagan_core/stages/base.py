@@ -125,10 +125,12 @@ def materialise(
     context: RunContext,
     produce: Callable[[StageWork], Outcome],
     label: str | None = None,
+    quiet: bool = False,
 ) -> Artifact:
     """The artifact of a stage: found in the store, or made by `produce` and committed.
 
-    label: the name shown and recorded, where one stage runs in several roles.
+    label: the name shown and recorded, where one stage runs in several roles. quiet: print no line, for the
+    thousand parts of something that shows its own progress.
     Raises GigaganError for what the user can mend; work done so far stays for the next run.
     """
     label = label or spec.name
@@ -155,12 +157,15 @@ def materialise(
                     "parts": parts,
                     "code_modules": modules,
                 }
+                if not quiet:
+                    resumed = any(folder.iterdir())
+                    console.heading(f"{label}{' (continuing what was cut off)' if resumed else ''}")
                 artifact = _make(record, settings, inputs, context, produce, folder, label, started)
             context.store.discard_work(fingerprint)
     if cached is not None:
-        console.note(
-            f"{label}: nothing to do, {cached.short} has it (made {cached.manifest['created'][:19]})"
-        )
+        if not quiet:
+            made = cached.manifest["created"][:19]
+            console.note(f"{label}: nothing to do, {cached.short} has it (made {made})")
         context.tracker.record_cached(label, cached)
         artifact = cached
     seconds = time.monotonic() - started
@@ -189,8 +194,6 @@ def _make(
     label: str,
     started: float,
 ) -> Artifact:
-    resumed = any(folder.iterdir())
-    console.heading(f"{label}{' (continuing what was cut off)' if resumed else ''}")
     output = folder / "output"
     output.mkdir(exist_ok=True)
     tags = {"gigagan.stage": record["stage"], "gigagan.fingerprint": record["fingerprint"]}

@@ -82,7 +82,6 @@ def fetch_partitions(partitions: list[Partition], work: StageWork) -> Fetching:
         try:
             waiting = set(futures)
             while waiting:
-                shared.start_ray_if_wanted()
                 done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 bar.set(board.done, **board.shown())
                 for future in done:
@@ -117,14 +116,12 @@ class _Board:
 
 
 class _Shared:
-    """What the partitions share: Ray and the embedded site, both started when the first one needs them."""
+    """What the partitions share: Ray and the embedded site, each started when the first one needs it."""
 
     def __init__(self, work: StageWork):
         self.settings: IngestSettings = work.settings
         self.stopping = threading.Event()
         self._work = work
-        self._ray: Any = None
-        self._ray_wanted, self._ray_started = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._site: Any = None
@@ -139,17 +136,7 @@ class _Shared:
 
     def ray(self) -> Any:
         """The ray module, for a partition's thread."""
-        self._ray_wanted.set()
-        while not self._ray_started.wait(POLL_SECONDS):
-            if self.stopping.is_set():
-                raise _Stopped
-        return self._ray
-
-    def start_ray_if_wanted(self) -> None:
-        """Called by the stage's own thread: Ray's processes die with the thread that started them."""
-        if self._ray_wanted.is_set() and not self._ray_started.is_set():
-            self._ray = self._work.ray()
-            self._ray_started.set()
+        return self._work.ray()
 
     def fetching(self) -> dict[str, Any]:
         """Changes to the fetch settings: the embedded site's address and pace, where it is wanted."""
@@ -197,7 +184,9 @@ def _one(partition: Partition, shared: _Shared, board: _Board) -> Artifact:
         )
 
     label = f"download {partition.number:05d}"
-    artifact = materialise(SPEC, settings, {"table": partition.table}, shared.context, produce, label=label)
+    artifact = materialise(
+        SPEC, settings, {"table": partition.table}, shared.context, produce, label=label, quiet=True
+    )
     board.results[partition.number] = PartitionResult.from_json(artifact.notes["result"])
     return artifact
 

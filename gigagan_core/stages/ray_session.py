@@ -29,16 +29,21 @@ class RaySession:
         self._dashboard = dashboard
         self._started = False
         self._stop = threading.Event()
+        self._lock = threading.Lock()
 
     def ray(self) -> ModuleType:
-        """The ray module, connected. Raises GigaganError when a given cluster cannot be joined."""
+        """The ray module, connected; from any thread. Raises GigaganError when a given cluster cannot be joined."""
         environment.set_defaults()
         import ray
 
-        if ray.is_initialized():
-            return ray
+        with self._lock:
+            if not ray.is_initialized():
+                self._connect(ray)
+        return ray
+
+    def _connect(self, ray: ModuleType) -> None:
         address = os.environ.get("RAY_ADDRESS")
-        quiet = {"log_to_driver": True, "logging_level": logging.WARNING, "configure_logging": True}
+        quiet = {"logging_level": logging.ERROR, "configure_logging": True}
         if address:
             try:
                 ray.init(address=address, **quiet)
@@ -47,9 +52,10 @@ class RaySession:
                     f"Ray cluster {address} (RAY_ADDRESS) cannot be joined: {error}; start it or unset RAY_ADDRESS"
                 ) from error
         else:
-            self._start(ray, quiet)
+            # Workers print into Ray's own log files: Ray Train's chatter would tear the progress bars, and what
+            # goes wrong in a worker reaches the driver as an exception.
+            self._start(ray, {**quiet, "log_to_driver": False})
         self._started = not address
-        return ray
 
     def _start(self, ray: ModuleType, quiet: dict) -> None:
         options: dict = {"include_dashboard": self._dashboard}

@@ -185,8 +185,9 @@ class Store:
             "schema": MANIFEST_SCHEMA,
             **manifest,
             "attempt": attempt,
-            # The attempt is part of the digest: a forced attempt makes everything that depends on it run too.
-            "output_digest": digest({"fingerprint": fingerprint, "attempt": attempt, "files": sums}),
+            # Of what came out alone, so that new code which makes the same files makes nothing downstream run
+            # again; a forced attempt counts, so that everything which depends on it does.
+            "output_digest": digest({"kind": manifest["kind"], "attempt": attempt, "files": sums}),
             "created": _now(),
             "files": files,
             "accepted": [],
