@@ -18,7 +18,7 @@ import typer
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
-from gigagan_core.tracking.process import Terminated, sigterm_raises
+from gigagan_core.tracking.process import Terminated, sigterm_raises, was_stopped
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -59,24 +59,35 @@ def answering(as_json: bool = False) -> Iterator[Answer]:
         try:
             with sigterm_raises():
                 yield answer
-        except GigaganError as error:
-            sentence = plain(error, limit=4000)
-            _say(f"error: {sentence}")
-            answer.finish(sentence)
-            raise typer.Exit(1) from None
-        except (KeyboardInterrupt, SystemExit):
-            # Ray Train takes over Ctrl-C, ends its workers, and then leaves with `sys.exit(0)`.
-            _say("stopped; give the same command again and it continues where it was cut off")
-            answer.finish("stopped by an interrupt")
-            raise typer.Exit(INTERRUPTED) from None
-        except Terminated:
-            _say("stopped by SIGTERM; give the same command again and it continues where it was cut off")
-            answer.finish("stopped by SIGTERM")
-            raise typer.Exit(TERMINATED) from None
-        except Exception as error:  # a defect of ours: the traceback follows
-            answer.finish(f"{type(error).__name__}: {plain(error, limit=4000)}")
-            raise
+        except BaseException as error:
+            code = _end(error, answer)
+            if code is None:  # a defect of ours, whose traceback follows
+                raise
+            raise typer.Exit(code) from None
         answer.finish()
+
+
+def _end(error: BaseException, answer: Answer) -> int | None:
+    """Say why the command did not do its work; gives the exit code, or None for a defect."""
+    if isinstance(error, GigaganError):
+        sentence = plain(error, limit=4000)
+        _say(f"error: {sentence}")
+        answer.finish(sentence)
+        return 1
+    if was_stopped(error):
+        # Ray Train takes over Ctrl-C, ends its workers and leaves with `sys.exit`, which counts as such too.
+        name, code = ("SIGTERM", TERMINATED) if _has(error, Terminated) else ("Ctrl-C", INTERRUPTED)
+        _say(f"stopped by {name}; give the same command again and it continues where it was cut off")
+        answer.finish(f"stopped by {name}")
+        return code
+    answer.finish(f"{type(error).__name__}: {plain(error, limit=4000)}")
+    return None
+
+
+def _has(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _say(sentence: str) -> None:

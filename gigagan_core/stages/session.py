@@ -16,3 +16,8 @@ class PoliteRaySession(RaySession):
         module = super().ray()
         take_signals_back()
         return module
+
+    def close(self) -> None:
+        """Stop Ray if this session started it; Ray resets SIGTERM to kill the process at once."""
+        super().close()
+        take_signals_back()

@@ -26,7 +26,7 @@ from gigagan_core.text import plain
 from gigagan_core.tracking.connection import Connection
 from gigagan_core.tracking.experiment import end_dead_runs, experiment_id, run_url, user
 from gigagan_core.tracking.null import NullRun
-from gigagan_core.tracking.process import owner, sigterm_raises
+from gigagan_core.tracking.process import owner, sigterm_raises, was_stopped
 
 EXPERIMENT = "gigagan"
 METRIC_NAME = re.compile(r"[A-Za-z0-9_\-./]+")
@@ -204,10 +204,11 @@ class MlflowTracker:
         Ends FINISHED, FAILED after an exception, KILLED after Ctrl-C or SIGTERM.
         Raises GigaganError where MLflow cannot be used.
         """
-        run = self._start(name, params, {"gigagan.run": "pipeline", **(tags or {})})
+        run = self._start(name, {"gigagan.run": "pipeline", **(tags or {})})
         self._parent = run
         try:
             with _ending(run):
+                run.log_params(params or {})
                 yield run
         finally:
             self._parent = None
@@ -220,8 +221,9 @@ class MlflowTracker:
 
         Should MLflow go away in the middle of a pipeline, the stage runs and is not recorded.
         """
-        run = self._start_child(name, params, {"gigagan.run": "stage", **(tags or {})})
+        run = self._start_child(name, {"gigagan.run": "stage", **(tags or {})})
         with _ending(run):
+            run.log_params(params or {})
             yield run
 
     def record_cached(self, name: str, artifact: Any) -> StageRun | NullRun:
@@ -234,26 +236,22 @@ class MlflowTracker:
             "gigagan.reused": f"{artifact.short}, made {artifact.manifest['created'][:19]}",
             "gigagan.made_by_run": made_by.get("run_id"),
         }
-        run = self._start_child(name, {}, tags)
+        run = self._start_child(name, tags)
         with _ending(run):
             run.finish(artifact)
         return run
 
-    def _start_child(
-        self, name: str, params: Mapping[str, Any] | None, tags: Mapping[str, Any]
-    ) -> StageRun | NullRun:
+    def _start_child(self, name: str, tags: Mapping[str, Any]) -> StageRun | NullRun:
         if self._parent is None:
-            return self._start(name, params, tags)
+            return self._start(name, tags)
         created = self._connection.call(
             f"a run for {name}", "create_run", self._experiment_id, tags=self._all_tags(name, tags)
         )
         if not created:
             return NullRun()
-        run = StageRun(self._connection, str(self._experiment_id), created.info.run_id)
-        run.log_params(params or {})
-        return run
+        return StageRun(self._connection, str(self._experiment_id), created.info.run_id)
 
-    def _start(self, name: str, params: Mapping[str, Any] | None, tags: Mapping[str, Any]) -> StageRun:
+    def _start(self, name: str, tags: Mapping[str, Any]) -> StageRun:
         try:
             client = self._connection.client
             if self._experiment_id is None:
@@ -267,9 +265,7 @@ class MlflowTracker:
                 f"MLflow at {self.tracking_uri} cannot be used ({plain(error)}); start that server, or "
                 "unset MLFLOW_TRACKING_URI to keep records in the local database"
             ) from error
-        run = StageRun(self._connection, self._experiment_id, created.info.run_id)
-        run.log_params(params or {})
-        return run
+        return StageRun(self._connection, self._experiment_id, created.info.run_id)
 
     def _all_tags(self, name: str, tags: Mapping[str, Any]) -> dict[str, str]:
         return _as_strings(
@@ -296,12 +292,11 @@ def _ending(run: StageRun | NullRun) -> Iterator[None]:
     try:
         with sigterm_raises():
             yield
-    except Exception as error:
-        status = "FAILED"
-        run.set_tags({"gigagan.error": f"{type(error).__name__}: {plain(error, limit=1000)}"})
-        raise
-    except BaseException:  # Ctrl-C, SIGTERM, a cancelled flow: stopped, not failed
-        status = "KILLED"
+    except BaseException as error:
+        # Ctrl-C, SIGTERM, a cancelled flow: stopped, not failed.
+        status = "KILLED" if was_stopped(error) else "FAILED"
+        if status == "FAILED":
+            run.set_tags({"gigagan.error": f"{type(error).__name__}: {plain(error, limit=1000)}"})
         raise
     finally:
         run.end(status)

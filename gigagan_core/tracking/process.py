@@ -18,6 +18,18 @@ class Terminated(BaseException):
     """SIGTERM arrived; not an `Exception`, so that nothing mistakes it for a failure of the work."""
 
 
+def was_stopped(error: BaseException) -> bool:
+    """Whether Ctrl-C or SIGTERM is behind an exception, also where C code made another one of it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        if not isinstance(link, Exception):
+            return True
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return False
+
+
 def owner() -> str:
     """This process as ``host:pid:start``; the start time tells a reused pid from the first one."""
     return f"{socket.gethostname()}:{os.getpid()}:{start_time(os.getpid())}"
@@ -65,10 +77,11 @@ def sigterm_raises() -> Iterator[None]:
 
 
 def take_signals_back() -> None:
-    """Install Python's handlers of SIGTERM and SIGINT again, after `ray.init`.
+    """Install Python's handlers of SIGTERM and SIGINT again, after `ray.init` and after `ray.shutdown`.
 
-    Ray puts a handler of its own (absl's failure handler) before them, which lets the process be killed
-    by an alarm 3 seconds after a SIGTERM: too early for a training step to end and records to be closed.
+    Ray's start puts a handler of its own (absl's failure handler) before them, which lets an alarm kill
+    the process 3 seconds after a SIGTERM: too early for a training step to end and records to be closed.
+    Its end resets SIGTERM to kill at once. Python is told of neither.
     """
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -41,11 +41,17 @@ with answering(as_json=True) as answer:
 STOPPED = """
 import os, signal, sys, time
 from gigagan_core.cli.answer import answering
+from gigagan_core.tracking.process import Terminated
 import typer
 try:
     with answering(as_json=True) as answer:
         if sys.argv[1] == "exit":
             sys.exit(0)
+        if sys.argv[1] == "garbled":
+            try:
+                raise Terminated("SIGTERM")
+            except Terminated:
+                raise SystemError("a C function returned a result with an exception set")
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
         time.sleep(5)
 except typer.Exit as error:
@@ -154,7 +160,9 @@ def test_an_error_is_a_sentence_on_standard_error_and_a_document_for_json(gigaga
     assert gigagan(code=FAILING).stdout == ""
 
 
-@pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("exit", 130)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("exit", 130), ("garbled", 143)]
+)
 def test_a_stopped_command_says_that_it_continues(gigagan: Any, how: str, code: int) -> None:
     done = gigagan(how, code=STOPPED)
     assert done.returncode == code
