@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
-from gigagan_core.stages.ray_session import free_port
+from gigagan_core.stages.ray_session import any_port, free_port
 from gigagan_core.tracking.process import is_dead, owner
 
 HOST = "127.0.0.1"
@@ -231,7 +231,7 @@ def prefect_api() -> Iterator[PrefectApi]:
         yield PrefectApi(given)
         return
     found = running()
-    server = None if found else start_prefect(free_port(PREFECT_PORT + 100), ui=False)
+    server = None if found else start_prefect(any_port(), ui=False)
     api = PrefectApi(f"{found.prefect if found else server.url}/api", server)
     if found:
         console.note(f"watch it at {found.prefect}")

@@ -20,6 +20,7 @@ STAGES = [
     "ingest heldout",
     "train-encoder (condition)",
     "train-encoder (judge)",
+    "curate (scores)",
     "curate",
     "train-base",
     "train-upsampler",
@@ -58,7 +59,9 @@ def first(home: Path) -> dict:
 def test_every_stage_runs_and_every_row_is_accounted_for(first: dict) -> None:
     assert [stage["label"] for stage in first["stages"]] == STAGES
     assert not any(stage["cached"] for stage in first["stages"])
-    for stage in first["stages"]:
+    counted = [stage for stage in first["stages"] if "in" in stage["counts"]]
+    assert {"ingest train", "ingest heldout", "curate", "evaluate"} <= {stage["label"] for stage in counted}
+    for stage in counted:
         counts = stage["counts"]
         assert counts["in"] == counts["out"] + sum(counts["rejected"].values()), stage["label"]
     ingest = first["stages"][0]["counts"]
@@ -105,6 +108,8 @@ def test_one_stage_runs_alone_on_artifacts_that_exist(first: dict, home: Path) -
     keep = "clip_similarity.keep_fraction=0.8"
     done, _ = gigagan(home, "curate", "--preset", "tiny", "--set", keep, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
-    curated = json.loads(done.stdout)["stages"][-1]
-    assert curated["counts"]["in"] == first["stages"][4]["counts"]["in"]
-    assert curated["counts"]["out"] < first["stages"][4]["counts"]["out"]
+    scores, curated = json.loads(done.stdout)["stages"]
+    before = next(stage["counts"] for stage in first["stages"] if stage["label"] == "curate")
+    assert scores["cached"]
+    assert curated["counts"]["in"] == before["in"]
+    assert curated["counts"]["out"] < before["out"]

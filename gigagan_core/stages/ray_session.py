@@ -136,3 +136,14 @@ def free_port(wanted: int, host: str = "127.0.0.1", tries: int = 50) -> int:
                 continue
             return port
     raise GigaganError(f"ports {wanted} to {wanted + tries - 1} on {host} are all taken; free one of them")
+
+
+def any_port(host: str = "127.0.0.1") -> int:
+    """A port that the system chooses, for a server nobody looks at.
+
+    Two runs that start together would both find the same next free one, and the slower would end up talking to the
+    other's server.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
