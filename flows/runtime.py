@@ -20,6 +20,7 @@ from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
+from gigagan_core.tracking.process import Terminated, interrupts_kept, sigterm_raises, was_terminated
 
 environment.set_defaults()
 
@@ -47,8 +48,11 @@ class Run:
         self, stage_run: Callable[..., Artifact], settings: Any, inputs: Mapping[str, Any], **options: Any
     ) -> Artifact:
         """Run a stage in the current task, and publish on the task's page what it made or reused."""
+        if was_terminated():
+            raise Terminated("SIGTERM")  # the stage before this one did not notice
         known = len(self.context.history)
-        artifact = stage_run(settings, inputs, self.context, **options)
+        with interrupts_kept():
+            artifact = stage_run(settings, inputs, self.context, **options)
         for line in self.context.history[known:]:
             get_run_logger().info(records.sentence(line))
             records.publish(line)
@@ -71,9 +75,11 @@ def open_run(
     """
     tracker = MlflowTracker(tags=prefect_tags())
     options = {"force": force, "accept_code_change": accept_code_change}
-    with RunContext.open(
-        store, tracker, ray_session=PoliteRaySession(dashboard=ray_dashboard), **options
-    ) as context:
+    session = PoliteRaySession(dashboard=ray_dashboard)
+    with (
+        sigterm_raises(replacing=True),
+        RunContext.open(store, tracker, ray_session=session, **options) as context,
+    ):
         if not as_parent:
             yield Run(context)
             records.end_dead_flow_runs(tracker.ended)

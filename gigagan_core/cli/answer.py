@@ -18,7 +18,7 @@ import typer
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
-from gigagan_core.tracking.process import Terminated, sigterm_raises, was_stopped
+from gigagan_core.tracking.process import sigterm_raises, was_stopped, was_terminated
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -76,18 +76,12 @@ def _end(error: BaseException, answer: Answer) -> int | None:
         return 1
     if was_stopped(error):
         # Ray Train takes over Ctrl-C, ends its workers and leaves with `sys.exit`, which counts as such too.
-        name, code = ("SIGTERM", TERMINATED) if _has(error, Terminated) else ("Ctrl-C", INTERRUPTED)
+        name, code = ("SIGTERM", TERMINATED) if was_terminated() else ("Ctrl-C", INTERRUPTED)
         _say(f"stopped by {name}; give the same command again and it continues where it was cut off")
         answer.finish(f"stopped by {name}")
         return code
     answer.finish(f"{type(error).__name__}: {plain(error, limit=4000)}")
     return None
-
-
-def _has(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _say(sentence: str) -> None:

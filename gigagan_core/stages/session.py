@@ -5,19 +5,18 @@ from __future__ import annotations
 from types import ModuleType
 
 from gigagan_core.stages.ray_session import RaySession
-from gigagan_core.tracking.process import take_signals_back
+from gigagan_core.tracking.process import signals_kept
 
 
 class PoliteRaySession(RaySession):
-    """A `RaySession` after whose start SIGTERM still closes the records before the process ends."""
+    """A `RaySession` that can be told to stop: SIGTERM still closes the records before the process ends."""
 
     def ray(self) -> ModuleType:
         """The ray module, connected."""
-        module = super().ray()
-        take_signals_back()
-        return module
+        with signals_kept():
+            return super().ray()
 
     def close(self) -> None:
-        """Stop Ray if this session started it; Ray resets SIGTERM to kill the process at once."""
-        super().close()
-        take_signals_back()
+        """Stop Ray if this session started it."""
+        with signals_kept():
+            super().close()

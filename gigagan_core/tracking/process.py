@@ -7,15 +7,31 @@ that a later run on the same machine can close what a dead one left open.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 
+# More than any Linux's struct sigaction; it is copied whole and never looked into.
+_SIGACTION_BYTES = 1024
 
-class Terminated(BaseException):
-    """SIGTERM arrived; not an `Exception`, so that nothing mistakes it for a failure of the work."""
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived.
+
+    Not an `Exception`, so that nothing mistakes it for a failure of the work; a `KeyboardInterrupt`, since
+    Ray's C++ code drops any other exception that a signal handler raises while it waits.
+    """
+
+
+_told_to_stop = False
+
+
+def was_terminated() -> bool:
+    """Whether SIGTERM has arrived in the outermost `sigterm_raises` block, whatever became of its exception."""
+    return _told_to_stop
 
 
 def was_stopped(error: BaseException) -> bool:
@@ -55,36 +71,68 @@ def start_time(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
+def sigterm_raises(replacing: bool = False) -> Iterator[None]:
     """Inside, SIGTERM raises `Terminated` in the main thread, so that records are closed on the way out.
 
-    Leaves a handler alone that somebody else (Prefect's engine) has set, and does nothing in other
-    threads, where handlers cannot be set.
+    replacing: also where somebody else has set a handler (Prefect's engine has, and raises what Ray drops);
+    that handler is called at the end of the block. Does nothing in other threads, where handlers cannot be
+    set.
     """
+    global _told_to_stop
+    previous = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if not in_main_thread or (previous is not signal.SIG_DFL and not replacing):
         yield
         return
+    arrived: list[int] = []
+    if previous is signal.SIG_DFL:
+        _told_to_stop = False
 
-    def raise_terminated(_signal: int, _frame: object) -> None:
+    def raise_terminated(number: int, _frame: object) -> None:
+        global _told_to_stop
+        _told_to_stop = True
+        arrived.append(number)
         raise Terminated("SIGTERM")
 
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         yield
+        if arrived:  # some C code dropped the exception
+            raise Terminated("SIGTERM")
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, previous)
+        if arrived and callable(previous):
+            previous(signal.SIGTERM, None)
 
 
-def take_signals_back() -> None:
-    """Install Python's handlers of SIGTERM and SIGINT again, after `ray.init` and after `ray.shutdown`.
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Restore, at the end of the block, the system's handlers of SIGTERM and SIGINT; from any thread.
 
-    Ray's start puts a handler of its own (absl's failure handler) before them, which lets an alarm kill
+    `ray.init` puts a handler of its own (absl's failure handler) before Python's, which lets an alarm kill
     the process 3 seconds after a SIGTERM: too early for a training step to end and records to be closed.
-    Its end resets SIGTERM to kill at once. Python is told of neither.
+    `ray.shutdown` resets SIGTERM to kill at once. Python is told of neither, and could only mend it from
+    the main thread; hence sigaction(2).
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            handler = signal.getsignal(number)
-            if handler is not None:  # None: installed by something that is not Python
-                signal.signal(number, handler)
+    system = ctypes.CDLL(None)
+    saved = {
+        number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    for number, action in saved.items():
+        system.sigaction(int(number), None, action)
+    try:
+        yield
+    finally:
+        for number, action in saved.items():
+            system.sigaction(int(number), action, None)
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Restore Python's handler of Ctrl-C at the end of the block: Ray Train leaves one that calls its dead actor."""
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and previous is not None:
+            signal.signal(signal.SIGINT, previous)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -164,26 +162,27 @@ def test_a_commit_killed_before_its_rename_is_finished_and_not_repeated(
     assert len(context.store.artifacts()) == 1
 
 
-def _slow_stage(store: str, log: str) -> None:
-    def produce(work: StageWork) -> Outcome:
-        with open(log, "a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(1.5)
-        return Outcome()
+SLOW_STAGE = """
+import os, sys, time
+from gigagan_core.config.base import Settings
+from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
 
-    with RunContext.open(store) as context:
-        materialise(SPEC, DoubleSettings(), {}, context, produce)
+def produce(work):
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(1.5)
+    return Outcome()
+
+with RunContext.open(sys.argv[1]) as context:
+    materialise(StageSpec("slow", "shard-set", "gigagan_core.text"), Settings(), {}, context, produce)
+"""
 
 
 def test_two_runs_at_once_make_one_artifact(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("fork")
-    arguments = (str(tmp_path / "store"), str(tmp_path / "log"))
-    runs = [spawn.Process(target=_slow_stage, args=arguments) for _ in range(2)]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join(30)
-    assert [run.exitcode for run in runs] == [0, 0]
+    command = [sys.executable, "-c", SLOW_STAGE, str(tmp_path / "store"), str(tmp_path / "log")]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
     assert len((tmp_path / "log").read_text().split()) == 1
     assert len(open_store(str(tmp_path / "store")).artifacts()) == 1
 
