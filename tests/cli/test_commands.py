@@ -49,7 +49,7 @@ try:
             sys.exit(0)
         if sys.argv[1] == "garbled":
             try:
-                raise Terminated("SIGTERM")
+                os.kill(os.getpid(), signal.SIGTERM)
             except Terminated:
                 raise SystemError("a C function returned a result with an exception set")
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
