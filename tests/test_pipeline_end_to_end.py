@@ -106,7 +106,8 @@ def test_a_second_run_finds_everything_done(first: dict, home: Path) -> None:
 
 def test_one_stage_runs_alone_on_artifacts_that_exist(first: dict, home: Path) -> None:
     keep = "clip_similarity.keep_fraction=0.8"
-    done, _ = gigagan(home, "curate", "--preset", "tiny", "--set", keep, "--json")
+    data = first["stages"][0]["fingerprint"]
+    done, _ = gigagan(home, "curate", "--data", data[:12], "--preset", "tiny", "--set", keep, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     scores, curated = json.loads(done.stdout)["stages"]
     before = next(stage["counts"] for stage in first["stages"] if stage["label"] == "curate")
