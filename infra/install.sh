@@ -42,7 +42,8 @@ if [ ! -x .venv/bin/python ] || { [ -n "$WANTED_PYTHON" ] && ! .venv/bin/python 
     "$UV" venv --quiet --clear --python "${WANTED_PYTHON:->=3.11,<3.13}" .venv ||
         fail "no Python 3.11 or 3.12 found or fetched; install one (Debian: apt-get install python3.11 python3.11-venv)."
 fi
-"$UV" pip sync --python .venv --require-hashes requirements.lock ||
+# Bytecode now, once: without it the first start of Prefect, Ray and MLflow takes several times as long.
+"$UV" pip sync --python .venv --compile-bytecode --require-hashes requirements.lock ||
     fail "the packages of requirements.lock could not be installed (see above); is the package index reachable, is there disk space?"
 "$UV" pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 touch .venv/.installed

@@ -55,7 +55,11 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    multiprocessing.start_processes(worker, args=(free_port(), str(folder)), nprocs=2, start_method="fork")
+    # Fresh processes: a fork would inherit the threads of whatever the test run has started before.
+    # They find this module the way sys.path, which they are given, says.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        multiprocessing.start_processes(worker, (free_port(), str(folder)), nprocs=2, start_method="spawn")
     return folder
 
 
