@@ -13,16 +13,22 @@ from gigagan_core.store.artifact import Artifact, ExternalFile
 
 @stage_task(name="train-base")
 def train_base_stage(
-    run: Run, settings: BaseTrainingSettings, data: Artifact, encoder: Artifact | ExternalFile
+    run: Run,
+    settings: BaseTrainingSettings,
+    data: Artifact,
+    encoder: Artifact | ExternalFile,
+    vision_encoder: Artifact | ExternalFile | None = None,
 ) -> Artifact:
-    """data: training shard set. encoder: of role condition. Gives a base model."""
-    return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
+    """data: training shard set. encoder: of role condition. vision_encoder: of the vision-aided heads."""
+    inputs = {"data": data, "encoder": encoder, "vision_encoder": vision_encoder}
+    return run.stage(stage.run, settings, inputs)
 
 
 @flow(name="train-base", persist_result=False)
 def train_base(
     data: str = "latest",
     encoder: str = "latest",
+    vision_encoder: str | None = None,
     preset: str = "demo",
     overrides: list[str] | None = None,
     settings: BaseTrainingSettings | None = None,
@@ -35,6 +41,7 @@ def train_base(
     Args:
         data: training shard set: fingerprint, prefix, path, or latest.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
+        vision_encoder: the same, for the vision-aided heads of a preset that has them; without it the encoder.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
         settings: all settings at once, in place of preset and overrides.
@@ -47,4 +54,6 @@ def train_base(
     chosen = settings or references.settings_of(preset, "base", overrides)
     with open_run("train-base", store, force, accept_code_change) as run:
         shards = references.shard_set(run.store, data)
-        return train_base_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint
+        condition = references.encoder(run.store, encoder)
+        vision = references.encoder(run.store, vision_encoder) if vision_encoder else None
+        return train_base_stage(run, chosen, shards, condition, vision).fingerprint

@@ -15,16 +15,21 @@ from gigagan_core.store.artifact import Artifact, ExternalFile
 
 @stage_task(name="train-upsampler", task_run_name="train-upsampler {settings.training.objective}")
 def train_upsampler_stage(
-    run: Run, settings: UpsamplerTrainingSettings, data: Artifact, encoder: Artifact | ExternalFile
+    run: Run,
+    settings: UpsamplerTrainingSettings,
+    data: Artifact,
+    encoder: Artifact | ExternalFile,
+    lpips: ExternalFile | None = None,
 ) -> Artifact:
-    """data: training shard set. encoder: of role condition. Gives an upsampler."""
-    return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
+    """data: training shard set. encoder: of role condition. lpips: a backbone's weights. Gives an upsampler."""
+    return run.stage(stage.run, settings, {"data": data, "encoder": encoder, "lpips": lpips})
 
 
 @flow(name="train-upsampler", persist_result=False)
 def train_upsampler(
     data: str = "latest",
     encoder: str = "latest",
+    lpips: str | None = None,
     objective: Literal["gan", "l1"] = "gan",
     preset: str = "demo",
     overrides: list[str] | None = None,
@@ -38,6 +43,7 @@ def train_upsampler(
     Args:
         data: training shard set: fingerprint, prefix, path, or latest.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
+        lpips: LPIPS weights as BACKBONE:PATH, for a preset whose losses have lpips.
         objective: gan, or l1 for the preset's control, which the report sets beside it.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
@@ -52,4 +58,6 @@ def train_upsampler(
     chosen = settings or references.settings_of(preset, part, overrides)
     with open_run("train-upsampler", store, force, accept_code_change) as run:
         shards = references.shard_set(run.store, data)
-        return train_upsampler_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint
+        condition = references.encoder(run.store, encoder)
+        weights = references.lpips_weights(lpips) if lpips else None
+        return train_upsampler_stage(run, chosen, shards, condition, weights).fingerprint

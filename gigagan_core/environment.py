@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_TELEMETRY_OFF = {
+_SWITCHES = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -17,6 +17,8 @@ _TELEMETRY_OFF = {
     "WANDB_MODE": "disabled",
     # albumentations comes with img2dataset and asks the network for its newest version at import
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    # ray starts workers at niceness 15: a training worker would yield to every other process of the machine
+    "RAY_worker_niceness": "0",
     # ray warns about its own accelerator variables at every start otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -48,11 +50,11 @@ def prefect_home() -> Path:
 
 
 def set_defaults() -> None:
-    """Set telemetry off and Prefect's home, where the user has not set them.
+    """Set telemetry off, Ray's switches and Prefect's home, where the user has not set them.
 
     Must run before prefect, ray, mlflow or img2dataset are imported: they read these at import.
     """
-    for name, value in _TELEMETRY_OFF.items():
+    for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
     # The first start of an ephemeral Prefect server migrates its database: 14 s measured on 2 cores.

@@ -25,14 +25,57 @@ def register(app: typer.Typer) -> None:
 
 
 def presets(as_json: JsonOption = False) -> None:
-    """List the presets: name and what for."""
+    """List the presets: name, what for, parameters of every network, and the paper's count where it states one.
+
+    A published count leaves the frozen encoder, the learned text encoder T and the vision-aided heads out;
+    "counted" does the same, "all" leaves nothing out.
+    """
     with answering(as_json) as answer:
         from gigagan_core.config.presets import PRESETS
 
-        listed = {name: preset.purpose for name, preset in PRESETS.items()}
+        listed = {name: _preset_document(name) for name in PRESETS}
         answer(listed)
         if not as_json:
-            _print_table(("preset", "what for"), list(listed.items()))
+            columns = ("preset", "what for", "network", "all", "counted", "paper", "difference")
+            _print_table(columns, [row for name in listed for row in _preset_rows(name, listed[name])])
+
+
+def _preset_document(name: str) -> dict[str, Any]:
+    from gigagan_core.config.presets import PRESETS, networks, published_counts
+    from gigagan_core.models.counting import count_parameters
+
+    published, shown = published_counts(name), {}
+    for place, settings in networks(name).items():
+        counted, everything = count_parameters(settings)
+        shown[place] = {"parameters": everything, "parameters_counted": counted}
+        if place in published:
+            paper = published[place]
+            shown[place] |= {"paper": round(paper.millions * 1e6), "explained": paper.explained}
+    return {"purpose": PRESETS[name].purpose, "part": PRESETS[name].part, "networks": shown}
+
+
+def _preset_rows(name: str, document: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for place, counts in document["networks"].items():
+        counted, paper = counts["parameters_counted"], counts.get("paper")
+        rows.append(
+            (
+                "" if rows else name,
+                "" if rows else document["purpose"],
+                place,
+                _millions(counts["parameters"]),
+                _millions(counted),
+                _millions(paper) if paper else "",
+                f"{counted / paper - 1:+.1%}{'' if counts['explained'] else ' (no match claimed)'}"
+                if paper
+                else "",
+            )
+        )
+    return rows
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}M"
 
 
 @store_app.command("ls")

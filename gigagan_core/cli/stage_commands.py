@@ -134,6 +134,15 @@ def curate(
 def train_base(
     data: DataOption = "latest",
     encoder: EncoderOption = "latest",
+    vision_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-encoder",
+            metavar="ARTIFACT|ARCH:PATH",
+            help="Whose image features the vision-aided heads read, where the preset has some.",
+            show_default="the encoder",
+        ),
+    ] = None,
     preset: PresetOption = "demo",
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -143,14 +152,24 @@ def train_base(
 ) -> None:
     """Train the text-to-image GAN at its lowest resolution."""
     with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import references
         from gigagan_core.stages import train_base as stage
 
-        _run_on_data(stage.run, "base", data, encoder, preset, overrides, context)
+        vision = references.encoder(context.store, vision_encoder) if vision_encoder else None
+        _run_on_data(stage.run, "base", data, encoder, preset, overrides, context, vision_encoder=vision)
 
 
 def train_upsampler(
     data: DataOption = "latest",
     encoder: EncoderOption = "latest",
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            "--lpips",
+            metavar="BACKBONE:PATH",
+            help="LPIPS weights, e.g. vgg:/weights/vgg16.pth, where the preset's losses have lpips.",
+        ),
+    ] = None,
     objective: Annotated[
         Literal["gan", "l1"],
         typer.Option("--objective", help="gan, or l1 for the control that the report sets beside it."),
@@ -164,10 +183,12 @@ def train_upsampler(
 ) -> None:
     """Train the upsampler, which makes large images of the base model's."""
     with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import references
         from gigagan_core.stages import train_upsampler as stage
 
         section = "upsampler" if objective == "gan" else "control"
-        _run_on_data(stage.run, section, data, encoder, preset, overrides, context)
+        weights = references.lpips_weights(lpips) if lpips else None
+        _run_on_data(stage.run, section, data, encoder, preset, overrides, context, lpips=weights)
 
 
 def _run_on_data(
@@ -178,6 +199,7 @@ def _run_on_data(
     preset: str,
     overrides: list[str] | None,
     context: Any,
+    **further: Any,
 ) -> None:
     from gigagan_core.stages import references
 
@@ -185,6 +207,7 @@ def _run_on_data(
     inputs = {
         "data": references.shard_set(context.store, data),
         "encoder": references.encoder(context.store, encoder),
+        **further,
     }
     run(settings, inputs, context)
 

@@ -5,9 +5,11 @@ fingerprints, its source is not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+from gigagan_core.config import ablations, openmoji, paper
 from gigagan_core.config.curate import CurateSettings
 from gigagan_core.config.encoder import EncoderSettings, TowerSettings, demo_encoder
 from gigagan_core.config.evaluate import EvaluateSettings
@@ -15,7 +17,15 @@ from gigagan_core.config.ingest import FetchSettings, IngestSettings
 from gigagan_core.config.pipeline import PipelineSettings, SourceSettings
 from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
 from gigagan_core.errors import GigaganError, nearest
-from gigagan_core.models.settings import demo_discriminator, demo_generator, demo_upsampler
+from gigagan_core.models.published import PUBLISHED, Published
+from gigagan_core.models.settings import (
+    DiscriminatorSettings,
+    GeneratorSettings,
+    UpsamplerSettings,
+    demo_discriminator,
+    demo_generator,
+    demo_upsampler,
+)
 from gigagan_core.training.settings import (
     BaseLossSettings,
     BaseTraining,
@@ -27,20 +37,66 @@ from gigagan_core.training.settings import (
     UpsamplerTraining,
 )
 
+Part = Literal["base", "upsampler"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """purpose: what it is for, in one line. build: its settings."""
+    """purpose: what it is for, in one line. build: its settings. part: the one section that it is of, else all."""
 
     purpose: str
-    build: Callable[[], PipelineSettings]
+    build: Callable[[], PipelineSettings | BaseTrainingSettings | UpsamplerTrainingSettings]
+    part: Part | None = None
 
 
 def preset(name: str) -> PipelineSettings:
-    """The settings of a preset; GigaganError names the nearest one when there is none of this name."""
+    """The settings of a whole pipeline; GigaganError names the nearest preset where there is none of this name."""
+    found = _find(name)
+    if found.part is not None:
+        raise GigaganError(
+            f"preset {name!r} is of one stage; give it to train-{found.part}, or name a preset of a whole pipeline: "
+            + ", ".join(each for each, other in PRESETS.items() if other.part is None)
+        )
+    return found.build()
+
+
+def section(name: str, part: str) -> Any:
+    """One section's settings in a preset, such as "base"; GigaganError where it has no such section.
+
+    part: a field of `PipelineSettings`. The control of an upsampler belongs to the preset of that upsampler.
+    """
+    found = _find(name)
+    settings = found.build()
+    if found.part is None:
+        chosen = getattr(settings, part)
+    elif (found.part, part) == ("upsampler", "control"):
+        chosen = control_of(settings)
+    else:
+        chosen = settings if found.part == part else None
+    if chosen is None:
+        fits = [each for each, other in PRESETS.items() if other.part in (None, part)]
+        raise GigaganError(f"preset {name!r} has no {part} settings; choose one that has: {', '.join(fits)}")
+    return chosen
+
+
+def networks(name: str) -> dict[str, GeneratorSettings | UpsamplerSettings | DiscriminatorSettings]:
+    """Every GAN network of a preset, by its place."""
+    found = _find(name)
+    settings = found.build()
+    base = settings if found.part == "base" else getattr(settings, "base", None)
+    large = settings if found.part == "upsampler" else getattr(settings, "upsampler", None)
+    named: dict[str, GeneratorSettings | UpsamplerSettings | DiscriminatorSettings] = {}
+    if found.part in (None, "base"):
+        named |= {"generator": base.generator, "discriminator": base.discriminator}
+    if found.part in (None, "upsampler"):
+        named |= {"upsampler": large.upsampler, "upsampler's discriminator": large.discriminator}
+    return named
+
+
+def _find(name: str) -> Preset:
     if name not in PRESETS:
         raise GigaganError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
-    return PRESETS[name].build()
+    return PRESETS[name]
 
 
 def control_of(upsampler: UpsamplerTrainingSettings) -> UpsamplerTrainingSettings:
@@ -80,6 +136,7 @@ def demo() -> PipelineSettings:
                 adversarial=0.1,
                 matching=0.1,
                 contrastive=0.0,
+                lpips=0.0,
                 feature_distance=20.0,
                 feature_patches=4,
                 l1=10.0,
@@ -153,7 +210,10 @@ def tiny() -> PipelineSettings:
         upsampler=demo_upsampler(16, 32, text_dim=text_dim),
         discriminator=demo_discriminator(32, levels=2, text_dim=text_dim),
         training=UpsamplerTraining(
-            schedule=schedule, losses=UpsamplerLossSettings(level_weights=None, contrastive=0.0)
+            schedule=schedule,
+            losses=UpsamplerLossSettings(
+                level_weights=None, contrastive=0.0, lpips=0.0, feature_distance=10.0
+            ),
         ),
         launcher="plain",
     )
@@ -185,19 +245,33 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         "every stage at the smallest size, to see that an installation works; learns nothing", tiny
     ),
+    "openmoji-64": Preset("real drawings at 64 px, on one GPU", openmoji.base_64, "base"),
+    "openmoji-64-to-256": Preset(
+        "their upsampler to 256 px, on one GPU", openmoji.upsampler_64_to_256, "upsampler"
+    ),
+    "paper-t2i-64": Preset("the paper's base model, 64 px", paper.text_to_image_64, "base"),
+    "paper-upsampler-64-to-512": Preset("the paper's upsampler", paper.upsampler_64_to_512, "upsampler"),
+    "paper-upsampler-128-to-1024": Preset(
+        "the paper's large upsampler (Table 4)", paper.upsampler_128_to_1024, "upsampler"
+    ),
+    "imagenet-256": Preset("the paper's class-conditional model (Table A1)", paper.imagenet_256, "base"),
+    "imagenet-upsampler-64-to-256": Preset(
+        "the paper's unconditional upsampler (Table 5)", paper.upsampler_imagenet_64_to_256, "upsampler"
+    ),
+} | {
+    ablations.PREFIX + name: Preset(
+        f"Table 1: {row.what}", functools.partial(ablations.ablation, name), "base"
+    )
+    for name, row in ablations.ROWS.items()
 }
-
-STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
-    "ingest": ("ingest",),
-    "train-encoder": ("condition", "judge"),
-    "curate": ("curate",),
-    "train-base": ("base",),
-    "train-upsampler": ("upsampler", "control"),
-    "evaluate": ("evaluate",),
-}
-"""Which sections of a preset a stage's own command takes its settings from; the first is the default."""
+"""What can be asked for by name, in the order of `gigagan presets`."""
 
 
-def section(name: str, stage: str, part: str | None = None) -> Any:
-    """A stage's settings in a preset. part: one of the stage's sections, where it has several."""
-    return getattr(preset(name), part or STAGE_SECTIONS[stage][0])
+def published_counts(name: str) -> dict[str, Published]:
+    """What the paper counts for networks of a preset, by the names that `networks` gives."""
+    settings = networks(name)
+    row = ablations.ROWS.get(name.removeprefix(ablations.PREFIX))
+    if name.startswith(ablations.PREFIX) and row is not None:
+        return {"generator": Published(row.what, settings["generator"], row.millions)}
+    counts = {entry.settings: entry for entry in PUBLISHED}
+    return {place: counts[network] for place, network in settings.items() if network in counts}

@@ -10,6 +10,7 @@ Axes: N samples, L text positions, C width, P patches, E embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +130,11 @@ class ClipModel(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] float32, normalised by the encoder's mean and std -> [N, E]."""
-        return self.visual(images)
+        return self.visual(images)[0]
+
+    def image_features(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the patches after each of `layers` (blocks from 1) as [N, C, h, w], C the tower's width."""
+        return self.visual(images, layers)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """int64 [N, L] -> [N, E], read at the end-of-text token."""
@@ -154,12 +159,20 @@ class _VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(tower.width)
         self.proj = nn.Parameter(scale * torch.randn(tower.width, architecture.embed_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.conv1(images).flatten(2).transpose(1, 2)  # [N, P, C]
+    def forward(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """-> [N, E], and the patches after each of `layers` (blocks from 1) as [N, C, h, w]."""
+        x = self.conv1(images)
+        grid = x.shape[-2:]
+        x = x.flatten(2).transpose(1, 2)  # [N, P, C]
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
-        x = self.ln_post(self.transformer(self.ln_pre(x)))
+        x, maps = self.ln_pre(x), []
+        for number, block in enumerate(self.transformer.resblocks, start=1):
+            x = block(x)
+            if number in layers:
+                maps.append(x[:, 1:].transpose(1, 2).unflatten(2, grid))
+        x = self.ln_post(x)
         x = x[:, 1:].mean(dim=1) if self.pool == "avg" else x[:, 0]
-        return x @ self.proj
+        return x @ self.proj, maps
 
 
 class _Transformer(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,35 @@ class ClipEncoder(nn.Module):
         Images are resized antialiased to `image_size`; one that is not square is squeezed, so crop it first.
         Nothing is clamped or rounded: a clamp would take the gradient from a generator that overshoots.
         """
+        return self.model.encode_image(self._prepared(images))
+
+    def image_features(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The same, and in one pass the patches after each of `layers` (blocks from 1) as [N, C, h, w].
+
+        Raises GigaganError where the image tower has no such blocks.
+        """
+        if isinstance(self.model, ClipModel):
+            count = self.model.architecture.vision.layers
+        else:
+            count = len(getattr(getattr(self.model.visual, "transformer", None), "resblocks", ()))
+        if not count or max(layers, default=0) > count:
+            raise GigaganError(
+                f"encoder {self.name}: blocks {list(layers)} are wanted, of {count} in its image tower"
+            )
+        x = self._prepared(images)
+        if isinstance(self.model, ClipModel):
+            return self.model.image_features(x, layers)
+        found = self.model.visual.forward_intermediates(
+            x, indices=[layer - 1 for layer in layers], output_fmt="NCHW"
+        )
+        return found["image_features"], found["image_intermediates"]
+
+    def _prepared(self, images: Tensor) -> Tensor:
         x = (images.to(self.mean.dtype) + 1) / 2
         size = (self.image_size, self.image_size)
         if x.shape[-2:] != size:
             x = F.interpolate(x, size=size, mode=self._interpolation, align_corners=False, antialias=True)
-        return self.model.encode_image((x - self.mean) / self.std)
+        return (x - self.mean) / self.std
 
 
 def save_encoder(

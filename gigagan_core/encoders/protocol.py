@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -38,6 +39,13 @@ class Encoder(Protocol):
 
     def text_embed(self, tokens: Tensor) -> Tensor:
         """int64 [N, L] -> float32 [N, E], not normalised."""
+        ...
+
+    def image_features(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """What `image_embed` gives, and in the same pass the patches after some blocks (from 1) as maps.
+
+        images as there -> [N, E], and for each of `layers` float32 [N, C, h, w]; differentiable.
+        """
         ...
 
     def image_embed(self, images: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def draw(
     text = encoder.text_tokens(encoder.tokenize(captions).to(device))
     indices = indices.to(device)
     z = keyed_normal(seed, "inference/z", indices, (network.settings.z_dim,))
-    code = network.encode_text(text)
+    code = network.encode(text)
     w = network.truncate(network.map(z, code), psi)
     return to_uint8(network.synthesise(w, code, _noise(seed, indices))[0])
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from gigagan_core.losses.adversarial import prediction_weights
 from gigagan_core.models.attention import double_backward_safe
+from gigagan_core.models.condition import Condition
 from gigagan_core.models.discriminator import Discriminator
-from gigagan_core.models.text import TextFeatures
 
 
 def r1_penalty(
     discriminator: Discriminator,
     pyramid: Sequence[Tensor],
-    text: TextFeatures | None = None,
+    condition: Condition = None,
     level_weights: Sequence[float] | None = None,
     intermediate_weight: float = 1.0,
 ) -> Tensor:
@@ -28,7 +28,7 @@ def r1_penalty(
     device = pyramid[0].device.type
     images = [image.detach().requires_grad_() for image in pyramid[: discriminator.settings.levels]]
     with torch.enable_grad(), torch.autocast(device, enabled=False), double_backward_safe():
-        predictions = discriminator(images, text)
+        predictions = discriminator(images, condition)
         weights = prediction_weights(predictions, level_weights, intermediate_weight)
         total = sum(p.logits.mean(dim=(1, 2, 3)).sum() * weight for p, weight in zip(predictions, weights))
         gradients = torch.autograd.grad(total, images, create_graph=True)

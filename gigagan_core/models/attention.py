@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gigagan_core.models.layers import LEAK, EqualLinear, at_least_fp32, from_tokens, tokens
+
+if TYPE_CHECKING:
+    from gigagan_core.models.text import TextCode  # which is built of this module's parts
 
 # Fast GPU kernels want the width of a head to be a multiple of this (16 bytes of bf16).
 _HEAD_MULTIPLE = 8
@@ -79,14 +83,18 @@ class L2SelfAttention(nn.Module):
         self.query_key = EqualLinear(channels, inner)
         self.value = EqualLinear(channels, inner)
         self.out = EqualLinear(inner, channels)
-        self.w_token = EqualLinear(w_dim, channels) if w_dim else None
+        self.w_token = None
+        if w_dim:
+            # Where w is as wide as the features, the shared key and value projections read it as it is (fit).
+            self.w_token = nn.Identity() if w_dim == channels else EqualLinear(w_dim, channels)
 
     def forward(self, x: Tensor, w: Tensor | None = None) -> Tensor:
         """x [N, L, C], w [N, w_dim] -> [N, L, C]; the residual is the caller's."""
         x = self.norm(x)
         length = x.shape[1]
         if self.w_token is not None:
-            x = torch.cat([x, self.w_token(w)[:, None].to(x.dtype)], dim=1)
+            token = F.layer_norm(self.w_token(w), x.shape[-1:])
+            x = torch.cat([x, token[:, None].to(x.dtype)], dim=1)
         key = split_heads(self.query_key(x), self.head_dim)
         value = split_heads(self.value(x), self.head_dim)
         return self.out(merge_heads(l2_attention(key[:, :, :length], key, value)))
@@ -155,16 +163,14 @@ class AttentionBlock(nn.Module):
         self.cross_attention = CrossAttention(channels, inner, head_dim, text_width) if text_width else None
         self.cross_feed_forward = FeedForward(channels, mlp_ratio) if text_width and cross_mlp else None
 
-    def forward(
-        self, x: Tensor, w: Tensor | None = None, words: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """x [N, C, H, W] -> [N, C, H, W]; w [N, w_dim]; words [N, S, text_width], mask bool [N, S]."""
+    def forward(self, x: Tensor, w: Tensor | None = None, words: TextCode | None = None) -> Tensor:
+        """x [N, C, H, W] -> [N, C, H, W]; w [N, w_dim]; words: of N captions, for cross-attention."""
         size = tuple(x.shape[-2:])
         y = tokens(x)
         y = torch.add(y, self.self_attention(y, w).to(y.dtype), alpha=self.gain)
         y = torch.add(y, self.feed_forward(y).to(y.dtype), alpha=self.gain)
         if self.cross_attention is not None:
-            y = torch.add(y, self.cross_attention(y, words, mask).to(y.dtype), alpha=self.gain)
+            y = torch.add(y, self.cross_attention(y, words.t_local, words.mask).to(y.dtype), alpha=self.gain)
         if self.cross_feed_forward is not None:
             y = torch.add(y, self.cross_feed_forward(y).to(y.dtype), alpha=self.gain)
         return from_tokens(y, size)

@@ -63,10 +63,15 @@ def check_style(settings) -> None:
         raise ValueError(f"mapping_lr_multiplier must be positive, not {settings.mapping_lr_multiplier}")
 
 
-def check_text(settings) -> None:
-    """The text branch."""
+def check_condition(settings) -> None:
+    """What the network is conditioned on: captions, classes, or nothing."""
     check_range(settings, "text_dim", 1)
     check_range(settings, "text_depth", 0)
+    if (settings.conditioning == "class") != (settings.classes > 0):
+        raise ValueError(
+            f"classes is {settings.classes} with conditioning {settings.conditioning!r}; give the number of "
+            'classes with conditioning "class", and 0 without'
+        )
     if settings.text_conditioned and settings.text_width % settings.text_head_dim:
         raise ValueError(
             f"text_width ({settings.text_width}) must be a multiple of text_head_dim ({settings.text_head_dim})"

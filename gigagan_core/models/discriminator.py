@@ -18,15 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.models.attention import AttentionBlock
+from gigagan_core.models.condition import Condition, code_width, condition_encoder
 from gigagan_core.models.layers import (
     EqualConv2d,
+    Recomputing,
     at_least_fp32,
     downsample,
     residual_projection,
 )
-from gigagan_core.models.predictor import Predictor
+from gigagan_core.models.predictor import predictor
 from gigagan_core.models.settings import DiscriminatorSettings
-from gigagan_core.models.text import TextEncoder, TextFeatures
+from gigagan_core.models.vision_aided import VisionAidedHeads
 
 
 class Prediction(NamedTuple):
@@ -57,17 +59,13 @@ class ImageFeatures(NamedTuple):
         return ImageFeatures(maps, len(rows))
 
 
-class Discriminator(nn.Module):
-    """Trunk phi, text branch and predictors psi_j. Without text, the predictors are Conv1x1 alone."""
+class Discriminator(Recomputing, nn.Module):
+    """Trunk phi, text branch and predictors psi_j. Without a condition, the predictors are Conv1x1 alone."""
 
     def __init__(self, settings: DiscriminatorSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.text_encoder = (
-            TextEncoder(settings.text_dim, settings.text_width, settings.text_depth, settings.text_head_dim)
-            if settings.text_conditioned
-            else None
-        )
+        self.condition_encoder = condition_encoder(settings)
         self.stages = nn.ModuleList()
         self.predictors = nn.ModuleList()
         entering = set(settings.input_resolutions)
@@ -85,24 +83,27 @@ class Discriminator(nn.Module):
             )
             self.stages.append(stage)
             predicts = last or settings.intermediate_predictions
-            width = settings.text_width if settings.text_conditioned else 0
-            self.predictors.append(
-                Predictor(stage.out_channels, width, settings.predictor_depth, settings.predictor_width)
-                if predicts
-                else None
+            self.predictors.append(predictor(settings, stage.out_channels) if predicts else None)
+        self.vision_aided = None
+        if settings.vision_layers:
+            self.vision_aided = VisionAidedHeads(
+                len(settings.vision_layers),
+                settings.vision_width,
+                settings.vision_channels,
+                code_width(settings),
             )
 
-    def forward(self, pyramid: Sequence[Tensor], text: TextFeatures | None = None) -> Predictions:
-        """pyramid [N, 3, r, r] from high to low, text of N captions (None without text) -> all predictions.
+    def forward(self, pyramid: Sequence[Tensor], condition: Condition = None) -> Predictions:
+        """pyramid [N, 3, r, r] from high to low, N captions or labels (None without condition) -> all predictions.
 
         L levels give L (L + 1) / 2 predictions where L counts every scale (15 at 64 px), by scale, then level.
         Lower levels than `settings.levels` may be present and are not looked at.
         """
-        return self.predict(self.features(pyramid), self.text_code(text))
+        return self.predict(self.features(pyramid), self.encode(condition))
 
-    def text_code(self, text: TextFeatures | None) -> Tensor | None:
-        """Frozen features of N captions -> t_D [N, text_width]; None for a network without text."""
-        return None if self.text_encoder is None else self.text_encoder(text).t_global
+    def encode(self, condition: Condition) -> Tensor | None:
+        """Frozen features of N captions, or labels -> t_D [N, text_width]; None for a network without condition."""
+        return None if self.condition_encoder is None else self.condition_encoder(condition).t_global
 
     def features(self, pyramid: Sequence[Tensor]) -> ImageFeatures:
         """phi of every level at every scale. pyramid: [N, 3, r, r] from high to low."""
@@ -112,24 +113,34 @@ class Discriminator(nn.Module):
             raise ValueError(f"the discriminator takes a pyramid of {wanted} px, not {found}")
         size = len(pyramid[0])
         x, maps = None, []
-        for i, (stage, predictor) in enumerate(zip(self.stages, self.predictors)):
-            x = stage(x, pyramid[i] if stage.from_rgb is not None else None, size)
-            maps.append(None if predictor is None else x)
+        for i, (stage, psi) in enumerate(zip(self.stages, self.predictors)):
+            x = self.run(stage, x, pyramid[i] if stage.from_rgb is not None else None, size)
+            maps.append(None if psi is None else x)
         return ImageFeatures(tuple(maps), size)
 
     def predict(self, features: ImageFeatures, t_D: Tensor | None = None) -> Predictions:
         """phi of N images and t_D [N, text_width] of N captions -> predictions; costs the psi_j only."""
         predictions = []
         last = len(self.predictors) - 1
-        for scale, (predictor, x) in enumerate(zip(self.predictors, features.maps)):
-            if predictor is None:
+        for scale, (psi, x) in enumerate(zip(self.predictors, features.maps)):
+            if psi is None:
                 continue
-            logits = at_least_fp32(predictor(x, t_D))
+            logits = at_least_fp32(psi(x, t_D))
             predictions += [
                 Prediction(level, scale, scale == last, part)
                 for level, part in enumerate(logits.split(features.batch))
             ]
         return predictions
+
+    def predict_vision(self, maps: Sequence[Tensor], t_D: Tensor | None = None) -> Predictions:
+        """Feature maps of a frozen image encoder [N, vision_width, h, w], one a layer read -> the heads' predictions.
+
+        All count as final: each head is a discriminator of its own.
+        """
+        return [
+            Prediction(0, scale, True, at_least_fp32(logits))
+            for scale, logits in enumerate(self.vision_aided(maps, t_D))
+        ]
 
 
 class _Stage(nn.Module):

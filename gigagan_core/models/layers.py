@@ -8,10 +8,12 @@ convolution, resampling and pooling are two to five times faster so, and the tok
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2.0)  # keeps unit variance through a leaky ReLU (StyleGAN2)
@@ -51,6 +53,19 @@ def tokens(x: Tensor) -> Tensor:
 def from_tokens(x: Tensor, size: tuple[int, int]) -> Tensor:
     """[N, H W, C] -> [N, C, H, W], channels_last."""
     return x.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+class Recomputing:
+    """Mixin of networks whose stages may be recomputed in the backward pass instead of kept in memory."""
+
+    checkpoint_activations: bool = False
+
+    def run(self, stage: nn.Module, *inputs: Any) -> Any:
+        """stage(*inputs), and nothing of what is inside kept for the backward pass where that is switched on."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            # Nothing in a network draws from the global random state: noise is given from outside.
+            return checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return stage(*inputs)
 
 
 class EqualLinear(nn.Module):

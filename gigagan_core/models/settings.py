@@ -16,11 +16,11 @@ from typing import Literal
 from gigagan_core.models.checks import (
     check_attention,
     check_choice,
+    check_condition,
     check_entries,
     check_from_4,
     check_range,
     check_style,
-    check_text,
     check_widths,
     freeze_tuples,
     resolutions,
@@ -28,6 +28,8 @@ from gigagan_core.models.checks import (
 
 Residual = Literal["conv", "identity", "none"]
 Per = Literal["block", "resolution"]
+PredictorKind = Literal["modulated", "projection"]
+Conditioning = Literal["text", "class", "none"]
 Skip = Literal["concatenate", "add"]
 
 
@@ -46,9 +48,10 @@ class GeneratorSettings:
         0  # > 0: t_global is projected to this width before M (I: StyleGAN2's class embedding)
     )
 
-    text_conditioned: bool = True
+    conditioning: Conditioning = "text"  # "class": a learned vector a class stands in for t_global
+    classes: int = 0  # of a class-conditional network
     text_dim: int = 768  # C of the frozen encoder's features
-    text_width: int = 768  # V1: width of the learned text encoder T
+    text_width: int = 768  # V1: width of the learned text encoder T, or of a class's vector
     text_depth: int = 4  # V1; 0: T only selects (and projects, where the widths differ)
     text_head_dim: int = 64  # I
 
@@ -70,7 +73,8 @@ class GeneratorSettings:
     attention_head_dim: int = 64  # I
     attention_width: float = 1.0  # R: inner width of attention / channels
     attention_mlp_ratio: float = 4.0  # R
-    w_token: bool = True  # I: w enters self-attention as one more key and value
+    # I: w enters self-attention as one more key and value; projected only where its width is not the features' (fit)
+    w_token: bool = True
     cross_attention: bool = True  # V1
     cross_attention_mlp: bool = True  # fit: cross-attention has a feed-forward of its own
 
@@ -83,7 +87,8 @@ class GeneratorSettings:
         count = len(resolutions(4, self.image_size, "image_size"))
         check_from_4(self, count, kernels=1, blocks=1, attention_depths=0)
         check_style(self)
-        check_text(self)
+        check_choice(self, "conditioning", Conditioning)
+        check_condition(self)
         check_widths(self)
         check_attention(self, zip(self.resolutions, self.attention_depths))
         check_choice(self, "residual", Residual)
@@ -94,6 +99,11 @@ class GeneratorSettings:
     def resolutions(self) -> tuple[int, ...]:
         """4, 8, ..., image_size."""
         return resolutions(4, self.image_size, "image_size")
+
+    @property
+    def text_conditioned(self) -> bool:
+        """Whether it takes captions, and so a frozen text encoder's features."""
+        return self.conditioning == "text"
 
     def channels(self, resolution: int) -> int:
         """Feature width at a resolution: min(base / r, max)."""
@@ -110,9 +120,10 @@ class DiscriminatorSettings:
     levels: int = 5  # V1: how many pyramid images enter, from image_size down; 1: single-scale input
     intermediate_predictions: bool = True  # V1: a prediction at every scale; False: at the last one only
 
-    text_conditioned: bool = True
+    conditioning: Conditioning = "text"  # "class": a learned vector a class stands in for t_global
+    classes: int = 0  # of a class-conditional network
     text_dim: int = 768  # C of the frozen encoder's features
-    text_width: int = 768  # fit: width of t_D
+    text_width: int = 768  # fit: width of t_D, or of a class's vector
     text_depth: int = 4  # R: "learned attention"
     text_head_dim: int = 64  # I
 
@@ -134,24 +145,42 @@ class DiscriminatorSettings:
     attention_width: float = 1.0  # R
     attention_mlp_ratio: float = 4.0  # R
 
+    # "modulated": psi_j as in equation 7; "projection": the inner product with t_D (Miyato & Koyama 2018), which
+    # the class-conditional model has (R)
+    predictor: PredictorKind = "modulated"
     predictor_depth: int = 4  # V1: modulated 1x1 convolutions in psi_j
     predictor_width: int = 0  # I: 0: as wide as the features it reads
     minibatch_std_group: int = (
         0  # V1: off for text-to-image 64 px; else contiguous groups of this many samples
     )
 
+    # Blocks (from 1) of a frozen image encoder that vision-aided heads read; empty: there are none. V1: layers of
+    # CLIP ViT-B/32; which ones is not known
+    vision_layers: tuple[int, ...] = ()
+    vision_width: int = 768  # C of the frozen encoder's image features
+    vision_channels: int = 256  # I: after the fixed random projection
+
     def __post_init__(self) -> None:
         freeze_tuples(self)
         count = len(resolutions(4, self.image_size, "image_size"))
         check_from_4(self, count, blocks=1, attention_depths=0)
-        check_text(self)
+        check_choice(self, "conditioning", Conditioning)
+        check_condition(self)
         check_widths(self)
         check_attention(self, zip(self.resolutions, self.attention_depths))
         check_choice(self, "residual", Residual)
+        check_choice(self, "predictor", PredictorKind)
         check_range(self, "levels", 1, count)
         check_range(self, "predictor_depth", 1)
         check_range(self, "predictor_width", 0)
         check_range(self, "minibatch_std_group", 0)
+        check_range(self, "vision_width", 1)
+        check_range(self, "vision_channels", 1)
+        if (
+            sorted(set(self.vision_layers)) != list(self.vision_layers)
+            or min(self.vision_layers, default=1) < 1
+        ):
+            raise ValueError(f"vision_layers must rise from 1 on, not {self.vision_layers}")
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -162,6 +191,11 @@ class DiscriminatorSettings:
     def input_resolutions(self) -> tuple[int, ...]:
         """Sizes of the pyramid images it takes, from high to low."""
         return self.resolutions[::-1][: self.levels]
+
+    @property
+    def text_conditioned(self) -> bool:
+        """Whether it takes captions, and so a frozen text encoder's features."""
+        return self.conditioning == "text"
 
     def channels(self, resolution: int) -> int:
         """Feature width at a resolution: min(base / r, max)."""
@@ -183,7 +217,8 @@ class UpsamplerSettings:
     mapping_lr_multiplier: float = 0.01  # I
     mapping_text_dim: int = 0  # as in GeneratorSettings
 
-    text_conditioned: bool = True
+    conditioning: Conditioning = "text"  # "class": a learned vector a class stands in for t_global
+    classes: int = 0  # of a class-conditional network
     text_dim: int = 768
     text_width: int = 768  # V1
     text_depth: int = 2  # R
@@ -236,7 +271,8 @@ class UpsamplerSettings:
                 f"lowest_rgb is {self.lowest_rgb}, but the decoder works at {self.resolutions} px"
             )
         check_style(self)
-        check_text(self)
+        check_choice(self, "conditioning", Conditioning)
+        check_condition(self)
         check_widths(self)
         check_attention(self, zip(self.resolutions, self.attention_depths))
         check_attention(self, zip(self.encoder_resolutions[1:], self.encoder_attention_depths))
@@ -259,6 +295,11 @@ class UpsamplerSettings:
     def output_resolutions(self) -> tuple[int, ...]:
         """Sizes of the images it returns, from high to low."""
         return tuple(r for r in self.resolutions[::-1] if r >= self.lowest_rgb)
+
+    @property
+    def text_conditioned(self) -> bool:
+        """Whether it takes captions, and so a frozen text encoder's features."""
+        return self.conditioning == "text"
 
     def channels(self, resolution: int) -> int:
         """Feature width at a resolution: min(base / r, max)."""

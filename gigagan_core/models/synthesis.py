@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,19 @@ def layer_codes(w: Tensor, num_layers: int) -> tuple[Tensor, ...]:
     if w.dim() != 3 or w.shape[1] != num_layers:
         raise ValueError(f"w must be [N, w_dim] or [N, {num_layers}, w_dim], not {list(w.shape)}")
     return w.unbind(dim=1)
+
+
+Codes = TextCode | Sequence[TextCode] | None
+"""What words the layers see: the same for all, or one code a layer (prompt mixing), or none."""
+
+
+def layer_words(code: Codes, num_layers: int) -> tuple[TextCode | None, ...]:
+    """One code for all layers, or one a layer -> one a layer."""
+    if code is None or isinstance(code, TextCode):
+        return (code,) * num_layers
+    if len(code) != num_layers:
+        raise ValueError(f"give one text code, or one a layer ({num_layers}), not {len(code)}")
+    return tuple(code)
 
 
 class SynthesisBlock(nn.Module):
@@ -177,26 +190,26 @@ class SynthesisStage(nn.Module):
         rgb: Tensor | None,
         codes: tuple[Tensor, ...],
         layer: int,
-        text_code: TextCode | None = None,
+        words: tuple[TextCode | None, ...],
         noise: Noise | None = None,
         skip: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """x [N, in, h, h], rgb of the stage below or None -> (x [N, out, r, r], rgb [N, 3, r, r] or None).
 
-        layer: number of the stage's first convolution. The image is the sum of all RGB outputs so far.
+        codes, words: style code and text code of every layer of the network; layer: number of the stage's first
+        convolution. Attention takes those of the convolution before it. The image is the sum of all RGB outputs so far.
         """
         if rgb is not None:
             rgb = upsample(rgb)
         if self.up_before:
             x = torch.cat([upsample(x), skip], dim=1)
-        words, mask = (None, None) if text_code is None else (text_code.t_local, text_code.mask)
         for i, (block, attention, to_rgb) in enumerate(zip(self.blocks, self.attention, self.to_rgb)):
             x = block(x, codes, layer, noise)
             if i == 0 and self.skip == "add":
                 x = x + skip
             layer += len(block.convs)
             for module in attention:
-                x = module(x, codes[layer - 1], words, mask)
+                x = module(x, codes[layer - 1], words[layer - 1])
             if to_rgb is not None:
                 part = to_rgb(x, codes[layer - 1])
                 rgb = part if rgb is None else rgb + part

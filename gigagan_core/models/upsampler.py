@@ -6,30 +6,34 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.models.attention import AttentionBlock
-from gigagan_core.models.layers import EqualConv2d, downsample
+from gigagan_core.models.condition import Condition, code_width, condition_encoder
+from gigagan_core.models.layers import EqualConv2d, Recomputing, downsample
 from gigagan_core.models.mapping import MappingNetwork
 from gigagan_core.models.pyramid import resize
 from gigagan_core.models.settings import UpsamplerSettings
-from gigagan_core.models.synthesis import Noise, SynthesisBlock, SynthesisStage, layer_codes
-from gigagan_core.models.text import TextCode, TextEncoder, TextFeatures
+from gigagan_core.models.synthesis import (
+    Codes,
+    Noise,
+    SynthesisBlock,
+    SynthesisStage,
+    layer_codes,
+    layer_words,
+)
+from gigagan_core.models.text import TextCode
 from gigagan_core.models.truncation import StyleMean
 
 
-class Upsampler(StyleMean, nn.Module):
+class Upsampler(StyleMean, Recomputing, nn.Module):
     """Down to the bottleneck in residual blocks, up again in synthesis stages, skips at equal resolutions."""
 
     def __init__(self, settings: UpsamplerSettings) -> None:
         super().__init__()
         self.settings = settings
-        text_width = settings.text_width if settings.text_conditioned else 0
-        self.text_encoder = (
-            TextEncoder(settings.text_dim, text_width, settings.text_depth, settings.text_head_dim)
-            if text_width
-            else None
-        )
+        width = code_width(settings)
+        self.condition_encoder = condition_encoder(settings)
         self.mapping = MappingNetwork(
             settings.z_dim,
-            text_width,
+            width,
             settings.w_dim,
             settings.mapping_depth,
             settings.mapping_lr_multiplier,
@@ -47,18 +51,18 @@ class Upsampler(StyleMean, nn.Module):
             )
         )
         self.decoder = nn.ModuleList()
-        width = settings.channels(settings.bottleneck_size)
+        channels = settings.channels(settings.bottleneck_size)
         for i, resolution in enumerate(settings.resolutions):
             joins = settings.bottleneck_size < resolution <= settings.low_size
             self.decoder.append(
                 SynthesisStage(
                     settings,
-                    width,
+                    channels,
                     settings.channels(resolution),
                     kernels=settings.kernels[i],
                     blocks=settings.blocks[i],
                     attention_depth=settings.attention_depths[i],
-                    text_width=text_width if settings.cross_attention else 0,
+                    text_width=width if settings.cross_attention else 0,
                     up=i > 0,
                     single_first_conv=False,
                     rgb=resolution >= settings.lowest_rgb,
@@ -66,7 +70,7 @@ class Upsampler(StyleMean, nn.Module):
                     skip=settings.skip if joins else None,
                 )
             )
-            width = settings.channels(resolution)
+            channels = settings.channels(resolution)
 
     @property
     def num_layers(self) -> int:
@@ -74,22 +78,22 @@ class Upsampler(StyleMean, nn.Module):
         return sum(stage.num_layers for stage in (*self.encoder, *self.decoder))
 
     def forward(
-        self, low: Tensor, z: Tensor, text: TextFeatures | None = None, noise: Noise | None = None
+        self, low: Tensor, z: Tensor, condition: Condition = None, noise: Noise | None = None
     ) -> list[Tensor]:
-        """low [N, 3, low_size, low_size] in [-1, 1], z [N, z_dim], text of N captions -> pyramid, high to low."""
-        code = None if self.text_encoder is None else self.encode_text(text)
+        """low [N, 3, low_size, low_size] in [-1, 1], z [N, z_dim], N captions or labels -> pyramid, high to low."""
+        code = self.encode(condition)
         return self.synthesise(low, self.map(z, code), code, noise)
 
-    def encode_text(self, text: TextFeatures) -> TextCode:
-        """Frozen features of N captions -> t_local, t_global and the words' mask."""
-        return self.text_encoder(text)
+    def encode(self, condition: Condition) -> TextCode | None:
+        """Frozen features of N captions, or labels -> t_local, t_global, the words' mask; None without condition."""
+        return None if self.condition_encoder is None else self.condition_encoder(condition)
 
-    def map(self, z: Tensor, text_code: TextCode | None = None) -> Tensor:
+    def map(self, z: Tensor, code: TextCode | None = None) -> Tensor:
         """z [N, z_dim] -> w [N, w_dim] = M(z, t_global)."""
-        return self.mapping(z, None if text_code is None else text_code.t_global)
+        return self.mapping(z, None if code is None else code.t_global)
 
     def synthesise(
-        self, low: Tensor, w: Tensor, text_code: TextCode | None = None, noise: Noise | None = None
+        self, low: Tensor, w: Tensor, code: Codes = None, noise: Noise | None = None
     ) -> list[Tensor]:
         """low [N, 3, low_size, low_size], w [N, w_dim] or [N, num_layers, w_dim] -> images about [-1, 1].
 
@@ -99,16 +103,16 @@ class Upsampler(StyleMean, nn.Module):
         settings = self.settings
         if low.shape[-1] != settings.low_size or low.shape[-2] != settings.low_size:
             raise ValueError(f"the upsampler takes {settings.low_size} px, not {tuple(low.shape[-2:])}")
-        codes = layer_codes(w, self.num_layers)
+        codes, words = layer_codes(w, self.num_layers), layer_words(code, self.num_layers)
         x = self.from_rgb(low.contiguous(memory_format=torch.channels_last))
         skips, layer = {settings.low_size: x}, 0
         for stage, resolution in zip(self.encoder, settings.encoder_resolutions[1:]):
-            x = stage(x, codes, layer, text_code, noise)
+            x = self.run(stage, x, codes, layer, words, noise)
             layer += stage.num_layers
             skips[resolution] = x
         rgb, pyramid = None, []
         for stage, resolution in zip(self.decoder, settings.resolutions):
-            x, rgb = stage(x, rgb, codes, layer, text_code, noise, skips.get(resolution))
+            x, rgb = self.run(stage, x, rgb, codes, layer, words, noise, skips.get(resolution))
             layer += stage.num_layers
             if rgb is not None:
                 pyramid.append(rgb)
@@ -140,9 +144,7 @@ class _DownStage(nn.Module):
                 settings.attention_width,
                 settings.attention_mlp_ratio,
                 w_dim=settings.w_dim if settings.w_token else 0,
-                text_width=settings.text_width
-                if settings.text_conditioned and settings.cross_attention
-                else 0,
+                text_width=code_width(settings) if settings.cross_attention else 0,
                 cross_mlp=settings.cross_attention_mlp,
             )
             for _ in range(attention_depth)
@@ -154,16 +156,15 @@ class _DownStage(nn.Module):
         x: Tensor,
         codes: tuple[Tensor, ...],
         layer: int,
-        text_code: TextCode | None,
+        words: tuple[TextCode | None, ...],
         noise: Noise | None,
     ) -> Tensor:
         """[N, in, r, r] -> [N, out, r / 2, r / 2]."""
-        words, mask = (None, None) if text_code is None else (text_code.t_local, text_code.mask)
         for i, block in enumerate(self.blocks):
             if i == len(self.blocks) - 1:
                 x = downsample(x)
             x = block(x, codes, layer, noise)
             layer += len(block.convs)
         for module in self.attention:
-            x = module(x, codes[layer - 1], words, mask)
+            x = module(x, codes[layer - 1], words[layer - 1])
         return x

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gigagan_core.config import presets
 from gigagan_core.config.base import with_overrides
 from gigagan_core.config.pipeline import PipelineSettings
-from gigagan_core.config.presets import preset as preset_settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
@@ -24,7 +24,7 @@ HELD_OUT = "heldout"
 
 def pipeline_settings(preset: str, overrides: Sequence[str] | None = None) -> PipelineSettings:
     """A preset with KEY=VALUE changes; KEY is dotted, e.g. ``base.training.schedule.total_images``."""
-    settings = with_overrides(preset_settings(preset), overrides or ())
+    settings = with_overrides(presets.preset(preset), overrides or ())
     if settings.source.kind == "tables":
         settings = settings.model_copy(update={"ingest": _without_site(settings.ingest)})
     return settings
@@ -38,9 +38,7 @@ def settings_of(
     section: a field of `PipelineSettings`. own_tables: the user's, so neither the embedded site nor its
     licence belongs to them.
     """
-    settings = getattr(preset_settings(preset), section)
-    if settings is None:
-        raise GigaganError(f"preset {preset!r} has no {section}; choose another preset")
+    settings = presets.section(preset, section)
     if own_tables:
         settings = _without_site(settings)
     return with_overrides(settings, overrides or ())
@@ -92,6 +90,16 @@ def encoder(store: Store, reference: str, role: str = "condition") -> Artifact |
     )
 
 
+def lpips_weights(reference: str) -> ExternalFile:
+    """BACKBONE:PATH of an LPIPS backbone's weight file, such as vgg:/weights/vgg16-397923af.pth."""
+    backbone, colon, path = reference.partition(":")
+    if not colon:
+        raise GigaganError(
+            f"LPIPS weights {reference!r}: write BACKBONE:PATH, such as vgg:/weights/vgg16.pth"
+        )
+    return _weight_file(backbone, path, what="LPIPS weights", kind="BACKBONE")
+
+
 def encoder_of(store: Store, model: Artifact) -> Artifact | ExternalFile:
     """The encoder that a model was trained with, by the model's manifest."""
     used = model.manifest.get("inputs", {}).get("encoder") or {}
@@ -133,10 +141,10 @@ def _objective(artifact: Artifact) -> str:
     return artifact.manifest.get("settings", {}).get("training", {}).get("objective", "gan")
 
 
-def _weight_file(architecture: str, path: str) -> ExternalFile:
+def _weight_file(name: str, path: str, what: str = "encoder", kind: str = "ARCH") -> ExternalFile:
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise GigaganError(
-            f"encoder {architecture}:{path}: no such weight file; give ARCH:PATH with an existing one"
+            f"{what} {name}:{path}: no such weight file; give {kind}:PATH with an existing one"
         )
-    return ExternalFile(f"{architecture}:{file}", sha256_file(file))
+    return ExternalFile(f"{name}:{file}", sha256_file(file))

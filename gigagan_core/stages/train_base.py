@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.encoders.roles import CONDITION, require_role
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.stages.training import check_inputs, train_stage
 from gigagan_core.store.artifact import Artifact, Input
@@ -13,11 +14,14 @@ SPEC = StageSpec("train-base", kind="base-model", module=__name__)
 def run(settings: BaseTrainingSettings, inputs: dict[str, Input], context: RunContext) -> Artifact:
     """Train a base model.
 
-    inputs: "data", a shard set; "encoder", an encoder artifact. The artifact holds ``bundle/`` (the model),
+    inputs: "data", a shard set; "encoder", an encoder artifact; "vision_encoder", optional, whose features the
+    vision-aided heads read (else the encoder's). The artifact holds ``bundle/`` (the model),
     ``curves.json`` (metrics by images seen) and ``samples/`` (grids, named by images seen).
     Raises GigaganError for what the user can mend; training goes on from the last checkpoint when run again.
     """
     check_inputs(inputs, SPEC.name)
+    if inputs.get("vision_encoder") is not None:
+        require_role(inputs["vision_encoder"], CONDITION)
     return materialise(SPEC, settings, inputs, context, _produce)
 
 

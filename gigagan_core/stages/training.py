@@ -28,7 +28,10 @@ def check_inputs(inputs: Mapping[str, Input], stage: str) -> None:
 def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
     """Train, or go on training, and fill the stage's output with bundle, curves and sample grids."""
     data, encoder = work.inputs["data"], work.inputs["encoder"]
-    job = TrainingJob(settings=work.settings, data=str(data.path), encoder=_place(encoder))
+    further = {
+        name: _place(work.inputs[name]) for name in ("vision_encoder", "lpips") if work.inputs.get(name)
+    }
+    job = TrainingJob(settings=work.settings, data=str(data.path), encoder=_place(encoder), **further)
     work.run.log_dataset("train", data.uri, data.output_digest, data.manifest.get("counts"))
     label = work.label.replace("train-", "training ")
     samples = work.path / "samples"

@@ -29,13 +29,14 @@ class Batch:
 
     images: [N, 3, H, W] float32 in [-1, 1]. captions, keys: N each; keys name the samples in their shards.
     indices: [N] int64, the global sample index: position in the endless sequence of images seen. All
-    randomness of a step is keyed by it, never by the worker.
+    randomness of a step is keyed by it, never by the worker. labels: [N] int64 classes, where the data has them.
     """
 
     images: Tensor
     captions: list[str]
     keys: list[str]
     indices: Tensor
+    labels: Tensor | None = None
 
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]

@@ -45,11 +45,18 @@ def base_training(
     encoder: Any,
     device: Device = "cpu",
     world: World | None = None,
+    vision_encoder: Any = None,
 ) -> tuple[TrainState, Recipe]:
-    """State and recipe of a base model. encoder: frozen, on `device`."""
+    """State and recipe of a base model. encoder, vision_encoder (None: the same): frozen, on `device`."""
     world = world or World()
     state = _start({"generator": generator, "discriminator": discriminator}, training, device)
-    models = BaseModels(state.networks["generator"], state.networks["discriminator"], encoder, world)
+    models = BaseModels(
+        state.networks["generator"],
+        state.networks["discriminator"],
+        encoder,
+        vision_encoder,
+        world,
+    )
     discriminator_terms = [_term(steps.discriminator_step, models, training, "discriminator")]
     if training.r1.strength:
         discriminator_terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
@@ -76,14 +83,19 @@ def upsampler_training(
     encoder: Any,
     device: Device = "cpu",
     world: World | None = None,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[TrainState, Recipe]:
     """State and recipe of an upsampler, or of its L1 control, which has no discriminator."""
     world = world or World()
+    if training.objective == "gan" and training.losses.lpips and lpips is None:
+        raise ValueError("losses.lpips is not 0 and no LPIPS network was given")
     networks: dict[str, Any] = {"generator": upsampler}
     if training.objective == "gan":
         networks["discriminator"] = discriminator
     state = _start(networks, training, device)
-    models = UpsamplerModels(state.networks["generator"], state.networks.get("discriminator"), encoder, world)
+    models = UpsamplerModels(
+        state.networks["generator"], state.networks.get("discriminator"), encoder, lpips, world
+    )
     updates = []
     if training.objective == "gan":
         terms = [_term(steps.upsampler_discriminator_step, models, training, "discriminator")]
@@ -109,6 +121,8 @@ def _start(
     }
     optimizers = {name: adamw(network, getattr(training, name)) for name, network in built.items()}
     state = TrainState.start(built, optimizers)
+    for network in built.values():
+        network.checkpoint_activations = schedule.activation_checkpointing
     if schedule.compile:
         _compile(state)
     return state
@@ -151,9 +165,13 @@ def _preparation(
 
     def ready(batch: Batch) -> StepBatch:
         indices = batch.indices.to(device)
-        captions = steps.read_captions(
-            models.encoder, batch.captions, indices, schedule.seed, training.losses.matching_block, dtype
-        )
+        seed, block = schedule.seed, training.losses.matching_block
+        if models.generator.settings.conditioning == "class":
+            if batch.labels is None:
+                raise ValueError("the generator is class-conditional and the images have no class labels")
+            captions = steps.read_labels(batch.labels.to(device), indices, seed, block)
+        else:
+            captions = steps.read_captions(models.encoder, batch.captions, indices, seed, block, dtype)
         return prepare(models, batch.images.to(device, dtype), captions, indices)
 
     return ready

@@ -89,6 +89,8 @@ class ScheduleSettings:
     flip: bool = False  # mirror images left to right at random; captions may name a side
     precision: Precision = "float32"
     w_mean_decay: float = 0.995  # moving mean of w for truncation; StyleGAN2's value, I
+    # networks' stages are computed again in the backward pass instead of kept; R1 keeps them
+    activation_checkpointing: bool = _operational(False)
     compile: bool = _operational(False)  # torch.compile of the networks; R1 always runs eagerly
     threads: int = _operational(0)  # CPU threads a worker; 0: all it is given
     metrics_every_steps: int = _operational(10)  # losses stay on the device in between
@@ -116,12 +118,17 @@ class BaseLossSettings:
     intermediate_adversarial: float = 0.01  # R: predictions before the last scale
     intermediate_matching: float = 0.05  # R
     matching: float = 1.0  # R; 0: off, in D and in G
+    matching_in: Literal["both", "discriminator"] = "both"  # V1; D alone is a row of Table 1
     matching_block: int = 0  # captions are exchanged within blocks of so many samples; 0: a worker's batch; I
     contrastive: float = 0.2  # R: 0.2 to 1.0; 0: off
     contrastive_temperature: float = 0.07  # I: CLIP's initial value
+    vision_aided: float = (
+        0.0  # weight of the heads on a frozen image encoder, where the discriminator has some
+    )
 
     def __post_init__(self) -> None:
         _not_negative(self, "intermediate_adversarial", "intermediate_matching", "matching", "contrastive")
+        _not_negative(self, "vision_aided")
         _check_common(self)
 
 
@@ -141,10 +148,12 @@ class UpsamplerLossSettings:
     intermediate_matching: float = 0.05  # R
     adversarial: float = 1.0
     matching: float = 1.0  # R
+    matching_in: Literal["both", "discriminator"] = "both"  # V1
     matching_block: int = 0  # I
     contrastive: float = 1.0  # R
     contrastive_temperature: float = 0.07  # I
-    feature_distance: float = 10.0  # V1 for LPIPS at 64 -> 512; here a frozen encoder's embeddings stand in
+    lpips: float = 10.0  # V1 at 64 -> 512; needs its weights by path
+    feature_distance: float = 0.0  # ours: a frozen encoder's embeddings, where LPIPS weights are not at hand
     feature_patches: int = 0  # patches an image that the encoder sees at full resolution; 0: the whole image
     l1: float = 0.0  # ours
     consistency: float = 0.0  # ours: the output, shrunk, should be the input
@@ -152,7 +161,14 @@ class UpsamplerLossSettings:
     def __post_init__(self) -> None:
         _not_negative(self, "noise", "intermediate_adversarial", "intermediate_matching", "adversarial")
         _not_negative(
-            self, "matching", "contrastive", "feature_distance", "feature_patches", "l1", "consistency"
+            self,
+            "matching",
+            "contrastive",
+            "lpips",
+            "feature_distance",
+            "feature_patches",
+            "l1",
+            "consistency",
         )
         _check_common(self)
 

@@ -6,7 +6,7 @@ waits for the device. Equations are the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from gigagan_core.losses.reconstruction import (
     low_resolution_consistency,
     patch_corners,
 )
+from gigagan_core.models.condition import Condition
 from gigagan_core.models.discriminator import Discriminator, ImageFeatures, Predictions
 from gigagan_core.models.generator import Generator
 from gigagan_core.models.pyramid import image_pyramid, resize
@@ -43,35 +44,41 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BaseModels:
-    """encoder: frozen, satisfies `encoders.protocol.Encoder`; also judges the contrastive loss."""
+    """encoder: frozen, satisfies `encoders.protocol.Encoder`; also judges the contrastive loss.
+
+    vision_encoder: the frozen encoder whose features the vision-aided heads read; None: the same (the paper's is
+    another CLIP).
+    """
 
     generator: Generator
     discriminator: Discriminator
     encoder: Any
+    vision_encoder: Any = None
     world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)
 class UpsamplerModels:
-    """discriminator: None for the L1 control."""
+    """discriminator: None for the L1 control. lpips: images [N, 3, H, W] in [-1, 1], twice -> distances."""
 
     generator: Upsampler
     discriminator: Discriminator | None
     encoder: Any
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
     world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)
 class Captions:
-    """What a step knows of N captions; the frozen encoder makes it once a batch.
+    """What a step knows of N captions, or class labels; the frozen encoder makes it once a batch.
 
-    text: token features for G and D. embeds: [N, E], for the contrastive loss. ids: int64 [N], equal where
-    captions are. partner: int64 [N], whose caption stands in as the wrong one. valid: bool [N], whether that
-    one differs.
+    condition: token features or labels, for G and D. embeds: [N, E], for the contrastive loss; None for labels.
+    ids: int64 [N], equal where captions are. partner: int64 [N], whose caption stands in as the wrong one.
+    valid: bool [N], whether that one differs.
     """
 
-    text: TextFeatures
-    embeds: Tensor
+    condition: Condition
+    embeds: Tensor | None
     ids: Tensor
     partner: Tensor
     valid: Tensor
@@ -110,12 +117,19 @@ def read_captions(
     ids = caption_ids(captions, indices.device)
     partner = keyed_derangement(seed, "matching", indices, block or None)
     return Captions(
-        text=TextFeatures(text.features.to(dtype), text.eot_index, text.mask),
+        condition=TextFeatures(text.features.to(dtype), text.eot_index, text.mask),
         embeds=encoder.text_embed(tokens).to(dtype),
         ids=ids,
         partner=partner,
         valid=valid_pairs(ids, partner),
     )
+
+
+@torch.no_grad()
+def read_labels(labels: Tensor, indices: Tensor, seed: int, block: int) -> Captions:
+    """The same for a class-conditional network. labels: int64 [N], 0 <= label < classes."""
+    partner = keyed_derangement(seed, "matching", indices, block or None)
+    return Captions(labels, None, labels, partner, valid_pairs(labels, partner))
 
 
 def prepare_base(models: BaseModels, images: Tensor, captions: Captions, indices: Tensor) -> StepBatch:
@@ -145,7 +159,7 @@ def generate_pyramid(models: BaseModels, batch: StepBatch, seed: int, purpose: s
     """Images for the batch's captions, high to low; latents are keyed by (seed, purpose, sample index)."""
     generator = models.generator
     z = _latents(generator, batch, seed, purpose)
-    return generator(z, batch.captions.text, _noise(generator, seed, batch.indices))
+    return generator(z, batch.captions.condition, _noise(generator, seed, batch.indices))
 
 
 def discriminator_step(
@@ -154,7 +168,12 @@ def discriminator_step(
     """D's loss: non-saturating logistic over all predictions, and matching (equation 8)."""
     with torch.no_grad():
         fake = generate_pyramid(models, batch, settings.schedule.seed, "discriminator")
-    return _discriminator_loss(models.discriminator, batch, fake, settings.losses)
+    loss, metrics = _discriminator_loss(models.discriminator, batch, fake, settings.losses)
+    if settings.losses.vision_aided:
+        vision_aided = _vision_aided_discrimination(models, batch, fake[0])
+        loss = loss + settings.losses.vision_aided * vision_aided
+        metrics |= {"discriminator/loss": loss.detach(), "discriminator/vision_aided": vision_aided.detach()}
+    return loss, metrics
 
 
 def r1_step(
@@ -164,7 +183,7 @@ def r1_step(
     penalty = r1_penalty(
         models.discriminator,
         batch.real,
-        batch.captions.text,
+        batch.captions.condition,
         settings.losses.level_weights,
         settings.losses.intermediate_adversarial,
     )
@@ -173,12 +192,21 @@ def r1_step(
 
 
 def generator_step(models: BaseModels, batch: StepBatch, settings: BaseTraining) -> tuple[Tensor, Metrics]:
-    """G's loss: adversarial, matching (its sign is I) and CLIP contrastive (equation 9)."""
+    """G's loss: adversarial, matching (its sign is I), CLIP contrastive (equation 9) and vision-aided."""
     losses = settings.losses
     fake = generate_pyramid(models, batch, settings.schedule.seed, "generator")
     loss, metrics = _fooling_loss(models.discriminator, batch, fake, losses)
+    embeds = None
+    if losses.vision_aided:
+        embeds, maps = _vision_features(models, fake[0])
+        t_D = models.discriminator.encode(batch.captions.condition)
+        vision_aided = generator_loss(models.discriminator.predict_vision(maps, t_D))
+        loss = loss + losses.vision_aided * vision_aided
+        metrics["generator/vision_aided"] = vision_aided.detach()
     if losses.contrastive:
-        contrastive = _contrastive(models, batch, fake[0], losses.contrastive_temperature)
+        if embeds is None or models.vision_encoder not in (None, models.encoder):
+            embeds = models.encoder.image_embed(fake[0])
+        contrastive = _contrastive(models, batch, embeds, losses.contrastive_temperature)
         loss = loss + losses.contrastive * contrastive
         metrics["generator/contrastive"] = contrastive.detach()
     return loss, {"generator/loss": loss.detach(), **metrics}
@@ -187,9 +215,9 @@ def generator_step(models: BaseModels, batch: StepBatch, settings: BaseTraining)
 @torch.no_grad()
 def track_w_mean(models: BaseModels, batch: StepBatch, settings: BaseTraining) -> None:
     """Move the generator's running mean of w, which truncation pulls towards; the same on every worker."""
-    generator, text = models.generator, batch.captions.text
+    generator = models.generator
     z = _latents(generator, batch, settings.schedule.seed, "generator")
-    w = generator.map(z, None if generator.text_encoder is None else generator.encode_text(text))
+    w = generator.map(z, generator.encode(batch.captions.condition))
     mean = models.world.mean(w.mean(dim=0, keepdim=True))
     generator.update_w_mean(mean, settings.schedule.w_mean_decay)
 
@@ -201,7 +229,7 @@ def upsample_pyramid(models: UpsamplerModels, batch: StepBatch, seed: int, purpo
     """The batch's low-resolution images made large, high to low."""
     upsampler = models.generator
     z = _latents(upsampler, batch, seed, purpose)
-    return upsampler(batch.low, z, batch.captions.text, _noise(upsampler, seed, batch.indices))
+    return upsampler(batch.low, z, batch.captions.condition, _noise(upsampler, seed, batch.indices))
 
 
 def upsampler_discriminator_step(
@@ -223,13 +251,16 @@ def upsampler_generator_step(
     loss = losses.adversarial * loss
     parts: dict[str, tuple[float, Tensor]] = {}
     if losses.contrastive:
-        contrastive = _contrastive(models, batch, fake[0], losses.contrastive_temperature)
+        embeds = models.encoder.image_embed(fake[0])
+        contrastive = _contrastive(models, batch, embeds, losses.contrastive_temperature)
         parts["contrastive"] = losses.contrastive, contrastive
     if losses.feature_distance:
         parts["feature_distance"] = (
             losses.feature_distance,
             _feature_distance(models, batch, fake[0], settings),
         )
+    if losses.lpips:
+        parts["lpips"] = losses.lpips, models.lpips(fake[0], real).mean()
     if losses.l1:
         parts["l1"] = losses.l1, l1_loss(fake[0], real)
     if losses.consistency:
@@ -256,7 +287,7 @@ def _discriminator_loss(
     discriminator: Discriminator, batch: StepBatch, fake: list[Tensor], losses: Losses
 ) -> tuple[Tensor, Metrics]:
     captions = batch.captions
-    t_D = discriminator.text_code(captions.text)
+    t_D = discriminator.encode(captions.condition)
     features = [discriminator.features(images) for images in (batch.real, fake)]
     real_logits, fake_logits = (discriminator.predict(of, t_D) for of in features)
     adversarial = discriminator_loss(
@@ -277,13 +308,13 @@ def _discriminator_loss(
 def _fooling_loss(
     discriminator: Discriminator, batch: StepBatch, fake: list[Tensor], losses: Losses
 ) -> tuple[Tensor, Metrics]:
-    t_D = discriminator.text_code(batch.captions.text)
+    t_D = discriminator.encode(batch.captions.condition)
     features = discriminator.features(fake)
     adversarial = generator_loss(
         discriminator.predict(features, t_D), losses.level_weights, losses.intermediate_adversarial
     )
     loss, metrics = adversarial, {"generator/adversarial": adversarial.detach()}
-    if losses.matching and t_D is not None:
+    if losses.matching and losses.matching_in == "both" and t_D is not None:
         matching, _ = _matching(discriminator, [features], t_D, batch.captions, losses)
         loss = loss + losses.matching * matching
         metrics["generator/matching"] = matching.detach()
@@ -304,17 +335,34 @@ def _matching(
 
 
 def _contrastive(
-    models: BaseModels | UpsamplerModels, batch: StepBatch, images: Tensor, temperature: float
+    models: BaseModels | UpsamplerModels, batch: StepBatch, embeds: Tensor, temperature: float
 ) -> Tensor:
     # Every worker computes the loss over the captions of the whole global batch: see World.gather.
     world, captions = models.world, batch.captions
-    embeds = models.encoder.image_embed(images).to(captions.embeds.dtype)
     return clip_contrastive_loss(
-        world.gather(embeds),
+        world.gather(embeds.to(captions.embeds.dtype)),
         world.gather(captions.embeds),
         temperature=temperature,
         ids=world.gather(captions.ids),
     )
+
+
+def _vision_aided_discrimination(models: BaseModels, batch: StepBatch, fake: Tensor) -> Tensor:
+    """D's logistic loss on the frozen encoder's features of real images and of `fake` [N, 3, H, W]."""
+    discriminator = models.discriminator
+    t_D = discriminator.encode(batch.captions.condition)
+    predictions = []
+    for images in (batch.real[0], fake):
+        with torch.no_grad():
+            _, maps = _vision_features(models, images)
+        predictions.append(discriminator.predict_vision(maps, t_D))
+    return discriminator_loss(*predictions)
+
+
+def _vision_features(models: BaseModels, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Embeddings and the maps that the vision-aided heads read, in one pass of the frozen encoder."""
+    encoder = models.encoder if models.vision_encoder is None else models.vision_encoder
+    return encoder.image_features(images, models.discriminator.settings.vision_layers)
 
 
 def _feature_distance(

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class TrainingJob:
     """All that a worker needs to know; picklable, paths absolute since workers start in other folders.
 
-    data: a shard set's folder. encoder: an encoder's folder or ARCH:PATH.
+    data: a shard set's folder. encoder, vision_encoder: an encoder's folder or ARCH:PATH. lpips: BACKBONE:PATH.
     """
 
     settings: BaseTrainingSettings | UpsamplerTrainingSettings
     data: str
     encoder: str
+    vision_encoder: str | None = None
+    lpips: str | None = None
 
     @property
     def total_images(self) -> int:
@@ -73,7 +75,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
     torch.set_num_threads(schedule.threads or _cpus())
     device = torch.device("cuda" if settings.use_gpu else "cpu")
     encoder = load_encoder(job.encoder, device=device)
-    state, recipe, sampler = _build(settings, encoder, device, world)
+    state, recipe, sampler = _build(job, encoder, device, world)
     if resume_from is not None:
         load_checkpoint(resume_from, state, device)
     reader = partial(ShardReader, job.data, settings.image_size, seed=schedule.seed)
@@ -91,11 +93,14 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
 
 
 def _build(
-    settings: BaseTrainingSettings | UpsamplerTrainingSettings, encoder: Any, device: Any, world: World
+    job: TrainingJob, encoder: Any, device: Any, world: World
 ) -> tuple[TrainState, Recipe, BaseSampler | UpsamplerSampler]:
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+    from gigagan_core.encoders.perceptual import load_lpips
     from gigagan_core.training.recipes import base_training, upsampler_training
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
 
+    settings = job.settings
     first = settings.generator if isinstance(settings, BaseTrainingSettings) else settings.upsampler
     for name, network in (("the generator", first), ("discriminator", settings.discriminator)):
         if network.text_conditioned and network.text_dim != encoder.width:
@@ -104,12 +109,14 @@ def _build(
                 f"set text_dim to {encoder.width} or give another encoder"
             )
     if isinstance(settings, BaseTrainingSettings):
+        vision = load_encoder(job.vision_encoder, device=device) if job.vision_encoder else None
         state, recipe = base_training(
-            first, settings.discriminator, settings.training, encoder, device, world
+            first, settings.discriminator, settings.training, encoder, device, world, vision
         )
         return state, recipe, BaseSampler(encoder, settings.sample_psis, settings.sample_captions)
+    lpips = load_lpips(job.lpips, device) if job.lpips else None
     state, recipe = upsampler_training(
-        first, settings.discriminator, settings.training, encoder, device, world
+        first, settings.discriminator, settings.training, encoder, device, world, lpips
     )
     return state, recipe, UpsamplerSampler(encoder, first.low_size)
 

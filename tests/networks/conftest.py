@@ -106,6 +106,17 @@ def make_upsampler(upsampler_settings):
 
 
 @pytest.fixture
+def make_condition(make_text):
+    def make(network: torch.nn.Module, size: int = 3):
+        """What the network is conditioned on: captions, labels, or nothing."""
+        if network.settings.conditioning == "class":
+            return torch.arange(size) % network.settings.classes
+        return make_text(size) if network.settings.text_conditioned else None
+
+    return make
+
+
+@pytest.fixture
 def make_text():
     def make(size=3, length=7, dtype=torch.float32, seed=3) -> TextFeatures:
         """Captions of different lengths, padding after end-of-text."""

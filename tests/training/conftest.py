@@ -60,6 +60,9 @@ DISCRIMINATOR = DiscriminatorSettings(
     attention_depths=(0, 1),
     predictor_depth=2,
     minibatch_std_group=2,
+    vision_layers=(1,),
+    vision_width=ARCHITECTURE.vision.width,
+    vision_channels=4,
     **TEXT,
     **ATTENTION,
 )
@@ -82,7 +85,7 @@ UPSAMPLER = UpsamplerSettings(
     **ATTENTION,
 )
 LARGE_DISCRIMINATOR = dataclasses.replace(
-    DISCRIMINATOR, image_size=16, blocks=(1, 1, 1), attention_depths=(0, 1, 0)
+    DISCRIMINATOR, image_size=16, blocks=(1, 1, 1), attention_depths=(0, 1, 0), vision_layers=()
 )
 CAPTIONS = ("red apple", "green pear", "blue bird", "red car", "old tree", "green pear", "dog", "cat")
 OPTIMISER = OptimiserSettings(learning_rate=0.01)
@@ -103,7 +106,7 @@ def base_settings(**schedule: Any) -> BaseTraining:
         schedule=ScheduleSettings(
             **{"batch_size": 8, "total_images": 40, "metrics_every_steps": 2, **schedule}
         ),
-        losses=BaseLossSettings(level_weights=(1.0, 0.5), matching_block=4),
+        losses=BaseLossSettings(level_weights=(1.0, 0.5), matching_block=4, vision_aided=0.5),
         generator=OPTIMISER,
         discriminator=OPTIMISER,
         r1=R1Settings(strength=1.0, interval=3),
@@ -119,7 +122,13 @@ def upsampler_settings(objective: str = "gan", **schedule: Any) -> UpsamplerTrai
             **{"batch_size": 8, "total_images": 40, "metrics_every_steps": 2, **schedule}
         ),
         losses=UpsamplerLossSettings(
-            level_weights=(1.0, 0.5), matching_block=4, feature_patches=1, l1=1.0, consistency=1.0
+            level_weights=(1.0, 0.5),
+            matching_block=4,
+            lpips=10.0,
+            feature_distance=10.0,
+            feature_patches=1,
+            l1=1.0,
+            consistency=1.0,
         ),
         generator=OPTIMISER,
         discriminator=OPTIMISER,
@@ -136,6 +145,11 @@ def make_encoder(dtype: torch.dtype = torch.float32) -> ClipEncoder:
     return encoder.to(dtype)
 
 
+def distance(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """In the place of LPIPS: [N, 3, H, W] twice -> [N, 1, 1, 1]."""
+    return (fake - real).square().mean(dim=(1, 2, 3), keepdim=True)
+
+
 def make_base(settings: BaseTraining | None = None, world: World | None = None) -> tuple[TrainState, Recipe]:
     settings = settings or base_settings()
     dtype = torch.float64 if settings.schedule.precision == "float64" else torch.float32
@@ -147,7 +161,9 @@ def make_upsampler(
 ) -> tuple[TrainState, Recipe]:
     settings = settings or upsampler_settings()
     dtype = torch.float64 if settings.schedule.precision == "float64" else torch.float32
-    return upsampler_training(UPSAMPLER, LARGE_DISCRIMINATOR, settings, make_encoder(dtype), world=world)
+    return upsampler_training(
+        UPSAMPLER, LARGE_DISCRIMINATOR, settings, make_encoder(dtype), world=world, lpips=distance
+    )
 
 
 def batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +122,18 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
     )
     with pytest.raises(NonFiniteError, match="gradient of discriminator is not finite"):
         train_step(state, recipe, next(batches(8)), World())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_hundred_bf16_steps_on_noise_stay_finite(case: str) -> None:
+    """The loop looks at every gradient: one that is not finite raises."""
+    make, settings, size = CASES[case]
+    training = settings(precision="bfloat16", total_images=200 * 8)
+    state, recipe = make(training)
+    run_loop(state, recipe, batches(size), training.schedule, Hooks(), World())
+    assert state.step == 200
+    assert all(torch.isfinite(value).all() for value in weights(state).values())
+    assert all(np.isfinite(value) for row in state.history for value in row.values())
 
 
 def test_an_update_moves_its_own_network_alone() -> None:

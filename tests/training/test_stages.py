@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -27,6 +28,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import generate
 from gigagan_core.stages import train_base, train_upsampler
 from gigagan_core.stages.base import RunContext
+from gigagan_core.stages.references import lpips_weights
 from gigagan_core.store.artifact import Artifact
 
 from .conftest import (
@@ -207,6 +209,8 @@ def test_ray_train_gives_the_same_model_also_when_its_worker_is_killed(base, inp
 
 @pytest.mark.parametrize("objective", ["gan", "l1"])
 def test_an_upsampler_and_its_control_are_trained_and_named_apart(objective: str, inputs, tmp_path) -> None:
+    vgg = torchvision.models.vgg16(weights=None).features
+    torch.save({f"features.{key}": value for key, value in vgg.state_dict().items()}, tmp_path / "vgg.pth")
     wanted = UpsamplerTrainingSettings(
         upsampler=UPSAMPLER,
         discriminator=LARGE_DISCRIMINATOR,
@@ -215,7 +219,12 @@ def test_an_upsampler_and_its_control_are_trained_and_named_apart(objective: str
         sample_count=2,
     )
     with RunContext.open(str(tmp_path)) as context:
+        if objective == "gan":
+            with pytest.raises(GigaganError, match="no LPIPS weights were given; give vgg:PATH"):
+                train_upsampler.run(wanted, inputs, context)
+            inputs = {**inputs, "lpips": lpips_weights(f"vgg:{tmp_path / 'vgg.pth'}")}
         made = train_upsampler.run(wanted, inputs, context)
+    assert ("generator/lpips" in made.path.joinpath("curves.json").read_text()) == (objective == "gan")
     assert made.kind == "upsampler-model"
     assert made.manifest["label"] == ("train-upsampler" if objective == "gan" else "train-upsampler-l1")
     curves = json.loads((made.path / "curves.json").read_text())

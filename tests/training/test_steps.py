@@ -20,6 +20,7 @@ from .conftest import (
     UPSAMPLER,
     base_settings,
     batches,
+    distance,
     make_base,
     make_encoder,
     make_upsampler,
@@ -39,7 +40,7 @@ def base():
 @pytest.fixture
 def large():
     models = UpsamplerModels(
-        initial_network(UPSAMPLER, 0), initial_network(LARGE_DISCRIMINATOR, 0), make_encoder()
+        initial_network(UPSAMPLER, 0), initial_network(LARGE_DISCRIMINATOR, 0), make_encoder(), distance
     )
     batch = next(batches(16))
     captions = steps.read_captions(models.encoder, batch.captions, batch.indices, 0, 4, torch.float32)
@@ -71,12 +72,19 @@ def test_the_generator_step_reaches_every_weight_of_the_generator(base) -> None:
 
 def test_each_base_loss_is_in_the_sum_with_its_weight(base) -> None:
     models, batch = base
-    plain = with_losses(base_settings(), matching=0.0, contrastive=0.0)
-    both = with_losses(base_settings(), matching=2.0, contrastive=3.0)
+    plain = with_losses(base_settings(), matching=0.0, contrastive=0.0, vision_aided=0.0)
+    every = with_losses(base_settings(), matching=2.0, contrastive=3.0, vision_aided=5.0)
     alone, _ = steps.generator_step(models, batch, plain)
-    together, metrics = steps.generator_step(models, batch, both)
+    together, metrics = steps.generator_step(models, batch, every)
     expected = alone + 2.0 * metrics["generator/matching"] + 3.0 * metrics["generator/contrastive"]
+    torch.testing.assert_close(together, expected + 5.0 * metrics["generator/vision_aided"])
+    alone, _ = steps.discriminator_step(models, batch, plain)
+    together, metrics = steps.discriminator_step(
+        models, batch, with_losses(plain, matching=2.0, vision_aided=5.0)
+    )
+    expected = alone + 2.0 * metrics["discriminator/matching"] + 5.0 * metrics["discriminator/vision_aided"]
     torch.testing.assert_close(together, expected)
+    torch.testing.assert_close(metrics["discriminator/loss"], together.detach())
 
 
 def test_matching_is_in_the_losses_of_both_networks(base) -> None:
@@ -85,6 +93,65 @@ def test_matching_is_in_the_losses_of_both_networks(base) -> None:
         off, _ = step(models, batch, with_losses(base_settings(), matching=0.0))
         on, _ = step(models, batch, base_settings())
         assert on > off
+
+
+def test_matching_in_the_discriminator_alone_is_a_switch(base) -> None:
+    models, batch = base
+    only = with_losses(base_settings(), matching_in="discriminator")
+    off = with_losses(base_settings(), matching=0.0)
+    torch.testing.assert_close(
+        steps.generator_step(models, batch, only)[0], steps.generator_step(models, batch, off)[0]
+    )
+    assert steps.discriminator_step(models, batch, only)[0] > steps.discriminator_step(models, batch, off)[0]
+
+
+def test_vision_aided_heads_read_the_named_encoder_and_leave_it_as_it_is(base) -> None:
+    models, batch = base
+    other = make_encoder()
+    other.model.visual.conv1.weight.data.mul_(-1.0)
+    alone = with_losses(base_settings(), matching=0.0, contrastive=0.0)
+    same, _ = steps.generator_step(models, batch, alone)
+    loss, _ = steps.generator_step(dataclasses.replace(models, vision_encoder=other), batch, alone)
+    assert not torch.equal(loss, same)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_the_frozen_encoder_sees_the_generated_images_once_a_step(base, monkeypatch) -> None:
+    models, batch = base
+    passes = []
+    original = type(models.encoder.model.visual).forward
+    monkeypatch.setattr(
+        type(models.encoder.model.visual),
+        "forward",
+        lambda self, *given: passes.append(len(given[0])) or original(self, *given),
+    )
+    steps.generator_step(models, batch, base_settings())
+    assert passes == [8]
+
+
+def test_class_labels_take_the_place_of_captions() -> None:
+    classes = {"conditioning": "class", "classes": 5}
+    models = BaseModels(
+        initial_network(dataclasses.replace(GENERATOR, **classes, cross_attention=False), 0),
+        initial_network(
+            dataclasses.replace(DISCRIMINATOR, **classes, predictor="projection", vision_layers=()), 0
+        ),
+        encoder=None,
+    )
+    batch, labels = next(batches(8)), torch.tensor([0, 1, 2, 3, 4, 0, 1, 1])
+    captions = steps.read_labels(labels, batch.indices, 0, 4)
+    ready = steps.prepare_base(models, batch.images, captions, batch.indices)
+    settings = with_losses(base_settings(), contrastive=0.0, vision_aided=0.0)
+    for network, step in (
+        (models.discriminator, steps.discriminator_step),
+        (models.generator, steps.generator_step),
+    ):
+        loss, _ = step(models, ready, settings)
+        loss.backward(inputs=list(network.parameters()))
+        rows = network.condition_encoder.vectors.grad.abs().sum(dim=1)
+        assert (rows > 0).all(), "every class of the batch learns"
+    assert torch.equal(captions.valid, labels != labels[captions.partner])
 
 
 def test_r1_is_scaled_by_half_its_strength_and_its_interval(base) -> None:
@@ -134,7 +201,7 @@ def test_the_upsamplers_input_is_the_shrunken_image_plus_noise_within_the_stated
 
 def test_each_upsampler_loss_is_in_the_sum_with_its_weight(large) -> None:
     models, batch = large
-    names = ("contrastive", "feature_distance", "l1", "consistency")
+    names = ("contrastive", "lpips", "feature_distance", "l1", "consistency")
     plain = with_losses(upsampler_settings(), matching=0.0, **dict.fromkeys(names, 0.0))
     alone, _ = steps.upsampler_generator_step(models, batch, plain)
     for name in names:

@@ -55,6 +55,22 @@ def test_an_undecided_discriminator_loses_two_log_two_per_prediction():
     assert discriminator_loss(undecided, undecided).item() == pytest.approx(3 * 2 * math.log(2))
 
 
+def test_gradients_equal_finite_differences():
+    real, fake = (
+        [torch.randn(2, 1, side, side, dtype=torch.float64, requires_grad=True) for side in (3, 1)]
+        for _ in range(2)
+    )
+
+    def loss(*logits):
+        on_real, on_fake = (
+            [Prediction(0, scale, scale == 1, part) for scale, part in enumerate(parts)]
+            for parts in (logits[:2], logits[2:])
+        )
+        return discriminator_loss(on_real, on_fake, (0.3,), 0.1) + generator_loss(on_fake, (0.3,), 0.1)
+
+    assert torch.autograd.gradcheck(loss, (*real, *fake))
+
+
 @pytest.mark.parametrize("size", [1e4, 3e38])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_huge_bf16_logits_give_finite_loss_and_gradient(size, sign):

@@ -34,7 +34,7 @@ def test_a_caption_enters_its_own_term_and_those_of_the_samples_it_is_lent_to(
     features = network.features(pyramid)
 
     def terms(text):
-        t_D = network.text_code(text)
+        t_D = network.encode(text)
         matched = logistic_terms(network.predict(features, t_D), -1.0)
         return matched, logistic_terms(network.predict(features, t_D[partner]), 1.0)
 
@@ -53,7 +53,7 @@ def test_pairs_of_equal_captions_are_masked(make_discriminator, make_text, pyram
     partner = torch.tensor([2, 0, 3, 1, 5, 4])
     valid = valid_pairs(ids, partner)
     assert valid.tolist() == [False, True, False, True, True, True]
-    features, t_D = network.features(pyramid), network.text_code(make_text(SIZE))
+    features, t_D = network.features(pyramid), network.encode(make_text(SIZE))
     predictions = network.predict(features, t_D[partner])
     found = matching_loss([predictions], valid)
     terms = logistic_terms(predictions, 1.0)
@@ -65,7 +65,7 @@ def test_a_batch_without_a_valid_pair_contributes_zero_and_is_counted(make_discr
     network = make_discriminator()
     ids = caption_ids(["the same"] * SIZE)
     partner = keyed_derangement(0, "match", torch.arange(SIZE))
-    t_D = network.text_code(make_text(SIZE))
+    t_D = network.encode(make_text(SIZE))
     found = matching_loss(
         [network.predict(network.features(pyramid), t_D[partner])], valid_pairs(ids, partner)
     )

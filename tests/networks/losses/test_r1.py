@@ -90,5 +90,5 @@ def test_images_are_left_without_gradient_and_autocast_is_overruled(make_discrim
 
 
 def test_an_unconditional_discriminator_is_penalised_too(make_discriminator, pyramid):
-    network = make_discriminator(torch.float64, text_conditioned=False)
+    network = make_discriminator(torch.float64, conditioning="none")
     assert r1_penalty(network, pyramid) > 0

@@ -39,7 +39,7 @@ def test_there_are_ten_predictions_at_32_px_and_fifteen_at_64(image_size, count)
     settings = DiscriminatorSettings(
         image_size=image_size,
         levels=levels,
-        text_conditioned=False,
+        conditioning="none",
         channel_base=64,
         channel_max=8,
         blocks=(1,) * levels,
@@ -94,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_batch(make_discriminator, make_text):
 def test_image_features_serve_any_caption(make_discriminator, make_text):
     network, text, pyramid = make_discriminator(), make_text(), make_pyramid()
     partner = torch.tensor([1, 2, 0])
-    features, t_D = network.features(pyramid), network.text_code(text)
+    features, t_D = network.features(pyramid), network.encode(text)
     reused = network.predict(features, t_D[partner])
     for ours, theirs in zip(reused, network(pyramid, text.index(partner))):
         torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-5, atol=1e-5)
@@ -117,7 +117,10 @@ def test_the_caption_changes_every_prediction(make_discriminator, make_text):
 
 
 SWITCHES = {
-    "no text": {"text_conditioned": False},
+    "no text": {"conditioning": "none"},
+    "classes": {"conditioning": "class", "classes": 3},
+    "classes by projection": {"conditioning": "class", "classes": 3, "predictor": "projection"},
+    "captions by projection": {"predictor": "projection"},
     "one level": {"levels": 1},
     "last scale only": {"intermediate_predictions": False},
     "no attention": {"attention_depths": (0, 0, 0)},
@@ -129,9 +132,9 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_gives_a_network_that_runs_and_learns(name, make_discriminator, make_text):
+def test_every_switch_gives_a_network_that_runs_and_learns(name, make_discriminator, make_condition):
     network = make_discriminator(**SWITCHES[name])
-    predictions = network(make_pyramid(), make_text() if network.settings.text_conditioned else None)
+    predictions = network(make_pyramid(), make_condition(network))
     assert predictions[-1].final
     sum(p.logits.square().mean() for p in predictions).backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None]

@@ -47,7 +47,7 @@ def test_caption_and_latent_both_change_the_image(make_generator, make_text, lat
 
 def test_words_reach_the_image_by_cross_attention_alone(make_generator, make_text):
     generator, text = make_generator(), make_text()
-    code = generator.encode_text(text)
+    code = generator.encode(text)
     w = torch.randn(3, 10)
     other = code._replace(t_local=code.t_local + 1)
     assert not torch.allclose(generator.synthesise(w, other)[0], generator.synthesise(w, code)[0])
@@ -57,7 +57,7 @@ def test_words_reach_the_image_by_cross_attention_alone(make_generator, make_tex
 
 def test_one_code_for_all_layers_equals_the_same_code_given_to_each(make_generator, make_text):
     generator, code = make_generator(), None
-    code = generator.encode_text(make_text())
+    code = generator.encode(make_text())
     w = torch.randn(3, 10)
     layered = w[:, None].repeat(1, generator.num_layers, 1)
     for ours, theirs in zip(generator.synthesise(layered, code), generator.synthesise(w, code)):
@@ -66,7 +66,7 @@ def test_one_code_for_all_layers_equals_the_same_code_given_to_each(make_generat
 
 def test_a_fine_layer_leaves_coarse_images_alone(make_generator, make_text):
     generator = make_generator()
-    code = generator.encode_text(make_text())
+    code = generator.encode(make_text())
     layered = torch.randn(3, generator.num_layers, 10)
     changed = layered.clone()
     changed[:, -1] += 1
@@ -79,13 +79,13 @@ def test_a_fine_layer_leaves_coarse_images_alone(make_generator, make_text):
 def test_a_wrong_number_of_layers_is_refused(make_generator, make_text):
     generator = make_generator()
     with pytest.raises(ValueError, match="w must be"):
-        generator.synthesise(torch.randn(3, 2, 10), generator.encode_text(make_text()))
+        generator.synthesise(torch.randn(3, 2, 10), generator.encode(make_text()))
 
 
 def test_psi_one_is_exactly_the_identity_and_psi_zero_gives_one_image_per_prompt(make_generator, make_text):
     generator = make_generator()
     text = make_text(size=1)
-    code = generator.encode_text(text)
+    code = generator.encode(text)
     w = torch.cat([generator.map(torch.randn(1, 6), code) for _ in range(4)])
     generator.update_w_mean(w, decay=0.5)
     assert torch.equal(generator.truncate(w, 1.0), w)
@@ -132,7 +132,9 @@ def test_noise_is_keyed_by_sample_and_silent_until_its_strength_is_learned(
 
 
 SWITCHES = {
-    "no text": {"text_conditioned": False},
+    "no text": {"conditioning": "none"},
+    "classes": {"conditioning": "class", "classes": 3, "cross_attention": False},
+    "w as wide as the features": {"w_dim": 8},
     "one kernel": {"kernels": (1, 1, 1)},
     "no attention": {"attention_depths": (0, 0, 0)},
     "attention per block": {"attention_per": "block", "attention_depths": (1, 1, 0)},
@@ -152,15 +154,38 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_gives_a_network_that_runs_and_learns(name, make_generator, make_text, latents):
+def test_every_switch_gives_a_network_that_runs_and_learns(name, make_generator, make_condition, latents):
     generator = make_generator(**SWITCHES[name])
-    text = make_text() if generator.settings.text_conditioned else None
-    pyramid = generator(latents, text, keyed_noise(0, torch.arange(3)))
+    pyramid = generator(latents, make_condition(generator), keyed_noise(0, torch.arange(3)))
     assert len(pyramid) == (3 if generator.settings.multi_scale else 1)
     assert pyramid[0].shape == (3, 3, 16, 16)
     sum(image.square().mean() for image in pyramid).backward()
     idle = [name for name, p in generator.named_parameters() if p.grad is None]
     assert not idle
+
+
+def test_recomputed_activations_give_the_same_gradients(make_generator, make_text, latents):
+    gradients = []
+    for recompute in (False, True):
+        generator = make_generator(torch.float64)
+        generator.checkpoint_activations = recompute
+        images = generator(latents.double(), make_text(dtype=torch.float64), keyed_noise(0, torch.arange(3)))
+        sum(image.square().mean() for image in images).backward()
+        gradients.append({name: p.grad for name, p in generator.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_recomputing_keeps_fewer_activations(make_generator, make_text, latents):
+    def kept(recompute: bool) -> int:
+        sizes = []
+        generator = make_generator()
+        generator.checkpoint_activations = recompute
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            generator(latents, make_text())
+        return sum(sizes)
+
+    assert kept(True) < 0.5 * kept(False)
 
 
 def test_nothing_is_downcast_in_float64(make_generator, make_text):
@@ -173,7 +198,7 @@ def test_nothing_is_downcast_in_float64(make_generator, make_text):
         assert image.dtype == torch.float64
         difference = (image - near).abs().max().item()
         assert 0 < difference < 1e-3
-    w = generator.map(latents, generator.encode_text(text))
+    w = generator.map(latents, generator.encode(text))
     assert w.dtype == torch.float64
 
 

@@ -30,15 +30,17 @@ def test_it_returns_a_pyramid_from_high_to_low(make_upsampler, make_text, low, l
     [
         {"skip": "add"},
         {"skip": "concatenate"},
-        {"text_conditioned": False},
+        {"conditioning": "none"},
+        {"conditioning": "class", "classes": 3, "cross_attention": False},
         {"upsample_first": True, "noise": False},
         {"attention_depths": (0, 0, 0), "encoder_attention_depths": (0,)},
     ],
 )
-def test_every_switch_gives_a_network_that_runs_and_learns(changes, make_upsampler, make_text, low, latents):
+def test_every_switch_gives_a_network_that_runs_and_learns(
+    changes, make_upsampler, make_condition, low, latents
+):
     network = make_upsampler(**changes)
-    text = make_text() if network.settings.text_conditioned else None
-    pyramid = network(low, latents, text, keyed_noise(0, torch.arange(3)))
+    pyramid = network(low, latents, make_condition(network), keyed_noise(0, torch.arange(3)))
     sum(image.square().mean() for image in pyramid).backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None]
 
@@ -66,7 +68,7 @@ def test_a_wrong_input_size_is_refused(make_upsampler, make_text, latents):
 
 def test_codes_can_be_given_by_layer(make_upsampler, make_text, low):
     network = make_upsampler()
-    code, w = network.encode_text(make_text()), torch.randn(3, 10)
+    code, w = network.encode(make_text()), torch.randn(3, 10)
     layered = w[:, None].repeat(1, network.num_layers, 1)
     assert torch.equal(network.synthesise(low, layered, code)[0], network.synthesise(low, w, code)[0])
 
