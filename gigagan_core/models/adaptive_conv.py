@@ -7,8 +7,8 @@ StyleGAN2:
     y_n = conv(x_n, K_n * s_n) / ||K_n * s_n||,   s_n = W_m w_n + b_m   (2)
 
 The modulation s multiplies input channels and the norm divides output channels, so both act on feature maps
-or on kernels, whichever is smaller, and the norm needs only the bank's Gram matrix. No tensor ever holds
-batch x N kernels.
+or on kernels, whichever is smaller. No tensor ever holds batch x N kernels: the softmax weights are contracted with
+the bank first, or ride on the maps.
 """
 
 from __future__ import annotations
@@ -67,26 +67,22 @@ class AdaptiveConv2d(nn.Module):
 
         H' = 2 H with `up`, else H. Without `noise` the layer adds none, whatever its strength.
         """
-        style, selection, norm = self.coefficients(w)
+        style, selection = self.coefficients(w)
         if self.up and self.upsample_first:
             x = upsample(x)
-        y = modulated_conv(x, self.bank, style, selection, norm * self.gain, self.bias * self.gain)
+        y = modulated_conv(x, self.bank, style, selection, self.bias * self.gain, self.gain)
         if self.up and not self.upsample_first:
             y = upsample(y)  # keeps constants, so the bias may already be in
         if noise is not None and self.noise_strength is not None:
             y = y + (noise * (self.noise_strength * self.gain)).to(y.dtype)
         return leaky_relu(y)
 
-    def coefficients(self, w: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """w [N, w_dim] -> style [N, in], selection [N, kernels] or None, demodulation [N, out].
-
-        In fp32 or wider: squares and their sums are taken here.
-        """
+    def coefficients(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """w [N, w_dim] -> style [N, in], selection [N, kernels] (softmax) or None; in fp32 or wider."""
         with torch.autocast(w.device.type, enabled=False):
             w = at_least_fp32(w)
             style = self.modulation(w) * self.fan_in_gain
-            selection = None if self.selection is None else self.selection(w).softmax(dim=-1)
-            return style, selection, torch.rsqrt(kernel_energy(self.bank, style, selection) + _EPS)
+            return style, None if self.selection is None else self.selection(w).softmax(dim=-1)
 
 
 def kernel_energy(bank: Tensor, style: Tensor, selection: Tensor | None) -> Tensor:
@@ -107,22 +103,20 @@ def kernel_energy(bank: Tensor, style: Tensor, selection: Tensor | None) -> Tens
 
 
 def modulated_conv(
-    x: Tensor, bank: Tensor, style: Tensor, selection: Tensor | None, norm: Tensor, bias: Tensor
+    x: Tensor, bank: Tensor, style: Tensor, selection: Tensor | None, bias: Tensor, gain: float = 1.0
 ) -> Tensor:
-    """conv(x_n * s_n, sum_i a_ni K_i) * norm_n + bias, in the form that costs least for these shapes.
+    """gain * conv(x_n, K_n s_n) / ||K_n s_n|| + bias, in the form that costs least for these shapes.
 
-    x [N, I, H, W], bank [k, O, I, h, w], style [N, I], selection [N, k] or None (k = 1), norm [N, O], bias [O]
-    -> [N, O, H, W].
+    x [N, I, H, W], bank [k, O, I, h, w], style [N, I], selection [N, k] or None (k = 1), bias [O] -> [N, O, H, W].
+    Norms are taken in fp32 or wider whatever the autocast.
     """
     if scales_maps(len(bank), x.shape[-2] * x.shape[-1]):
-        return _scaled_maps(x, bank, style, selection, norm, bias)
-    kernel = bank[0] if selection is None else (selection @ bank.flatten(1)).unflatten(1, bank.shape[1:])
-    kernel = kernel * (norm[:, :, None] * style[:, None])[..., None, None]
-    return _own_kernels(x, kernel, bias)
+        return _shared_kernels(x, bank, style, selection, bias, gain)
+    return _own_kernels(x, bank, style, selection, bias, gain)
 
 
 def scales_maps(kernels: int, pixels: int) -> bool:
-    """Whether factors go onto feature maps (one kernel for the batch), or each sample gets a kernel of its own.
+    """Whether the bank's kernels are shared by the batch, and selection acts on maps; else each sample builds its own.
 
     A bank multiplies the work on maps by its size; building kernels costs the same at any resolution. The bound is
     where the two cross, measured on CPU (oneDNN) at 32 to 128 channels; with one kernel, maps always won.
@@ -130,10 +124,12 @@ def scales_maps(kernels: int, pixels: int) -> bool:
     return (kernels - 1) * pixels <= 64
 
 
-def _scaled_maps(
-    x: Tensor, bank: Tensor, style: Tensor, selection: Tensor | None, norm: Tensor, bias: Tensor
+def _shared_kernels(
+    x: Tensor, bank: Tensor, style: Tensor, selection: Tensor | None, bias: Tensor, gain: float
 ) -> Tensor:
     count, out_channels, in_channels, height, width = bank.shape
+    with torch.autocast(x.device.type, enabled=False):
+        norm = torch.rsqrt(kernel_energy(bank, style, selection) + _EPS) * gain
     if selection is None:
         x, kernel = x * style.to(x.dtype)[..., None, None], bank[0]
     else:
@@ -145,13 +141,31 @@ def _scaled_maps(
     return torch.addcmul(bias.to(y.dtype)[:, None, None], y, norm.to(y.dtype)[..., None, None])
 
 
-def _own_kernels(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    size, out_channels, in_channels, height, width = kernel.shape
+def _own_kernels(
+    x: Tensor, bank: Tensor, style: Tensor, selection: Tensor | None, bias: Tensor, gain: float
+) -> Tensor:
+    _, out_channels, in_channels, height, width = bank.shape
+    size, pixels = len(x), x.shape[-2] * x.shape[-1]
+    padding = (height // 2, width // 2)
+    if selection is None:
+        kernel = bank.expand(size, -1, -1, -1, -1)
+    else:
+        kernel = (selection @ bank.flatten(1)).unflatten(1, bank.shape[1:])
+    with torch.autocast(x.device.type, enabled=False):
+        energy = (at_least_fp32(kernel).square().sum(dim=(-2, -1)) * style.square()[:, None]).sum(dim=-1)
+        norm = torch.rsqrt(energy + _EPS) * gain  # [N, O]
+    on_maps = pixels < out_channels * height * width  # maps are smaller than kernels
+    if on_maps:
+        x = x * style.to(x.dtype)[..., None, None]
+    else:
+        kernel = kernel * (norm[:, :, None] * style[:, None])[..., None, None].to(kernel.dtype)
     y = F.conv2d(
         x.reshape(1, size * in_channels, *x.shape[-2:]),
         kernel.flatten(0, 1),
-        bias.repeat(size),
-        padding=(height // 2, width // 2),
+        None if on_maps else bias.repeat(size),
+        padding=padding,
         groups=size,
-    )
-    return y.view(size, out_channels, *x.shape[-2:])
+    ).view(size, out_channels, *x.shape[-2:])
+    if not on_maps:
+        return y
+    return torch.addcmul(bias.to(y.dtype)[:, None, None], y, norm.to(y.dtype)[..., None, None])

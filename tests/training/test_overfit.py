@@ -21,7 +21,16 @@ from gigagan_core.training.world import World
 from .conftest import ATTENTION, Hooks, make_encoder
 
 SIZE, STEPS = 16, 400
-CAPTIONS = ["red disc", "green disc", "blue disc", "black square", "red stripes", "green square", "sky", "sun"]
+CAPTIONS = [
+    "red disc",
+    "green disc",
+    "blue disc",
+    "black square",
+    "red stripes",
+    "green square",
+    "sky",
+    "sun",
+]
 TEXT = {"text_dim": 16, "text_width": 32, "text_depth": 1, "text_head_dim": 8}
 
 

@@ -47,19 +47,21 @@ def make(kernels, kernel_size=3, **options):
     return layer
 
 
+@pytest.mark.parametrize("side_is_large", [True, False])
 @pytest.mark.parametrize("on_maps", [True, False])
 @pytest.mark.parametrize("kernels", [1, 2, 3])
 @pytest.mark.parametrize(
     "options", [{}, {"up": True}, {"up": True, "upsample_first": True}, {"kernel_size": 1}]
 )
 def test_fast_convolution_equals_the_slow_reference_in_value_and_every_gradient(
-    kernels, options, on_maps, monkeypatch
+    kernels, options, on_maps, side_is_large, monkeypatch
 ):
     monkeypatch.setattr(adaptive_conv, "scales_maps", lambda kernels, pixels: on_maps)
     layer = make(kernels, **options)
-    x = torch.randn(3, 5, 6, 6, dtype=torch.float64, requires_grad=True)
+    side = 9 if side_is_large else 6  # 81 pixels exceed the 54 weights of an output channel's 6 kernels
+    x = torch.randn(3, 5, side, side, dtype=torch.float64, requires_grad=True)
     w = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    size = 12 if options.get("up") else 6
+    size = 2 * side if options.get("up") else side
     noise = torch.randn(3, 1, size, size, dtype=torch.float64)
     wanted = slow_reference(layer, x, w, noise)
     found = layer(x, w, noise)
@@ -80,12 +82,21 @@ def test_gradients_of_the_layer_equal_finite_differences(kernels):
     assert torch.autograd.gradcheck(layer, (x, w))
 
 
-def test_demodulated_kernels_have_unit_norm():
-    layer = make(3)
-    w = torch.randn(4, 4, dtype=torch.float64)
-    style, selection, norm = layer.coefficients(w)
-    kernel = torch.einsum("nk,koihw,ni->noihw", selection, layer.bank, style)
-    lengths = (kernel * norm[:, :, None, None, None]).square().sum(dim=(2, 3, 4))
+@pytest.mark.parametrize("on_maps", [True, False])
+@pytest.mark.parametrize("side", [3, 16])
+def test_demodulated_kernels_have_unit_norm(on_maps, side, monkeypatch):
+    """A single pixel shows the kernel that it meets, whichever way the factors go."""
+    monkeypatch.setattr(adaptive_conv, "scales_maps", lambda kernels, pixels: on_maps)
+    bank = torch.randn(3, 6, 5, 3, 3, dtype=torch.float64)
+    style, selection = (
+        torch.randn(4, 5, dtype=torch.float64),
+        torch.randn(4, 3, dtype=torch.float64).softmax(1),
+    )
+    lengths = torch.zeros(4, 6, dtype=torch.float64)
+    for channel in range(5):
+        x = torch.zeros(4, 5, side, side, dtype=torch.float64)
+        x[:, channel, 1, 1] = 1.0
+        lengths += modulated_conv(x, bank, style, selection, torch.zeros(6).double()).square().sum(dim=(2, 3))
     torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=1e-6, atol=1e-6)
 
 
@@ -119,11 +130,11 @@ def test_no_tensor_of_batch_times_bank_kernels_is_ever_made():
 def test_selection_weights_choose_among_the_kernels():
     bank = torch.randn(2, 3, 3, 3, 3)
     x, ones = torch.randn(2, 3, 8, 8), torch.ones(2, 3)
-    found = modulated_conv(x, bank, ones, torch.eye(2), ones, torch.zeros(3))
+    found = modulated_conv(x, bank, ones, torch.eye(2), torch.zeros(3))
     for n in range(2):
-        torch.testing.assert_close(
-            found[n : n + 1], F.conv2d(x[n : n + 1], bank[n], padding=1), rtol=1e-4, atol=1e-4
-        )
+        wanted = F.conv2d(x[n : n + 1], bank[n], padding=1)
+        wanted = wanted / bank[n].square().sum(dim=(1, 2, 3)).sqrt()[:, None, None]
+        torch.testing.assert_close(found[n : n + 1], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_noise_is_added_only_where_it_is_given():
