@@ -28,18 +28,24 @@ PACKAGES = [
     "numerize==0.12",
     "open-clip-torch==2.32.0",
 ]
-# case: (repeats, what)
+# case: (repeats, calls a repeat, what)
 MEASURED = {
-    "convolution": (15, "adaptive convolution 256 -> 256, 16 x 16, N 8, forward and backward"),
-    "generator": (5, "generator forward and backward, about 10M parameters, 64 px, unconditional"),
-    "discriminator": (5, "discriminator forward and backward, about 10M parameters, 64 px, unconditional"),
-    "step": (3, "D and G step with optimisers, about 10M + 10M parameters, 64 px, without gradient penalty"),
+    "convolution": (15, 10, "adaptive convolution 256 -> 256, 16 x 16, N 8, forward and backward"),
+    "generator": (5, 1, "generator forward and backward, about 10M parameters, 64 px, unconditional"),
+    "discriminator": (5, 1, "discriminator forward and backward, about 10M parameters, 64 px, unconditional"),
+    "step": (
+        3,
+        1,
+        "D and G step with optimisers, about 10M + 10M parameters, 64 px, without gradient penalty",
+    ),
     "penalty_step": (
         2,
+        1,
         "the same with each side's gradient penalty (ours R1 on real images, every 16 steps)",
     ),
     "text_step": (
         3,
+        1,
         "our step conditioned on text, with matching loss in D and G; the peer has no equal of it",
     ),
 }
@@ -62,11 +68,20 @@ def main() -> None:
     }
     where = "" if chosen.device == "cpu" else f"_{chosen.device}_{chosen.precision}"
     peer_python = peer_environment(PEER, PACKAGES)
-    for case, (repeats, what) in MEASURED.items():
+    for case, (repeats, calls, what) in MEASURED.items():
         if chosen.only in (None, case):
             peer = None if case == "text_step" else (peer_python, CASES / "models_gigagan_pytorch.py")
             ours = (sys.executable, CASES / "models_ours.py")
-            compare(f"models_{case}{where}", case, ours, peer, PEER, options, chosen.repeats or repeats, what)
+            compare(
+                f"models_{case}{where}",
+                case,
+                ours,
+                peer,
+                PEER,
+                {**options, "calls": calls},
+                chosen.repeats or repeats,
+                what,
+            )
 
 
 if __name__ == "__main__":

@@ -27,15 +27,18 @@ class Measured:
         self.device = torch.device(options["device"])
         self.batch, self.bf16 = options["batch"], options["precision"] == "bf16"
         self.parameters: int | None = None
+        # A call of milliseconds is repeated: alone, it would mostly meet the other process's caches.
+        self.calls = options["calls"]
         torch.manual_seed(0)
 
     def warm_up(self) -> None:
         self.run()
 
     def run(self) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.loss()
-        loss.backward()
+        for _ in range(self.calls):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.loss()
+            loss.backward()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -44,15 +44,18 @@ class Measured:
         self.device = torch.device(options["device"])
         self.batch, self.bf16 = options["batch"], options["precision"] == "bf16"
         self.parameters: int | None = None
+        # A call of milliseconds is repeated: alone, it would mostly meet the other process's caches.
+        self.calls = options["calls"]
         torch.manual_seed(0)
 
     def warm_up(self) -> None:
         self.run()
 
     def run(self) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.loss()
-        loss.backward()
+        for _ in range(self.calls):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.loss()
+            loss.backward()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -186,10 +189,11 @@ class TextStep(Step):
     text = True
 
 
-def step(state: Any, recipe: Recipe, size: int) -> None:
+def step(state: Any, recipe: Recipe, size: int, side: int = 64) -> None:
+    """One training step on `size` random images."""
     start = state.images_seen
     captions = [f"caption {start + i}" for i in range(size)]
-    images = torch.rand(size, 3, 64, 64) * 2 - 1
+    images = torch.rand(size, 3, side, side) * 2 - 1
     train_step(state, recipe, Batch(images, captions, captions, torch.arange(start, start + size)), World())
 
 
