@@ -11,6 +11,9 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.tracking.connection import sqlite_path
 from gigagan_core.tracking.process import is_dead
 
+# Without it the pages open on MLflow's tools for language models, and the runs are a click away.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 
 def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
     """The experiment's id; made where it is missing, its artifacts beside a local database."""
@@ -19,7 +22,7 @@ def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
         path = sqlite_path(tracking_uri)
         location = (Path(path).absolute().parent / "mlartifacts" / name).as_uri() if path else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_KIND)
         except Exception:
             # Another process may have made it between the question and the request.
             found = client.get_experiment_by_name(name)
