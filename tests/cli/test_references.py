@@ -111,8 +111,21 @@ def test_own_tables_are_not_given_the_embedded_site_nor_its_licence() -> None:
     assert references.pipeline_settings("demo").ingest.site == "openmoji"
 
 
-def test_a_section_that_a_preset_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    without = references.preset_settings("tiny").model_copy(update={"control": None})
-    monkeypatch.setattr(references, "preset_settings", lambda name: without)
-    with pytest.raises(GigaganError, match="preset 'tiny' has no control"):
-        references.settings_of("tiny", "control")
+@pytest.mark.parametrize(
+    ("preset", "section"),
+    [("paper-t2i-64", "upsampler"), ("paper-upsampler-64-to-512", "base"), ("ablation-deeper", "ingest")],
+)
+def test_a_section_that_a_preset_lacks_is_one_sentence(preset: str, section: str) -> None:
+    with pytest.raises(
+        GigaganError, match=f"preset '{preset}' has no {section} settings; choose one that has"
+    ):
+        references.settings_of(preset, section)
+
+
+def test_a_preset_of_one_stage_gives_that_stage_alone() -> None:
+    settings = references.settings_of("paper-t2i-64", "base", ["workers=8"])
+    assert settings.workers == 8
+    assert settings.generator.w_dim == 1024
+    assert references.settings_of("openmoji-64-to-256", "control").training.objective == "l1"
+    with pytest.raises(GigaganError, match="'ablation-deeper' is of one stage; give it to train-base"):
+        references.pipeline_settings("ablation-deeper")
