@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,8 @@ os.environ["PREFECT_HOME"] = str(_HOME / "prefect")
 from gigagan_core import environment  # noqa: E402
 
 environment.set_defaults()
+# A shell's background job is started with Ctrl-C ignored, and so would be every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
