@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,10 @@ class Case(Protocol):
         """Whatever the first call pays for and later ones do not."""
 
     def run(self) -> None:
-        """The work, finished when it returns (a GPU is waited for)."""
+        """The work, finished when it returns (a GPU is waited for).
+
+        A case may also have `facts()`, a dictionary for the document, asked for at the end.
+        """
 
 
 # ---- inside a measured process ---------------------------------------------------------------------
@@ -60,7 +63,8 @@ def answer(cases: dict[str, Callable[[dict[str, Any]], Case]], versions: dict[st
         start = time.perf_counter()
         case.run()
         print(json.dumps({"seconds": (time.perf_counter() - start) / case.calls}), file=out)
-    print(json.dumps({"peak_mib": _peak_mib(request["options"], before)}), file=out)
+    facts = case.facts() if hasattr(case, "facts") else {}
+    print(json.dumps({"peak_mib": _peak_mib(request["options"], before), "facts": facts}), file=out)
 
 
 def _resident_mib() -> float:
@@ -85,9 +89,10 @@ def _peak_mib(options: dict[str, Any], before: float) -> float:
 class Side:
     """One measured process."""
 
-    def __init__(self, python: str | Path, script: Path, case: str, options: dict[str, Any]):
+    def __init__(self, python: str | Path, script: Path | Sequence[Any], case: str, options: dict[str, Any]):
+        command = [script] if isinstance(script, Path) else script
         self._process = subprocess.Popen(
-            [str(python), str(script)],
+            [str(python), *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -105,9 +110,10 @@ class Side:
     def end(self) -> float:
         """Stop; peak memory in MiB."""
         self._say("end")
-        peak = self._hear()["peak_mib"]
+        said = self._hear()
         self._process.wait()
-        return peak
+        self.facts |= said["facts"]
+        return said["peak_mib"]
 
     def _say(self, line: str) -> None:
         self._process.stdin.write(line + "\n")
@@ -123,8 +129,8 @@ class Side:
 def compare(
     name: str,
     case: str,
-    ours: tuple[str | Path, Path],
-    peer: tuple[str | Path, Path] | None,
+    ours: tuple[str | Path, Path | Sequence[Any]],
+    peer: tuple[str | Path, Path | Sequence[Any]] | None,
     peer_name: str,
     options: dict[str, Any],
     repeats: int,
@@ -153,8 +159,9 @@ def compare(
     for side, process in sides.items():
         document[side] = {
             **summary(seconds[side]),
+            "seconds": [float(f"{each:.4g}") for each in seconds[side]],
             "peak_memory_mib": round(peaks[side], 1),
-            "parameters": process.facts["parameters"],
+            **{key: value for key, value in process.facts.items() if key not in ("ready", "versions")},
         }
     line = f"{name:40} ours {_line(document['ours'])}"
     if peer is not None:
@@ -168,9 +175,14 @@ def compare(
         line += f"   peer {_line(document['peer'])}   ratio {_line(document['ratio'], '')}"
         line += f"   memory {peaks['ours']:.0f} / {peaks['peer']:.0f} MiB"
     print(line, flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    write(document)
     return document
+
+
+def write(document: dict[str, Any]) -> None:
+    """Keep a result as `results/NAME.json`."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{document['benchmark']}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def summary(values: list[float]) -> dict[str, float]:

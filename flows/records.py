@@ -12,7 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ObjectNotFound
@@ -27,6 +32,25 @@ from gigagan_core.tracking.mlflow_run import StageRun
 
 # A page loads every artifact's text whole: larger pictures are shrunk to about this many bytes.
 PICTURE_BYTES = 300_000
+
+
+class ProgressPage:
+    """Progress of a stage as a Prefect artifact: made when there is something to show, then updated."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, what: str, share: float, figures: Mapping[str, Any]) -> None:
+        """share: 0 to 1. figures: shown beside it, by name."""
+        shown = "  ".join(f"{name} {value}" for name, value in figures.items())
+        description = _harmless(f"{what}  {shown}")
+        percent = round(100 * min(max(share, 0.0), 1.0), 1)
+        if what in self._made:
+            update_progress_artifact(self._made[what], progress=percent, description=description)
+        else:
+            self._made[what] = create_progress_artifact(
+                progress=percent, key=_key(what, "progress"), description=description
+            )
 
 
 def sentence(line: StageRecord) -> str:
@@ -77,6 +101,8 @@ def result_markdown(line: StageRecord) -> str:
             f"**Cached**: nothing was done, {artifact.short} of {for_markdown(made)} is used again.",
             "",
         ]
+    for warning in artifact.notes.get("warnings", ()):
+        parts += [f"**Warning: {for_markdown(warning, 1000)}**", ""]
     parts += [
         "| | |",
         "|---|---|",

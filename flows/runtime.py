@@ -19,6 +19,7 @@ from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
+from gigagan_core.text import plain
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
 from gigagan_core.tracking.process import Terminated, interrupts_kept, sigterm_raises, was_terminated
 
@@ -55,6 +56,8 @@ class Run:
             artifact = stage_run(settings, inputs, self.context, **options)
         for line in self.context.history[known:]:
             get_run_logger().info(records.sentence(line))
+            for warning in line.artifact.notes.get("warnings", ()):
+                get_run_logger().warning(plain(warning))
             records.publish(line)
         return artifact
 
@@ -76,9 +79,10 @@ def open_run(
     tracker = MlflowTracker(tags=prefect_tags())
     options = {"force": force, "accept_code_change": accept_code_change}
     session = PoliteRaySession(dashboard=ray_dashboard)
+    progress = records.ProgressPage()
     with (
         sigterm_raises(replacing=True),
-        RunContext.open(store, tracker, ray_session=session, **options) as context,
+        RunContext.open(store, tracker, ray_session=session, on_progress=progress, **options) as context,
     ):
         if not as_parent:
             yield Run(context)

@@ -15,7 +15,7 @@ from gigagan_core.store.artifact import Artifact, ExternalFile
 def train_base_stage(
     run: Run,
     settings: BaseTrainingSettings,
-    data: Artifact,
+    data: Artifact | list[tuple[Artifact, float]],
     encoder: Artifact | ExternalFile,
     vision_encoder: Artifact | ExternalFile | None = None,
 ) -> Artifact:
@@ -26,7 +26,7 @@ def train_base_stage(
 
 @flow(name="train-base", persist_result=False)
 def train_base(
-    data: str = "latest",
+    data: str | list[str] = "latest",
     encoder: str = "latest",
     vision_encoder: str | None = None,
     preset: str = "demo",
@@ -39,7 +39,7 @@ def train_base(
     """Shard set, encoder -> base model: the text-to-image GAN at its lowest resolution.
 
     Args:
-        data: training shard set: fingerprint, prefix, path, or latest.
+        data: training shard set: fingerprint, prefix, path, or latest; several as ARTIFACT=WEIGHT for a mixture.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
         vision_encoder: the same, for the vision-aided heads of a preset that has them; without it the encoder.
         preset: settings to start from.
@@ -53,7 +53,7 @@ def train_base(
     """
     chosen = settings or references.settings_of(preset, "base", overrides)
     with open_run("train-base", store, force, accept_code_change) as run:
-        shards = references.shard_set(run.store, data)
+        shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         vision = references.encoder(run.store, vision_encoder) if vision_encoder else None
         return train_base_stage(run, chosen, shards, condition, vision).fingerprint

@@ -17,7 +17,7 @@ from gigagan_core.store.artifact import Artifact, ExternalFile
 def train_upsampler_stage(
     run: Run,
     settings: UpsamplerTrainingSettings,
-    data: Artifact,
+    data: Artifact | list[tuple[Artifact, float]],
     encoder: Artifact | ExternalFile,
     lpips: ExternalFile | None = None,
 ) -> Artifact:
@@ -27,7 +27,7 @@ def train_upsampler_stage(
 
 @flow(name="train-upsampler", persist_result=False)
 def train_upsampler(
-    data: str = "latest",
+    data: str | list[str] = "latest",
     encoder: str = "latest",
     lpips: str | None = None,
     objective: Literal["gan", "l1"] = "gan",
@@ -41,7 +41,7 @@ def train_upsampler(
     """Shard set, encoder -> upsampler: low-resolution images become large ones.
 
     Args:
-        data: training shard set: fingerprint, prefix, path, or latest.
+        data: training shard set: fingerprint, prefix, path, or latest; several as ARTIFACT=WEIGHT for a mixture.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
         lpips: LPIPS weights as BACKBONE:PATH, for a preset whose losses have lpips.
         objective: gan, or l1 for the preset's control, which the report sets beside it.
@@ -57,7 +57,7 @@ def train_upsampler(
     part = "upsampler" if objective == "gan" else "control"
     chosen = settings or references.settings_of(preset, part, overrides)
     with open_run("train-upsampler", store, force, accept_code_change) as run:
-        shards = references.shard_set(run.store, data)
+        shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         weights = references.lpips_weights(lpips) if lpips else None
         return train_upsampler_stage(run, chosen, shards, condition, weights).fingerprint

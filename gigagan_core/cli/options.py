@@ -37,6 +37,15 @@ AcceptOption = Annotated[
 DataOption = Annotated[
     str, typer.Option("--data", metavar="ARTIFACT", help="Shard set: fingerprint, prefix, path, or `latest`.")
 ]
+MixtureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="ARTIFACT[=WEIGHT]",
+        help="Shard set: fingerprint, prefix, path, or `latest`. Repeat with weights for a mixture.",
+        show_default="latest",
+    ),
+]
 HeldOutOption = Annotated[
     str, typer.Option("--heldout", metavar="ARTIFACT", help="Held-out shard set, for retrieval figures.")
 ]

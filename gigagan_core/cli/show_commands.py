@@ -1,4 +1,4 @@
-"""`gigagan presets`, `store ls` and `data publish`: what there is to choose from, and what there is already."""
+"""`gigagan presets`, `store ls`, `data publish` and `data report`: what to choose from, and what there is already."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gigagan_core.cli.answer import answering
-from gigagan_core.cli.options import JsonOption, StoreOption
+from gigagan_core.cli.options import DataOption, JsonOption, StoreOption
 
 if TYPE_CHECKING:
     from gigagan_core.store.artifact import Artifact
 
-data_app = typer.Typer(no_args_is_help=True, help="The embedded data set.")
+data_app = typer.Typer(no_args_is_help=True, help="The embedded data set, and the page of any shard set.")
 store_app = typer.Typer(no_args_is_help=True, help="Look at the artifact store.")
 
 
@@ -104,6 +104,50 @@ def store_ls(
             _print_table(columns, [_row(artifact) for artifact in artifacts])
 
 
+@store_app.command("forget")
+def store_forget(
+    url: Annotated[list[str] | None, typer.Option("--url", help="This URL. Repeat for more.")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option("--sha256", help="Images with these bytes. Repeat for more.")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option("--host", help="A host and its subdomains. Repeat for more.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove samples from every shard set for good, and list the models that were trained on them.
+
+    Pictures, URLs and captions go; the rows stay and count as forgotten. Later ingests leave them out. Models are
+    only named: train them again by giving their command again.
+    """
+    with answering(as_json) as answer:
+        from gigagan_core import console
+        from gigagan_core.data.forget import Forgotten
+        from gigagan_core.stages.forget import forget
+        from gigagan_core.store.store import open_store
+
+        wanted = Forgotten.of(url or (), sha256 or (), host or ())
+        removal = forget(open_store(store), wanted)
+        answer(
+            {
+                "removed": [{**_document(each), "rows": rows} for each, rows in removal.rows],
+                "trained_on_them": [_document(each) for each in removal.trained],
+            }
+        )
+        if not as_json:
+            if not removal.rows:
+                console.note("no sample here is meant; what was named is remembered for later ingests")
+                return
+            _print_table(
+                ("removed from", "stage", "rows"),
+                [(each.short, _label(each), str(rows)) for each, rows in removal.rows],
+            )
+            if removal.trained:
+                columns = ("trained on them", "stage", "kind", "made (UTC)")
+                _print_table(columns, [_row(each)[:4] for each in removal.trained])
+
+
 _PARTS = ("partition", "scores")
 
 
@@ -147,6 +191,51 @@ def data_publish(
         rows = publish(folder.expanduser().absolute(), limit)
         console.note(f"{folder}: " + ", ".join(f"{name} {count} rows" for name, count in rows.items()))
         answer({"folder": str(folder.absolute()), "rows": rows})
+
+
+@data_app.command("report")
+def data_report(
+    data: DataOption = "latest",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page to write.", show_default="data-report-PREFIX.html"
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a shard set's page: rows by reason, score histograms, sizes, caption lengths, samples by score decile."""
+    with answering(as_json) as answer:
+        from gigagan_core import console
+        from gigagan_core.data import report
+        from gigagan_core.data.shards import read_index
+        from gigagan_core.stages import references
+        from gigagan_core.store.store import open_store
+
+        artifact = references.shard_set(open_store(store), data)
+        path = (out or Path(f"data-report-{artifact.short}.html")).expanduser().absolute()
+        page = report.data_report(
+            read_index(artifact), title=f"{_label(artifact)} {artifact.short}", notes=_facts(artifact)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        console.note(f"{artifact.short}: {path}")
+        answer({"report": str(path), "artifact": artifact.reference()})
+
+
+def _facts(artifact: Artifact) -> dict[str, str]:
+    """What the end of a shard set's page says of it."""
+    manifest = artifact.manifest
+    facts = {
+        "artifact": artifact.fingerprint,
+        "stage": artifact.stage,
+        "made (UTC)": manifest["created"][:19],
+        "git commit": manifest.get("git_commit"),
+        "licence": artifact.notes.get("licence"),
+        "attribution": artifact.notes.get("attribution"),
+    }
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

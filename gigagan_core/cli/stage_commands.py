@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,6 +17,7 @@ from gigagan_core.cli.options import (
     ForceOption,
     HeldOutOption,
     JsonOption,
+    MixtureOption,
     PresetOption,
     SetOption,
     StoreOption,
@@ -25,6 +27,7 @@ from gigagan_core.cli.options import (
 def register(app: typer.Typer) -> None:
     """Add the commands of this module, in the order of the pipeline."""
     app.command("ingest")(ingest)
+    app.command("import")(import_data)
     app.command("train-encoder")(train_encoder)
     app.command("curate")(curate)
     app.command("train-base")(train_base)
@@ -85,6 +88,39 @@ def ingest(
         stage.run(settings, {"metadata": metadata}, context, label=label)
 
 
+def import_data(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="webdataset or img2dataset tars, captioned pictures, or a folder a class."
+        ),
+    ],
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--captions", metavar="FILE", help="Table of captions, or of class names, for pictures without."
+        ),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--heldout", help="The set that models are judged on, and never trained on.")
+    ] = False,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a shard set of pictures that are on this machine already; every rejection is counted."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.config.base import with_overrides
+        from gigagan_core.config.ingest import ImportSettings
+        from gigagan_core.stages import import_data as stage
+
+        settings = with_overrides(ImportSettings(), overrides or ())
+        inputs = {"source": str(folder.expanduser()), "captions": captions}
+        stage.run(settings, inputs, context, label=f"import {'heldout' if held_out else 'train'}")
+
+
 def train_encoder(
     data: DataOption = "latest",
     held_out: HeldOutOption = "latest",
@@ -132,7 +168,7 @@ def curate(
 
 
 def train_base(
-    data: DataOption = "latest",
+    data: MixtureOption = None,
     encoder: EncoderOption = "latest",
     vision_encoder: Annotated[
         str | None,
@@ -160,7 +196,7 @@ def train_base(
 
 
 def train_upsampler(
-    data: DataOption = "latest",
+    data: MixtureOption = None,
     encoder: EncoderOption = "latest",
     lpips: Annotated[
         str | None,
@@ -194,7 +230,7 @@ def train_upsampler(
 def _run_on_data(
     run: Callable[..., Any],
     section: str,
-    data: str,
+    data: str | list[str] | None,
     encoder: str,
     preset: str,
     overrides: list[str] | None,
@@ -205,7 +241,7 @@ def _run_on_data(
 
     settings = references.settings_of(preset, section, overrides)
     inputs = {
-        "data": references.shard_set(context.store, data),
+        "data": references.training_data(context.store, data or "latest"),
         "encoder": references.encoder(context.store, encoder),
         **further,
     }

@@ -11,6 +11,7 @@ from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSetting
 from gigagan_core.training.settings import BaseTraining, UpsamplerTraining
 
 Launcher = Literal["ray", "plain"]
+Crop = Literal["centre", "random"]
 
 
 class BaseTrainingSettings(Settings):
@@ -19,11 +20,15 @@ class BaseTrainingSettings(Settings):
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     discriminator: DiscriminatorSettings = Field(default_factory=DiscriminatorSettings)
     training: BaseTraining = Field(default_factory=BaseTraining)
+    crop: Crop = "centre"
+    """Which square of a picture that is none; random: another one at each visit."""
 
     launcher: Launcher = operational("ray")
     """ray: in a Ray Train trainer, restarted when a worker dies. plain: in this process."""
     workers: int = operational(1, ge=1)
     use_gpu: bool = operational(False)
+    decode_threads: int = operational(2, ge=1)
+    """Threads of each worker that decode pictures, besides those that compute."""
 
     sample_captions: tuple[str, ...] = operational(())
     """Prompts of the sample grids; empty: captions of the first training images."""
@@ -61,10 +66,12 @@ class UpsamplerTrainingSettings(Settings):
         )
     )
     training: UpsamplerTraining = Field(default_factory=UpsamplerTraining)
+    crop: Crop = "centre"
 
     launcher: Launcher = operational("ray")
     workers: int = operational(1, ge=1)
     use_gpu: bool = operational(False)
+    decode_threads: int = operational(2, ge=1)
     sample_count: int = operational(8, ge=1)
     """How many images the sample grids show."""
 

@@ -10,35 +10,50 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
+import re
 import shutil
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import PartitionSettings
 from gigagan_core.data.fetch import Fetched, fetch_all
 from gigagan_core.data.filter import filter_rows
-from gigagan_core.data.schemas import adapt, detect
-from gigagan_core.data.status import OPTED_OUT, SUCCESS
-from gigagan_core.data.tables import read_rows
+from gigagan_core.data.forget import KEPT_COLUMNS, Forgotten
+from gigagan_core.data.hosts import spread_hosts
+from gigagan_core.data.schemas import TableSchema, adapt, canonical_schema, detect, plain_column
+from gigagan_core.data.status import BLOCKED, FORGOTTEN, OPTED_OUT, SHA256_MISMATCH, SUCCESS
+from gigagan_core.data.tables import read_rows, rows_before
+from gigagan_core.errors import GigaganError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SHARD = "00000"
 PROGRESS_EVERY_SECONDS = 0.5
 PROGRESS_FILE = "progress.json"
+ANSWERED = (OPTED_OUT, BLOCKED, FORGOTTEN)
 
 
 @dataclass(frozen=True)
 class PartitionJob:
-    """Which rows of which table; table_sha256: of its bytes, part of every key."""
+    """Which rows of which table; table_sha256: of its bytes, part of every key. block_list: see `IngestSettings`.
+
+    forgotten: what `gigagan store forget` was asked for; no part of a fingerprint.
+    """
 
     table_uri: str
     table_sha256: str
     settings: PartitionSettings
+    block_list: str | None = None
+    forgotten: Forgotten = field(default_factory=Forgotten)
 
     @property
     def name(self) -> str:
@@ -71,8 +86,8 @@ class PartitionResult:
 
     @property
     def failed_share(self) -> float:
-        """Of the URLs asked for; an opt-out is an answer and no failure."""
-        failed = self.failed.total() - self.failed[OPTED_OUT]
+        """Of the URLs asked for; what was answered and is not wanted is no failure."""
+        failed = sum(n for reason, n in self.failed.items() if reason not in ANSWERED)
         asked = self.success + self.failed.total()
         return failed / asked if asked else 0.0
 
@@ -110,17 +125,20 @@ def download_partition(
         settings.caption_column,
     )
     rows = adapt(piece, schema, job.table_sha256, settings.start, job.table_uri)
-    reasons, missing = filter_rows(rows, settings.filter, job.table_uri)
+    reasons, missing = _filter(rows, job, _asked_before(piece, schema, job))
     result = PartitionResult(rows=len(rows), missing=missing, schema=schema.name)
     folder = scratch / f"attempt-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with _PartitionWriter(folder, rows.to_pylist(), settings, result, own_process) as writer:
+    for row, url in enumerate(rows["url"].to_pylist()):
+        if job.forgotten.names(url):
+            reasons[row] = FORGOTTEN
+    with _PartitionWriter(folder, rows.to_pylist(), job, result, own_process) as writer:
         for row, reason in enumerate(reasons):
             if reason is not None:
                 writer.refuse(row, reason)
         urls = [(row, rows["url"][row].as_py()) for row, reason in enumerate(reasons) if reason is None]
-        asyncio.run(_fetch_into(writer, urls, settings, on_progress))
+        asyncio.run(_fetch_into(writer, spread_hosts(urls), settings, on_progress))
     assert result.done == result.rows, f"{job.name}: {result.done} of {result.rows} rows accounted for"
     result.seconds = time.time() - started
     _sort_parquet(folder / f"{SHARD}.parquet")
@@ -130,6 +148,62 @@ def download_partition(
         os.replace(folder / f"{SHARD}{ending}", output / f"{SHARD}{ending}")
     shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _pixels(body: bytes) -> float:
+    """How many pixels a picture's header promises; 0 where it has none that is known, which the resizer sees."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(body)) as image:
+                return image.width * image.height
+    except Image.DecompressionBombError:
+        return math.inf
+    except Exception:  # Pillow's plug-ins raise whatever they meet in a damaged header
+        return 0
+
+
+def read_block_list(place: str) -> frozenset[str]:
+    """The sha256 sums (hex, one a line; empty lines and `#` comments apart) of a file or URI.
+
+    Raises GigaganError where it cannot be read or a line is no sha256.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(place, "rt", encoding="utf-8") as file:
+            lines = [line.split("#")[0].strip().lower() for line in file]
+    except (OSError, ValueError) as error:
+        raise GigaganError(f"block list {place} cannot be read: {error}; name a text file") from None
+    sums = frozenset(line for line in lines if line)
+    for line in sums:
+        if not re.fullmatch("[0-9a-f]{64}", line):
+            raise GigaganError(f"block list {place}: {line[:80]!r} is no sha256; give 64 hex digits a line")
+    return sums
+
+
+def _filter(
+    rows: pa.Table, job: PartitionJob, asked_before: Collection[str] = ()
+) -> tuple[list[str | None], dict[str, int]]:
+    settings = job.settings
+    return filter_rows(
+        rows, settings.filter, job.table_uri, settings.fetch.allow_private_addresses, asked_before
+    )
+
+
+def _asked_before(piece: pa.Table, schema: TableSchema, job: PartitionJob) -> set[str]:
+    """URLs of this piece that an earlier one of the same table asks for, as far as its row group tells.
+
+    It is a function of the table alone, so partitions stay independent of each other.
+    """
+    column = schema.columns["url"]
+    urls = plain_column(piece[column]).unique()
+    earlier = rows_before(job.table_uri, job.settings.start, column, urls)
+    rows = adapt(earlier, schema, job.table_sha256, 0, job.table_uri)
+    reasons, _ = _filter(rows, job)
+    return {url for url, reason in zip(rows["url"].to_pylist(), reasons, strict=True) if reason is None}
 
 
 def download_task(job: PartitionJob, scratch: str, output: str) -> dict[str, Any]:
@@ -183,14 +257,19 @@ class _PartitionWriter:
         self,
         folder: Path,
         rows: list[dict[str, Any]],
-        settings: PartitionSettings,
+        job: PartitionJob,
         result: PartitionResult,
         own_process: bool,
     ):
         from gigagan_core.data.img2dataset_parts import load, make_resizer
 
+        settings = job.settings
         self.result = result
         self._rows = rows
+        self._blocked = read_block_list(job.block_list) if job.block_list else frozenset()
+        self._forgotten = job.forgotten
+        self._verify = settings.fetch.verify_sha256
+        self._max_pixels = settings.fetch.max_pixels
         self._resize = make_resizer(
             settings.image_size, settings.encode_format, settings.quality, own_process
         )
@@ -223,6 +302,10 @@ class _PartitionWriter:
         known: dict[str, Any] = {"attempts": fetched.attempts, "sha256": fetched.sha256}
         status, message, image = fetched.status, fetched.message, None
         if fetched.body is not None:
+            status, message = self._look_up(fetched)
+        if status == SUCCESS and _pixels(fetched.body) > self._max_pixels:
+            status, message = "too_many_pixels", f"more than {self._max_pixels}"
+        if status == SUCCESS:
             image, _, _, width, height, error = self._resize(io.BytesIO(fetched.body))
             if error is None:
                 known |= {"original_width": width, "original_height": height}
@@ -235,14 +318,28 @@ class _PartitionWriter:
             self.result.failed[status] += 1
         self._write(fetched.row, status, image=image, error_message=message, **known)
 
+    def _look_up(self, fetched: Fetched) -> tuple[str, str | None]:
+        """The status that a body's sha256 gives it: what the table and the block list know of it."""
+        promised = self._rows[fetched.row]["sha256"]
+        if self._forgotten.names(None, fetched.sha256):
+            return FORGOTTEN, None
+        if self._verify and promised and promised.strip().lower() != fetched.sha256:
+            return SHA256_MISMATCH, f"the table says {promised}"
+        if fetched.sha256 in self._blocked:
+            return BLOCKED, "its sha256 is on the block list"
+        return SUCCESS, None
+
     def _write(self, row: int, status: str, image: bytes | None = None, **known: Any) -> None:
         values = self._rows[row]
+        if status == FORGOTTEN:
+            known = {}
+            values = {name: values[name] for name in KEPT_COLUMNS if name in values} | {"caption": None}
         sample = {**dict.fromkeys(partition_schema().names), **values, "status": status, **known}
         sample["selected"] = status == SUCCESS
         self._writer.write(image, values["key"], values["caption"], sample)
 
 
-def partition_schema() -> Any:
+def partition_schema() -> pa.Schema:
     """Columns of a partition's and a shard set's parquet: the canonical ones and what fetching found.
 
     width, height are the table's; original_width, original_height those of the picture as it was fetched.
@@ -250,17 +347,13 @@ def partition_schema() -> Any:
     """
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in ("key", "url", "caption")),
-            *((name, pa.int32()) for name in ("width", "height")),
-            *((name, pa.float64()) for name in ("clip_similarity", "aesthetic", "watermark", "nsfw")),
-            *((name, pa.string()) for name in ("sha256", "source", "extra", "status", "error_message")),
-            *((name, pa.int32()) for name in ("original_width", "original_height", "attempts")),
-            ("phash", pa.string()),
-            ("selected", pa.bool_()),
-        ]
-    )
+    found = [
+        *((name, pa.string()) for name in ("status", "error_message")),
+        *((name, pa.int32()) for name in ("original_width", "original_height", "attempts")),
+        ("phash", pa.string()),
+        ("selected", pa.bool_()),
+    ]
+    return pa.schema([*canonical_schema(), *(pa.field(*column) for column in found)])
 
 
 def _sort_parquet(path: Path) -> None:

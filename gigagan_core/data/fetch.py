@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 TRANSIENT = frozenset(
     {"timeout", "connection_reset", "connection_refused", "truncated_body", "dns_failure", "http_429"}
 )
+DEADLINE = "deadline"
 _DNS_CACHE_SECONDS = 300
 
 
@@ -72,8 +75,10 @@ async def fetch_all(
 ) -> None:
     """Ask for every (row, url); `handle` is awaited once for each with its final answer.
 
-    At most `settings.concurrency` bodies are held at a time, `handle`'s time included.
+    At most `settings.concurrency` bodies are held at a time, `handle`'s time included. After
+    `settings.deadline_s` nothing is asked for any more, and what is left gets the status "deadline".
     """
+    end = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
     connector = aiohttp.TCPConnector(
         limit=settings.concurrency,
         limit_per_host=settings.per_host,
@@ -94,12 +99,16 @@ async def fetch_all(
         async def ask(url: str) -> tuple[str, bytes | None, str | None]:
             # The turn is waited for here, where the time-out does not run yet.
             async with slots[_host(url)]:
-                return await fetch_once(session, url, settings)
+                left = math.inf if end is None else end - time.monotonic()
+                if left <= 0:
+                    return DEADLINE, None, f"no answer within {settings.deadline_s:g} s"
+                return await fetch_once(session, url, settings, min(settings.timeout_s, left))
 
         waiting = list(urls)
         for attempt in range(settings.retries + 1):
             if attempt and waiting:
-                await asyncio.sleep(settings.backoff_s * 2 ** (attempt - 1))
+                pause = settings.backoff_s * 2 ** (attempt - 1)
+                await asyncio.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
             last = attempt == settings.retries
             waiting = await _one_round(ask, waiting, attempt, last, settings.concurrency, handle)
 
@@ -136,11 +145,11 @@ async def _one_round(
 
 
 async def fetch_once(
-    session: aiohttp.ClientSession, url: str, settings: FetchSettings
+    session: aiohttp.ClientSession, url: str, settings: FetchSettings, timeout_s: float
 ) -> tuple[str, bytes | None, str | None]:
     """One attempt: (status, body on success, message otherwise). Does not raise for what the web does."""
     try:
-        async with asyncio.timeout(settings.timeout_s):
+        async with asyncio.timeout(timeout_s):
             return SUCCESS, await _follow(session, url.strip(), settings), None
     except Refused as error:
         return error.reason, None, str(error)

@@ -2,78 +2,156 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from gigagan_core.config.ingest import FilterSettings
+from gigagan_core.data.hosts import hosts_of, is_private_literal
+from gigagan_core.data.schemas import SCORE_FAMILIES
 from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+LOW_IS_BAD = frozenset({"clip_similarity", "aesthetic"})
+"""The families of scores with a lowest value; the others have a highest one."""
+
 
 def filter_rows(
-    rows: pa.Table, settings: FilterSettings, where: str
+    rows: pa.Table,
+    settings: FilterSettings,
+    where: str,
+    allow_private: bool = False,
+    asked_before: Collection[str] = (),
 ) -> tuple[list[str | None], dict[str, int]]:
     """What is wrong with each row of a canonical table, by the first rule that it breaks.
 
-    Returns (reason or None for each row, {column: rows without a value} for the columns that rules look at).
-    where: the table, for the sentence. Raises GigaganError where `settings.missing` is "fail" and a rule
-    that is on finds no value.
+    where: the table, for the sentence. allow_private: whether a URL may name a private address. asked_before:
+    URLs that an earlier part of the table asks for. Returns (reason or None for each row, {rule: rows without a
+    value} for the rules that are on). Raises GigaganError where `settings.missing` is "fail" and a rule that is on
+    finds no value.
     """
+    settings = settings.resolved()
+    checks = _Checks(rows, settings.missing, where)
+    _check_url(checks, allow_private)
+    _check_caption(checks, settings)
+    _check_size(checks, settings)
+    _check_scores(checks, settings)
+    checks.refuse(_is_in(rows["url"], asked_before), "duplicate_url")
+    checks.refuse(_repeated(rows["url"], checks.standing()), "duplicate_url")
+    return checks.reasons.tolist(), checks.missing
+
+
+class _Checks:
+    """reasons: object [N], the first reason of each row or None. missing: {rule: rows without a value}."""
+
+    def __init__(self, rows: pa.Table, policy: str, where: str):
+        import numpy as np
+
+        self.rows = rows
+        self.reasons = np.full(len(rows), None, dtype=object)
+        self.missing: dict[str, int] = {}
+        self._policy, self._where = policy, where
+
+    def standing(self) -> np.ndarray:
+        """bool [N]: rows that no rule has refused."""
+        import numpy as np
+
+        return np.equal(self.reasons, None)
+
+    def refuse(self, mask: np.ndarray, reason: str) -> None:
+        self.reasons[mask & self.standing()] = reason
+
+    def need(self, absent: np.ndarray, rule: str) -> None:
+        """What becomes of rows that have no value for a rule."""
+        count = int(absent.sum())
+        self.missing[rule] = count
+        if self._policy == "fail" and count:
+            raise GigaganError(
+                f"{self._where}: {count} of {len(self.rows)} rows have no {rule}, which a filter rule needs; "
+                "set filter.missing to keep or drop, or turn the rule off"
+            )
+        if self._policy == "drop":
+            self.refuse(absent, f"no_{rule}_in_table")
+
+    def numbers(self, column: str) -> np.ndarray:
+        """float64 [N], NaN where there is no value."""
+        import numpy as np
+
+        return self.rows[column].to_numpy().astype(np.float64)
+
+
+def _check_url(checks: _Checks, allow_private: bool) -> None:
     import numpy as np
     import pyarrow.compute as pc
 
-    reasons = np.full(len(rows), None, dtype=object)
-    missing_counts: dict[str, int] = {}
+    url = pc.fill_null(checks.rows["url"].combine_chunks(), "")
+    checks.refuse(_mask(pc.equal(pc.utf8_trim_whitespace(url), "")), "no_url")
+    checks.refuse(~_mask(pc.match_substring_regex(url, r"(?i)^\s*https?://")), "not_http")
+    if not allow_private:
+        hosts = pc.fill_null(hosts_of(url), "").dictionary_encode()
+        private = np.array([is_private_literal(host) for host in hosts.dictionary.to_pylist()], dtype=bool)
+        if private.any():
+            checks.refuse(private[hosts.indices.to_numpy()], "private_address")
 
-    def refuse(mask: np.ndarray, reason: str) -> None:
-        reasons[mask & np.equal(reasons, None)] = reason
 
-    def numbers(name: str) -> np.ndarray:
-        return rows[name].to_numpy().astype(np.float64)
+def _check_caption(checks: _Checks, settings: FilterSettings) -> None:
+    import pyarrow.compute as pc
 
-    def threshold(values: np.ndarray, column: str, is_bad: np.ndarray, reason: str) -> None:
-        absent = np.isnan(values)
-        missing_counts[column] = int(absent.sum())
-        if settings.missing == "fail" and absent.any():
-            raise GigaganError(
-                f"{where}: {int(absent.sum())} of {len(rows)} rows have no {column}, which a filter rule needs; "
-                "set filter.missing to keep or drop, or turn the rule off"
-            )
-        if settings.missing == "drop":
-            refuse(absent, f"no_{column}_in_table")
-        refuse(is_bad & ~absent, reason)
-
-    url, caption = rows["url"], rows["caption"]
-    refuse(_mask(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(url, ""))), 0)), "no_url")
-    web = pc.match_substring_regex(pc.fill_null(url, ""), r"(?i)^\s*https?://")
-    refuse(~_mask(web), "not_http")
-    refuse(_mask(pc.is_null(caption)), "no_caption")
-    length = pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(caption, ""))).to_numpy()
-    refuse(length < settings.min_caption_characters, "short_caption")
+    caption = checks.rows["caption"]
+    checks.refuse(_mask(pc.is_null(caption)), "no_caption")
+    text = pc.utf8_trim_whitespace(pc.fill_null(caption, ""))
+    length = pc.utf8_length(text).to_numpy()
+    checks.refuse(length < settings.min_caption_characters, "short_caption")
     if settings.max_caption_characters is not None:
-        refuse(length > settings.max_caption_characters, "long_caption")
-    sides = np.stack([numbers("width"), numbers("height")])
-    with np.errstate(invalid="ignore"):
-        if settings.min_side is not None:
-            shorter = sides.min(axis=0)
-            threshold(shorter, "size", shorter < settings.min_side, "small_in_table")
-        if settings.max_aspect is not None:
-            aspect = sides.max(axis=0) / sides.min(axis=0)
-            threshold(aspect, "size", aspect > settings.max_aspect, "narrow_in_table")
-        if settings.min_clip_similarity is not None:
-            score = numbers("clip_similarity")
-            bad = score < settings.min_clip_similarity
-            threshold(score, "clip_similarity", bad, "low_clip_similarity_in_table")
-        if settings.max_nsfw is not None:
-            score = numbers("nsfw")
-            threshold(score, "nsfw", score > settings.max_nsfw, "nsfw_in_table")
-        if settings.max_watermark is not None:
-            score = numbers("watermark")
-            threshold(score, "watermark", score > settings.max_watermark, "watermark_in_table")
-    refuse(_repeated(url, np.equal(reasons, None)), "duplicate_url")
-    return reasons.tolist(), missing_counts
+        checks.refuse(length > settings.max_caption_characters, "long_caption")
+    if settings.min_caption_words is not None:
+        words = pc.count_substring_regex(text, r"\S+").to_numpy()
+        checks.refuse(words < settings.min_caption_words, "caption_of_few_words")
+
+
+def _check_size(checks: _Checks, settings: FilterSettings) -> None:
+    import numpy as np
+
+    if settings.min_side is None and settings.max_aspect is None:
+        return
+    sides = np.stack([checks.numbers("width"), checks.numbers("height")])
+    shorter, longer = sides.min(axis=0), sides.max(axis=0)
+    checks.need(np.isnan(shorter), "size")
+    if settings.min_side is not None:
+        checks.refuse(shorter < settings.min_side, "small_in_table")
+    if settings.max_aspect is not None:
+        checks.refuse(longer > settings.max_aspect * shorter, "narrow_in_table")
+
+
+def _check_scores(checks: _Checks, settings: FilterSettings) -> None:
+    """Each family by the models that have a threshold; comparing with NaN refuses nothing."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for family, columns in SCORE_FAMILIES.items():
+        low = family in LOW_IS_BAD
+        bounds = {column: getattr(settings, f"{'min' if low else 'max'}_{column}") for column in columns}
+        scores = {column: checks.numbers(column) for column in columns if bounds[column] is not None}
+        if scores:
+            checks.need(np.all([np.isnan(score) for score in scores.values()], axis=0), family)
+        for column, score in scores.items():
+            bad = score < bounds[column] if low else score > bounds[column]
+            checks.refuse(bad, f"{'low' if low else 'high'}_{column}_in_table")
+    if settings.refused_nsfw_tags:
+        tags = checks.rows["nsfw_tag"]
+        checks.need(_mask(pc.is_null(tags)), "nsfw_tag")
+        refused = pa.array(settings.refused_nsfw_tags, pa.string())
+        checks.refuse(_mask(pc.is_in(tags, value_set=refused)), "nsfw_tag_in_table")
+
+
+def _is_in(values: pa.ChunkedArray, wanted: Collection[str]) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return _mask(pc.is_in(values, value_set=pa.array(list(wanted), pa.string()), skip_nulls=True))
 
 
 def _repeated(urls: pa.ChunkedArray, candidates: np.ndarray) -> np.ndarray:
@@ -90,5 +168,5 @@ def _repeated(urls: pa.ChunkedArray, candidates: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def _mask(values: pa.ChunkedArray) -> np.ndarray:
-    return values.to_numpy().astype(bool)
+def _mask(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False).astype(bool)

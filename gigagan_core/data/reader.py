@@ -1,111 +1,132 @@
-"""Batches for training out of a shard set: exact epochs, the same order whoever reads, resumed exactly.
+"""Batches for training out of shard sets: exact epochs, the same order whoever reads, resumed exactly.
 
-Needs torch, pyarrow, numpy and Pillow only. The order of an epoch is a function of (seed, epoch) alone; the
-position in the endless sequence of epochs is the global sample index, so a run that saw n images goes on
-with ``start_image=n`` as if it had never stopped, on any number of workers.
+Needs torch, pyarrow, numpy and Pillow only. What stands at an index of the endless sequence of images is a function
+of (seed, index) alone (see `mixture`), so a run that saw n images goes on with ``start_image=n`` as if it had never
+stopped, on any number of workers. A sample costs about 45 bytes and its caption in memory (10 million samples with
+captions of 60 letters a GB); pictures are decoded just before they are needed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
-import queue
+import math
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gigagan_core.data.pictures import CorruptPicture, Sample, decode, list_samples
+from gigagan_core.data.mixture import Mixture
+from gigagan_core.data.pictures import LOST, CorruptPicture, Samples, decode_planes, read_samples
 from gigagan_core.data.shards import folder_of
 from gigagan_core.errors import GigaganError
-from gigagan_core.models.randomness import keyed_bits
+from gigagan_core.models.randomness import keyed_bits, keyed_uniform
 from gigagan_core.text import plain
 from gigagan_core.training.loop import Batch
 
 MAX_CORRUPT_SHARE = 0.01
-"""The budget: so many of the samples (at least one) may turn out undecodable before reading stops."""
+"""The budget: so many of the samples (at least one) may turn out unreadable before reading stops."""
 
 CACHE_MB = 512
 PREFETCHED_BATCHES = 2
+_PIECE = 8
 _log = logging.getLogger(__name__)
+
+Crop = Literal["centre", "random"]
 
 
 class Pictures:
-    """Decoded pictures by position, remembered while they all fit; counts those that do not decode.
+    """Decoded pictures by position, remembered while they all fit; counts those that cannot be read.
 
     image_size: side of the pictures, pixels. cache_mb: nothing is remembered where all pictures together
-    would take more. May be used from several threads.
+    would take more. May be used from several threads. Raises GigaganError where more of the samples are lost with
+    damaged shards than the budget allows.
     """
 
-    def __init__(self, samples: Sequence[Sample], image_size: int, cache_mb: int = CACHE_MB):
+    def __init__(self, samples: Samples, image_size: int, cache_mb: int = CACHE_MB):
         self.samples = samples
         self.corrupt: dict[int, str] = {}
         self._image_size = image_size
         self._budget = max(1, int(MAX_CORRUPT_SHARE * len(samples)))
         self._lock = threading.Lock()
         shape = (len(samples), 3, image_size, image_size)
-        fits = int(np.prod(shape, dtype=np.int64)) <= cache_mb * 2**20
+        fits = math.prod(shape) <= cache_mb * 2**20
         self._cache = np.empty(shape, np.uint8) if fits else None
-        self._cached = np.zeros(len(samples), bool)
+        self._cached = np.zeros(len(samples) if fits else 0, bool)
+        for sentence in samples.damage:
+            _log.warning("%s; its lost pictures are left out", plain(sentence))
+        lost = np.flatnonzero(samples.size == LOST).tolist()
+        self.corrupt.update(dict.fromkeys(lost, "lost with its shard"))
+        if lost:
+            self._check_budget(samples.damage[-1])
 
-    def get(self, position: int) -> np.ndarray | None:
+    def get(self, position: int, place: float | None = None, mirrored: bool = False) -> np.ndarray | None:
         """uint8 [3, image_size, image_size], or None for a picture in quarantine.
 
-        Raises GigaganError when more pictures than the budget allows do not decode.
+        place, mirrored: see `pictures.decode_planes`; only centred squares are remembered.
+        Raises GigaganError when more pictures than the budget allows cannot be read.
         """
         if position in self.corrupt:
             return None
-        if self._cached[position]:
-            return self._cache[position]
         try:
-            pixels = decode(self.samples[position], self._image_size).transpose(2, 0, 1)
+            if self._cache is None or place is not None:
+                return decode_planes(self.samples[position], self._image_size, place, mirrored)
+            if not self._cached[position]:
+                self._cache[position] = decode_planes(self.samples[position], self._image_size)
+                self._cached[position] = True
         except CorruptPicture as error:
             self._quarantine(position, str(error))
             return None
-        if self._cache is None:
-            return pixels
-        self._cache[position] = pixels
-        self._cached[position] = True
-        return self._cache[position]
+        pixels = self._cache[position]
+        return pixels[..., ::-1] if mirrored else pixels
 
     def _quarantine(self, position: int, message: str) -> None:
+        _log.warning("left out a picture that does not decode: %s", plain(message))
         with self._lock:
             self.corrupt[position] = message
-            count = len(self.corrupt)
-        _log.warning("left out a picture that does not decode: %s", plain(message))
-        if count > self._budget:
+            self._check_budget(message)
+
+    def _check_budget(self, message: str) -> None:
+        if len(self.corrupt) > self._budget:
             raise GigaganError(
-                f"{count} of {len(self.samples)} pictures do not decode, more than the {self._budget} allowed (last: "
-                f"{plain(message)}); remove the shard's artifact and run ingest again"
+                f"{len(self.corrupt)} of {len(self.samples)} pictures cannot be read, more than the {self._budget} "
+                f"allowed (last: {plain(message)}); remove the shard's artifact and run ingest again"
             )
 
 
 class ShardReader:
-    """Iterates for ever over this worker's share of the global batches of a shard set.
+    """Iterates for ever over this worker's share of the global batches of shard sets.
 
-    shard_set: an artifact or a folder. image_size: side of the images, pixels; smaller than they are kept,
-    as a rule. batch_size: of the *global* batch; worker `rank` of `world_size` gets the contiguous slice
-    number `rank` of it. seed: decides order and flips. flip: mirror every image with probability 1/2, keyed
-    by its global sample index. start_image: images of the global sequence already seen.
+    data: what `Mixture` takes (a shard set, or pairs of one and its weight), or a `Mixture`.
+    image_size: side of the images, pixels; smaller than they are kept, as a rule.
+    batch_size: of the *global* batch; worker `rank` of `world_size` gets the contiguous slice number `rank` of it.
+    seed: decides order, crops and flips. flip: mirror every image with probability 1/2. crop: which square of a
+    picture that is none. Both are keyed by the image's global index.
+    start_image: images of the global sequence already seen.
     cache_mb: decoded pictures are kept in memory where all of them fit in so many MiB.
 
     A picture that does not decode is left out with a warning, and the next of the epoch's order takes its
-    place, on whatever worker it falls. Raises GigaganError for damaged shards and for sets too small.
+    place, on whatever worker it falls. Raises GigaganError for sets too small, and for more damage than
+    `MAX_CORRUPT_SHARE`.
     """
 
     def __init__(
         self,
-        shard_set: Any,
+        data: Any,
         image_size: int,
         batch_size: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         flip: bool = False,
+        crop: Crop = "centre",
         start_image: int = 0,
         cache_mb: int = CACHE_MB,
         decode_threads: int = 2,
@@ -115,101 +136,162 @@ class ShardReader:
                 f"a batch of {batch_size} images does not divide among {world_size} workers; "
                 f"set batch_size to a multiple of {world_size}"
             )
-        self.samples = list_samples(shard_set)
-        if len(self.samples) < batch_size:
-            raise GigaganError(
-                f"{folder_of(shard_set)} has {len(self.samples)} selected samples, too few for a batch of "
-                f"{batch_size}; ingest more, select more, or set a smaller batch_size"
-            )
-        self.pictures = Pictures(self.samples, image_size, cache_mb)
-        self._batch_size, self._seed, self._flip = batch_size, seed, flip
+        self.mixture = data if isinstance(data, Mixture) else Mixture(data)
+        _check_size(self.mixture, batch_size)
+        self.pictures = Pictures(self.mixture.samples, image_size, cache_mb)
+        self._batch_size, self._seed, self._flip, self._crop = batch_size, seed, flip, crop
         self._share = batch_size // world_size
         self._start = start_image + rank * self._share
         self._decode_threads = decode_threads
-        self._orders: dict[int, Tensor] = {}
+        self._buffers = _Buffers((self._share, 3, image_size, image_size))
 
     def __len__(self) -> int:
-        """Samples in an epoch."""
-        return len(self.samples)
+        """Samples in an epoch, of all sets."""
+        return len(self.mixture)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from `start_image` on, prepared by a thread; the thread ends with the iterator."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED_BATCHES)
-        stopped = threading.Event()
-
-        def put(item: Batch | BaseException) -> None:
-            while not stopped.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(item, timeout=0.1)
-                    return
-
-        def prepare() -> None:
-            try:
-                with ThreadPoolExecutor(self._decode_threads) as pool:
-                    first = self._start
-                    while not stopped.is_set():
-                        put(self._batch(first, pool))
-                        first += self._batch_size
-            except BaseException as error:  # handed to the reader's caller
-                put(error)
-
-        thread = threading.Thread(target=prepare, name="shard-reader", daemon=True)
-        thread.start()
+        """Batches from `start_image` on, some of them decoded ahead by threads, which end with the iterator."""
+        pool = ThreadPoolExecutor(self._decode_threads, thread_name_prefix="shard-reader")
+        ahead: deque[_Order] = deque()
         try:
-            while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for first in itertools.count(self._start, self._batch_size):
+                ahead.append(self._begin(first, pool))
+                if len(ahead) > PREFETCHED_BATCHES:
+                    yield self._finish(ahead.popleft())
         finally:
-            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batch(self, first: int, pool: ThreadPoolExecutor) -> Batch:
-        indices = torch.arange(first, first + self._share, dtype=torch.int64)
-        found = list(pool.map(self._find, indices.tolist()))
-        images = torch.from_numpy(np.stack([pixels for _, pixels in found]))
-        images = images.to(torch.float32).div_(127.5).sub_(1.0)
-        if self._flip:
-            mirrored = keyed_bits(self._seed, "reader/flip", indices, 1)[:, 0] < 0
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        chosen = [self.samples[position] for position, _ in found]
-        return Batch(images, [item.caption for item in chosen], [item.key for item in chosen], indices)
-
-    def _find(self, index: int) -> tuple[int, np.ndarray]:
-        """The sample at a global index: (position, pixels)."""
-        epoch, place = divmod(index, len(self.samples))
-        order = self._order(epoch)
-        for step in range(len(order)):
-            position = int(order[(place + step) % len(order)])
-            pixels = self.pictures.get(position)
-            if pixels is not None:
-                return position, pixels
-        raise AssertionError("every picture is in quarantine, which the budget forbids")
-
-    def _order(self, epoch: int) -> Tensor:
-        """int64 [samples]: the positions in the order of this epoch."""
-        order = self._orders.get(epoch)
-        if order is None:
-            everyone = torch.arange(len(self.samples), dtype=torch.int64)
-            order = keyed_bits(self._seed, f"reader/epoch {epoch}", everyone, 1)[:, 0].argsort(stable=True)
-            # A batch touches two epochs at most, a few batches are under way.
-            self._orders = {number: kept for number, kept in self._orders.items() if number >= epoch - 2}
-            self._orders[epoch] = order
+    def _begin(self, first: int, pool: ThreadPoolExecutor) -> _Order:
+        """Start decoding a batch."""
+        indices = np.arange(first, first + self._share)
+        sets, visits = self.mixture.visits(indices, self._seed)
+        keys = torch.from_numpy(indices)
+        order = _Order(
+            indices=keys,
+            sets=sets,
+            visits=visits,
+            positions=self.mixture.positions(sets, visits, self._seed),
+            places=self._places(keys),
+            mirrored=self._mirrored(keys),
+            images=self._buffers.take(),
+        )
+        piece = min(_PIECE, -(-self._share // self._decode_threads))
+        for start in range(0, self._share, piece):
+            rows = range(start, min(start + piece, self._share))
+            order.pieces.append(pool.submit(self._fill, order, rows))
         return order
+
+    def _places(self, indices: Tensor) -> list[float | None]:
+        if self._crop == "centre":
+            return [None] * len(indices)
+        return keyed_uniform(self._seed, "reader/crop", indices, dtype=torch.float64).tolist()
+
+    def _mirrored(self, indices: Tensor) -> list[bool]:
+        if not self._flip:
+            return [False] * len(indices)
+        return (keyed_bits(self._seed, "reader/flip", indices, 1)[:, 0] < 0).tolist()
+
+    def _fill(self, order: _Order, rows: range) -> None:
+        """Decode some images of a batch."""
+        for row in rows:
+            # Made floats here, while the pixels are in the processor's cache.
+            np.divide(self._find(order, row), np.float32(127.5), out=order.images[row])
+            order.images[row] -= 1
+
+    def _find(self, order: _Order, row: int) -> np.ndarray:
+        """The picture of a row; in the place of one in quarantine, the next that can be read in its set's epoch."""
+        view = order.places[row], order.mirrored[row]
+        pixels = self.pictures.get(int(order.positions[row]), *view)
+        if pixels is not None:
+            return pixels
+        of_set, visit = order.sets[row : row + 1], order.visits[row : row + 1]
+        count = self.mixture.counts[of_set[0]]
+        place = int(visit[0]) % count
+        for step in range(1, count):
+            next_visit = visit - place + (place + step) % count
+            position = int(self.mixture.positions(of_set, next_visit, self._seed)[0])
+            pixels = self.pictures.get(position, *view)
+            if pixels is not None:
+                order.positions[row] = position
+                return pixels
+        raise GigaganError(
+            f"no picture of {self.mixture.folders[of_set[0]]} can be read; remove its artifact and run ingest again"
+        )
+
+    def _finish(self, order: _Order) -> Batch:
+        """The batch, once all of it is decoded."""
+        for piece in order.pieces:
+            piece.result()
+        samples = self.mixture.samples
+        chosen = [samples[position] for position in order.positions]
+        labels = None
+        if samples.label is not None:
+            labels = torch.from_numpy(samples.label[order.positions].astype(np.int64))
+        return Batch(
+            images=torch.from_numpy(order.images),
+            captions=[sample.caption for sample in chosen],
+            keys=[sample.key for sample in chosen],
+            indices=order.indices,
+            labels=labels,
+        )
+
+
+class _Buffers:
+    """Memory of batches, used again when nobody holds the batch: new pages cost as much time as filling them."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self._shape = shape
+        self._free: list[np.ndarray] = []
+
+    def take(self) -> np.ndarray:
+        """float32 [*shape], not initialised; free again when the array and every tensor of its memory are gone."""
+        memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
+        lent = memory.view()
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return lent
+
+
+@dataclass
+class _Order:
+    """A batch under way: what was asked for, and where it goes. positions change where a picture is replaced."""
+
+    indices: Tensor
+    sets: np.ndarray
+    visits: np.ndarray
+    positions: np.ndarray
+    places: list[float | None]
+    mirrored: list[bool]
+    images: np.ndarray
+    pieces: list[Future[None]] = field(default_factory=list)
+
+
+def _check_size(mixture: Mixture, batch_size: int) -> None:
+    shares = np.array(mixture.shares) / sum(mixture.shares)
+    for folder, count, share in zip(mixture.folders, mixture.counts, shares, strict=True):
+        needed = math.ceil(share * batch_size)
+        if count < needed:
+            part = f"its {needed} of " if needed < batch_size else ""
+            raise GigaganError(
+                f"{folder} has {count} selected samples, too few for {part}a batch of {batch_size}; ingest more, "
+                "select more, or set a smaller batch_size"
+            )
 
 
 def load_all(shard_set: Any, image_size: int) -> tuple[Tensor, list[str], list[str]]:
     """Every selected picture of a small set: (uint8 [N, 3, image_size, image_size], captions, keys).
 
-    By shard, then in the table's order. Pictures that do not decode are left out, under the same budget as
-    in training. Raises GigaganError for damaged shards and for a set without a selected sample.
+    By shard, then in the table's order. Pictures that cannot be read are left out, under the same budget as
+    in training. Raises GigaganError for more damage than that and for a set without a selected sample.
     """
-    samples = list_samples(shard_set)
-    if not samples:
-        raise GigaganError(f"{folder_of(shard_set)} has no selected sample; select more or ingest more")
+    samples = read_samples(shard_set)
     pictures = Pictures(samples, image_size, cache_mb=0)
     with ThreadPoolExecutor(2) as pool:
         decoded = list(pool.map(pictures.get, range(len(samples))))
-    kept = [(sample, pixels) for sample, pixels in zip(samples, decoded, strict=True) if pixels is not None]
-    images = torch.from_numpy(np.stack([pixels for _, pixels in kept]))
-    return images, [sample.caption for sample, _ in kept], [sample.key for sample, _ in kept]
+    kept = [position for position, pixels in enumerate(decoded) if pixels is not None]
+    if not kept:
+        raise GigaganError(
+            f"{folder_of(shard_set)} has no selected sample to read; select more or ingest more"
+        )
+    images = torch.from_numpy(np.stack([decoded[position] for position in kept]))
+    found = [samples[position] for position in kept]
+    return images, [sample.caption for sample in found], [sample.key for sample in found]

@@ -1,4 +1,4 @@
-"""Rules on what was fetched: captions, pictures, duplicates over all partitions.
+"""Rules on what was fetched or imported: captions, pictures, duplicates over all partitions.
 
 They only read parquet, so other rules fetch nothing again. A row keeps the first reason it meets; rows out
 and all rejected rows are together the rows in.
@@ -6,12 +6,14 @@ and all rejected rows are together the rows in.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.config.ingest import ImportSettings, IngestSettings
 from gigagan_core.data.status import SUCCESS
+from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,9 +26,9 @@ class Rules:
     counts: rows by status, over all partitions so far.
     """
 
-    settings: IngestSettings
+    settings: IngestSettings | ImportSettings
     counts: Counter[str] = field(default_factory=Counter)
-    _seen: dict[str, set[Any]] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
 
     def apply(self, rows: pa.Table) -> pa.Table:
         """The rows of a partition with `status` and `selected` as the rules leave them."""
@@ -43,6 +45,16 @@ class Rules:
         """Counts in the form of a stage: in, out, rejected by reason."""
         rejected = {reason: count for reason, count in sorted(self.counts.items()) if reason != SUCCESS}
         return {"in": self.counts.total(), "out": self.counts[SUCCESS], "rejected": rejected}
+
+    def require_rows(self, what: str) -> None:
+        """Raise GigaganError where no row is left. what: they came from, for the sentence."""
+        counts = self.outcome()
+        if not counts["out"]:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
+            raise GigaganError(
+                f"none of {counts['in']} rows is left ({reasons}); see which rule is too strict for {what} and set "
+                "it with --set"
+            )
 
     def _status(self, row: dict[str, Any]) -> str:
         if row["status"] != SUCCESS:
@@ -79,13 +91,20 @@ class Rules:
         if rules.duplicate_pictures != "off" and row["phash"] is not None:
             caption = row["caption"] if rules.duplicate_pictures == "with-caption" else None
             marks["duplicate_picture"] = (row["phash"], caption)
-        for reason, mark in marks.items():
-            if mark in self._seen.setdefault(reason, set()):
+        # A picture that was imported has no URL, and shares that with no other.
+        sums = {reason: _short_sum(reason, mark) for reason, mark in marks.items() if mark is not None}
+        for reason, mark in sums.items():
+            if mark in self._seen:
                 return reason
         # Only a row that stays makes later ones duplicates.
-        for reason, mark in marks.items():
-            self._seen[reason].add(mark)
+        self._seen.update(sums.values())
         return None
+
+
+def _short_sum(reason: str, mark: Any) -> int:
+    """64 bits of a mark: millions of URLs and captions would fill the memory. Of a hundred million marks, one in
+    4,000 runs takes two for equal that are not."""
+    return int.from_bytes(hashlib.blake2b(repr((reason, mark)).encode(), digest_size=8).digest())
 
 
 def _rows(rows: pa.Table) -> list[dict[str, Any]]:

@@ -1,16 +1,20 @@
 """Adapters: tables as their makers publish them, to one set of columns.
 
-Canonical columns, all of which may be null except the first: ``key`` (string, unique over all tables),
-``url``, ``caption`` (string), ``width``, ``height`` (int32, pixels, as the table says), ``clip_similarity``,
-``aesthetic``, ``watermark``, ``nsfw`` (float64), ``sha256`` (string, of the image's bytes), ``source``
-(string, the schema's name), ``extra`` (string, JSON of every column that has no canonical name).
+Canonical columns, all of which may be null except the first and `source`: ``key`` (string, unique over all
+tables), ``url``, ``caption`` (string), ``width``, ``height`` (int32, pixels, as the table says), the scores of
+`SCORE_FAMILIES` (float64), ``nsfw_tag`` (string, as LAION-2B wrote it: UNLIKELY, UNSURE, NSFW), ``sha256``
+(string, 64 hex digits, of the image's bytes), ``source`` (string, the schema's name), ``extra`` (string, JSON of
+every column that has no canonical name).
 
-A score that the table does not have is null, never 0.
+A score's column names the model that its publisher took: scores of different models are not comparable, whatever
+they are called. Those that `curate` computes have columns of their own. A score that the table does not have is null,
+never 0.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +24,30 @@ from gigagan_core.errors import GigaganError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXTS = ("url", "caption", "sha256")
+TEXTS = ("url", "caption", "nsfw_tag", "sha256")
 SIZES = ("width", "height")
-SCORES = ("clip_similarity", "aesthetic", "watermark", "nsfw")
-CANONICAL = (
-    *("key", "url", "caption", "width", "height", "clip_similarity", "aesthetic", "watermark", "nsfw"),
-    *("sha256", "source", "extra"),
-)
+SCORE_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    # Cosine of image and caption by OpenAI's CLIP of this size.
+    "clip_similarity": ("clip_similarity_b32", "clip_similarity_l14"),
+    # LAION's first predictor (laion2B-en-aesthetic), and the "improved" one on other data and another scale.
+    "aesthetic": ("aesthetic_laion_v1", "aesthetic_laion_v2"),
+    # LAION's pwatermark, and COYO's score by a model that was not published.
+    "watermark": ("watermark_laion", "watermark_coyo"),
+    # LAION's punsafe, and COYO's nsfw_score_opennsfw2.
+    "nsfw": ("nsfw_laion", "nsfw_coyo"),
+}
+"""What is judged -> the canonical columns that judge it, one for each model."""
+
+SCORES = tuple(column for columns in SCORE_FAMILIES.values() for column in columns)
+CANONICAL = ("key", "url", "caption", *SIZES, *SCORES, "nsfw_tag", "sha256", "source", "extra")
+
+
+def canonical_schema() -> pa.Schema:
+    """The canonical columns with their types."""
+    import pyarrow as pa
+
+    kinds = {**dict.fromkeys(SIZES, pa.int32()), **dict.fromkeys(SCORES, pa.float64())}
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in CANONICAL])
 
 
 @dataclass(frozen=True)
@@ -42,18 +63,72 @@ class TableSchema:
         return self.required <= set(columns)
 
 
-LAION_JOINED = TableSchema(
-    "laion2B-en-joined",
+_LAION_BASE = {
+    "url": "URL",
+    "caption": "TEXT",
+    "width": "WIDTH",
+    "height": "HEIGHT",
+    "clip_similarity_b32": "similarity",
+}
+_LAION_TAGS = {**_LAION_BASE, "nsfw_laion": "punsafe", "watermark_laion": "pwatermark"}
+
+LAION_BASE = TableSchema(
+    "laion2B-en",
+    {**_LAION_BASE, "nsfw_tag": "NSFW"},
+    required=frozenset({"URL", "TEXT", "WIDTH", "HEIGHT", "NSFW", "similarity"}),
+)
+LAION_JOINED = TableSchema("laion2B-en-joined", _LAION_TAGS, required=frozenset(_LAION_TAGS.values()))
+LAION_AESTHETIC = TableSchema(
+    "laion2B-en-aesthetic",
+    {**_LAION_TAGS, "aesthetic_laion_v1": "aesthetic"},
+    required=LAION_JOINED.required | {"aesthetic"},
+)
+# LAION-Aesthetics V2 (improved_aesthetics_6plus and others): the same table, the other predictor.
+LAION_IMPROVED_AESTHETIC = TableSchema(
+    "laion2B-en-improved-aesthetics",
+    {**_LAION_TAGS, "aesthetic_laion_v2": "AESTHETIC_SCORE"},
+    required=LAION_JOINED.required | {"AESTHETIC_SCORE"},
+)
+RELAION = TableSchema(
+    "relaion2B-en",
     {
-        "url": "URL",
-        "caption": "TEXT",
-        "width": "WIDTH",
-        "height": "HEIGHT",
-        "clip_similarity": "similarity",
-        "nsfw": "punsafe",
-        "watermark": "pwatermark",
+        "url": "url",
+        "caption": "caption",
+        "width": "width",
+        "height": "height",
+        "clip_similarity_b32": "similarity",
+        "nsfw_laion": "punsafe",
+        "watermark_laion": "pwatermark",
     },
-    required=frozenset({"URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "punsafe", "pwatermark"}),
+    required=frozenset({"url", "caption", "width", "height", "similarity"}),
+)
+COYO = TableSchema(
+    "coyo-700m",
+    {
+        "url": "url",
+        "caption": "text",
+        "width": "width",
+        "height": "height",
+        "clip_similarity_b32": "clip_similarity_vitb32",
+        "clip_similarity_l14": "clip_similarity_vitl14",
+        "aesthetic_laion_v2": "aesthetic_score_laion_v2",
+        "watermark_coyo": "watermark_score",
+        "nsfw_coyo": "nsfw_score_opennsfw2",
+    },
+    required=frozenset({"url", "text", "width", "height", "clip_similarity_vitb32", "watermark_score"}),
+)
+DATACOMP = TableSchema(
+    "datacomp-commonpool",
+    {
+        "url": "url",
+        "caption": "text",
+        "width": "original_width",
+        "height": "original_height",
+        "clip_similarity_b32": "clip_b32_similarity_score",
+        "clip_similarity_l14": "clip_l14_similarity_score",
+        "sha256": "sha256",
+    },
+    required=frozenset({"uid", "url", "text", "original_width", "original_height"}),
 )
 _URL_NAMES = ("url", "URL", "image_url")
 _CAPTION_NAMES = ("caption", "CAPTION", "text", "TEXT")
@@ -63,8 +138,31 @@ URL_CAPTION = tuple(
     for caption in _CAPTION_NAMES
 )
 
-SCHEMAS: tuple[TableSchema, ...] = (LAION_JOINED, *URL_CAPTION)
+PUBLISHED = (
+    *(LAION_AESTHETIC, LAION_IMPROVED_AESTHETIC, LAION_JOINED, LAION_BASE),
+    *(RELAION, COYO, DATACOMP),
+)
+SCHEMAS: tuple[TableSchema, ...] = (*PUBLISHED, *URL_CAPTION)
 """Every schema known, the more particular first: the first that fits is taken."""
+
+WITHDRAWN = {
+    LAION_BASE.name: RELAION.name,
+    LAION_JOINED.name: RELAION.name,
+    LAION_AESTHETIC.name: RELAION.name,
+    LAION_IMPROVED_AESTHETIC.name: RELAION.name,
+}
+"""Releases that their publisher withdrew in December 2023, after links to abuse material were found -> successor."""
+
+
+def withdrawal_warning(schema: str, has_block_list: bool) -> str | None:
+    """What must be said before a withdrawn release is fetched; None for every other table."""
+    if schema not in WITHDRAWN:
+        return None
+    advice = "" if has_block_list else " and set block_list to a file of sha256 sums of known abuse material"
+    return (
+        f"tables of {schema} belong to a release that LAION withdrew, because it held links to abuse material; take "
+        f"its successor Re-LAION ({WITHDRAWN[schema]}), which was cleaned{advice}"
+    )
 
 
 def detect(
@@ -79,6 +177,10 @@ def detect(
     where: the table, for the sentence. name: a schema's name, or "auto". url_column, caption_column: for a
     plain table with names of its own. Raises GigaganError, naming the columns found and the schemas known.
     """
+    if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+        raise GigaganError(
+            f"{where} has the column {repeated[0]!r} more than once; write it with one of each name"
+        )
     if url_column is not None and caption_column is not None:
         for column in (url_column, caption_column):
             if column not in columns:
@@ -91,13 +193,11 @@ def detect(
     for schema in SCHEMAS:
         if name in ("auto", schema.name) and schema.fits(columns):
             return schema
-    known = (
-        f"{LAION_JOINED.name} ({', '.join(LAION_JOINED.columns.values())}), "
-        f"url-caption (one of {'/'.join(_URL_NAMES)}, one of {'/'.join(_CAPTION_NAMES)})"
-    )
+    known = "; ".join(f"{schema.name} ({', '.join(sorted(schema.required))})" for schema in PUBLISHED)
+    known += f"; url-caption (one of {'/'.join(_URL_NAMES)}, one of {'/'.join(_CAPTION_NAMES)})"
     raise GigaganError(
         f"{where} has the columns {', '.join(columns) or '(none)'}, which is no schema known here: {known}; "
-        "set url_column and caption_column to name them"
+        "set url_column and caption_column to name the two that hold them"
     )
 
 
@@ -105,38 +205,60 @@ def adapt(table: pa.Table, schema: TableSchema, table_sha256: str, start: int, w
     """A piece of a table in canonical columns.
 
     table_sha256: of the whole table; with the row's number in it, it makes the key. start: number of the
-    piece's first row. Sizes that are NaN, below 1 or no whole number of pixels become null. Raises
-    GigaganError for a column whose type cannot be what it stands for.
+    piece's first row. Sizes that are NaN, below 1 or too large for int32 become null, and so do texts that are
+    no UTF-8 and sums that are no sha256. Raises GigaganError for a column whose type cannot be what it stands for.
     """
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {
-        "key": pa.array([f"{table_sha256[:12]}{start + row:09d}" for row in range(len(table))], pa.string()),
+        "key": _keys(table_sha256, start, len(table)),
         "source": pa.array([schema.name] * len(table), pa.string()),
         "extra": _extra(table, set(schema.columns.values())),
     }
+    kinds = canonical_schema()
     for canonical in (*TEXTS, *SIZES, *SCORES):
-        kind = pa.string() if canonical in TEXTS else pa.int32() if canonical in SIZES else pa.float64()
         column = schema.columns.get(canonical)
         if column is None or column not in table.column_names:
-            columns[canonical] = pa.nulls(len(table), kind)
+            columns[canonical] = pa.nulls(len(table), kinds.field(canonical).type)
             continue
         try:
-            columns[canonical] = _cast(table[column].combine_chunks(), canonical)
+            columns[canonical] = _cast(plain_column(table[column]), canonical)
         except pa.ArrowException as error:
             raise GigaganError(
-                f"{where}: column {column!r} of type {table[column].type} cannot be read as {canonical} ({error}); "
-                "write the table again with a fitting type"
+                f"{where}: column {column!r} of type {table[column].type} cannot be read as {canonical} "
+                f"({str(error).splitlines()[0]}); write the table again with a fitting type"
             ) from None
     return pa.table({name: columns[name] for name in CANONICAL})
+
+
+def plain_column(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, and without a dictionary: some writers keep repeated texts as numbers."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    return whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
+
+
+def _keys(table_sha256: str, start: int, rows: int) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = pa.array(np.arange(start, start + rows), pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(table_sha256[:12], pc.utf8_lpad(numbers, 9, "0"), "")
 
 
 def _cast(column: pa.Array, canonical: str) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if canonical == "sha256":
+        return _sums(column)
+    if canonical == "nsfw_tag":
+        tags = pc.utf8_upper(pc.utf8_trim_whitespace(_texts(column)))
+        return pc.if_else(pc.equal(tags, ""), None, tags)
     if canonical in TEXTS:
-        return column.cast(pa.string())
+        return _texts(column)
     values = column.cast(pa.float64())
     finite = pc.fill_null(pc.is_finite(values), False)
     values = pc.if_else(finite, values, None)
@@ -146,18 +268,73 @@ def _cast(column: pa.Array, canonical: str) -> pa.Array:
     return pc.if_else(possible, pc.round(values), None).cast(pa.int32())
 
 
+def _texts(column: pa.Array) -> pa.Array:
+    """string; numbers are refused, since a table that holds them there has its columns mixed up."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # A column of nothing but missing texts is written by pandas as one of NaN.
+    if pc.all(pc.is_null(column, nan_is_null=True), min_count=0).as_py():
+        return pa.nulls(len(column), pa.string())
+    if pa.types.is_primitive(column.type):
+        raise pa.ArrowInvalid("it holds no text")
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
+    encoded = column.cast(pa.binary())
+    try:
+        return encoded.cast(pa.string())  # looks whether it is UTF-8, which a file's own word is not
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(value) for value in encoded.to_pylist()], pa.string())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+_SUM = re.compile(r"[0-9a-f]{64}")
+
+
+def _sums(column: pa.Array) -> pa.Array:
+    """Hex, from hex or from 32 bytes."""
+    import pyarrow as pa
+
+    values = column.to_pylist() if pa.types.is_fixed_size_binary(column.type) else None
+    if values is None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        values = column.to_pylist()
+    if values is not None:
+        texts = [value.hex() if value is not None and len(value) == 32 else _ascii(value) for value in values]
+    else:
+        texts = [_ascii(value) for value in _texts(column).to_pylist()]
+    return pa.array([text if text and _SUM.fullmatch(text) else None for text in texts], pa.string())
+
+
+def _ascii(value: bytes | str | None) -> str | None:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    return text.strip().lower() if text is not None else None
+
+
 def _extra(table: pa.Table, used: set[str]) -> pa.Array:
     import pyarrow as pa
 
     names = [name for name in table.column_names if name not in used]
     if not names:
         return pa.nulls(len(table), pa.string())
-    rows = table.select(names).to_pylist()
+    rows = pa.table({name: _readable(plain_column(table[name])) for name in names}).to_pylist()
     # What JSON has no form for (bytes, dates) is kept as text.
     return pa.array(
         [json.dumps(present, default=str) if (present := _present(row)) else None for row in rows],
         pa.string(),
     )
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return _texts(column) if is_text else column
 
 
 def _present(row: Mapping[str, object]) -> dict[str, object]:

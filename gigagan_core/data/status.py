@@ -2,3 +2,9 @@
 
 SUCCESS = "success"
 OPTED_OUT = "opted_out"
+SHA256_MISMATCH = "sha256_mismatch"
+"""The body is not the one that the table knows."""
+BLOCKED = "blocked"
+"""On the block list."""
+FORGOTTEN = "forgotten"
+"""Removed by `gigagan store forget`, or met again after that."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 Metadata = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ENDING = ".parquet"
+BATCH_ROWS = 16_384
+READ_BUFFER = 2**20
 
 
 @dataclass(frozen=True)
@@ -51,39 +54,80 @@ def find_tables(metadata: Metadata) -> list[ExternalTable]:
 
 def read_head(uri: str) -> TableHead:
     """Rows and columns of a parquet file. Raises GigaganError where it is none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _open(uri) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(uri, error) from None
+    with _reading(uri) as parquet:
         return TableHead(parquet.metadata.num_rows, tuple(parquet.schema_arrow.names))
 
 
 def read_rows(uri: str, start: int, rows: int) -> pa.Table:
-    """Rows [start, start + rows) of a parquet file; only the row groups that hold them are read.
+    """Rows [start, start + rows) of a parquet file; only the row groups that hold them are read, batch by batch.
 
     Raises GigaganError where the file is damaged.
     """
+    import pyarrow as pa
+
+    with _reading(uri) as parquet:
+        position, groups = _groups(parquet, start, start + rows)
+        pieces = []
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups):
+            # Even an empty slice holds on to its batch.
+            if position + len(batch) > start:
+                first = max(start - position, 0)
+                pieces.append(batch.slice(first, start + rows - position - first))
+            position += len(batch)
+            if position >= start + rows:
+                break
+        return pa.Table.from_batches(pieces, parquet.schema_arrow)
+
+
+def rows_before(uri: str, start: int, column: str, values: pa.Array) -> pa.Table:
+    """The rows before `start`, in the row group that holds it, whose `column` is one of `values`.
+
+    These are the rows that reading from `start` on passes anyway. Raises GigaganError where the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with _reading(uri) as parquet:
+        position, groups = _groups(parquet, start, start + 1)
+        found = []
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups):
+            batch = batch.slice(0, max(start - position, 0))
+            if not len(batch):
+                break
+            found.append(batch.filter(pc.is_in(_decoded(batch[column]), value_set=values, skip_nulls=True)))
+            position += len(batch)
+        return pa.Table.from_batches(found, parquet.schema_arrow)
+
+
+@contextlib.contextmanager
+def _reading(uri: str) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _open(uri) as file:
         try:
-            parquet = pq.ParquetFile(file)
-            groups, first = [], None
-            position = 0
-            for index in range(parquet.num_row_groups):
-                count = parquet.metadata.row_group(index).num_rows
-                if position < start + rows and start < position + count:
-                    first = position if first is None else first
-                    groups.append(index)
-                position += count
-            return parquet.read_row_groups(groups).slice(start - (first or 0), rows)
+            # Without a buffer, all of a row group's bytes are in memory, and some tables have one row group.
+            yield pq.ParquetFile(file, buffer_size=READ_BUFFER)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(uri, error) from None
+
+
+def _groups(parquet: Any, start: int, end: int) -> tuple[int, list[int]]:
+    """The row groups that hold rows [start, end), and the number of their first row."""
+    first, groups, position = 0, [], 0
+    for index in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(index).num_rows
+        if position < end and start < position + count:
+            first = first if groups else position
+            groups.append(index)
+        position += count
+    return first, groups
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _expand(uri: str) -> list[str]:

@@ -62,9 +62,10 @@ def attribution(inputs: Mapping[str, Any]) -> list[str]:
 
 
 def _items(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    """What an input holds: one thing, several, or pairs of one and its weight in a mixture."""
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in _items(part)]
+    return [] if value is None or isinstance(value, (int, float)) else [value]
 
 
 def _line(role: str, reference: Mapping[str, Any], artifact: Artifact | None) -> dict[str, Any]:

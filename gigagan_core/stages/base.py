@@ -59,6 +59,7 @@ class RunContext:
     force: make a new attempt though an artifact exists. accept_code_change: keep an artifact that
     older code made, and say so in its manifest.
     history: what was made or reused in this context, in order, for the closing table.
+    on_progress: told what is being done, the share that is done, and figures of it; every few seconds.
     """
 
     store: Store
@@ -67,6 +68,7 @@ class RunContext:
     accept_code_change: bool = False
     ray_session: RaySession = field(default_factory=RaySession)
     history: list[StageRecord] = field(default_factory=list)
+    on_progress: Callable[[str, float, Mapping[str, Any]], None] = lambda what, share, figures: None
 
     @classmethod
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.store.artifact import Artifact, Input
+from gigagan_core.store.lineage import inputs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,10 +257,8 @@ def _cautions(
         cautions.append("No training images were given, so the baselines made of them are missing.")
     elif shared := shared_images(training, real):
         cautions.append(f"{shared} held-out images also occur in the training set, byte for byte.")
-    trained_on = inputs["model"].manifest.get("inputs", {}).values()
-    if any(
-        isinstance(r, Mapping) and r.get("output_digest") == inputs["data"].output_digest for r in trained_on
-    ):
+    trained_on = {output_digest for _, output_digest in inputs_of(inputs["model"])}
+    if inputs["data"].output_digest in trained_on:
         cautions.append("The model was trained on the very images it is judged by.")
     return cautions
 

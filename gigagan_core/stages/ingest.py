@@ -7,13 +7,13 @@ shard set is their union: each tar with a table of every row and what became of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gigagan_core import console
 from gigagan_core.config.ingest import IngestSettings
-from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
-from gigagan_core.store.artifact import Artifact, ExternalTable
+from gigagan_core.store.artifact import Artifact, ExternalFile, ExternalTable
 from gigagan_core.store.fingerprint import digest
 
 SPEC = StageSpec("ingest", kind="shard-set", module=__name__)
@@ -29,10 +29,23 @@ def run(
     """
     from gigagan_core.data.tables import find_tables
 
+    # An artifact is known by the numbers of its filter, not by the name of the preset that they came from.
+    settings = settings.model_copy(update={"filter": settings.filter.resolved()})
     metadata = inputs["metadata"]
     tables = list(metadata) if _are_tables(metadata) else find_tables(metadata)
-    _check_schemas(tables, settings)
-    return materialise(SPEC, settings, {"metadata": tables}, context, _produce, label=label)
+    for warning in _warnings(_schemas(tables, settings), settings):
+        console.warn(warning)
+    given: dict[str, Any] = {"metadata": tables}
+    if settings.block_list:
+        given["block_list"] = _block_list(settings.block_list)
+    return materialise(SPEC, settings, given, context, _produce, label=label)
+
+
+def _block_list(place: str) -> ExternalFile:
+    """The block list by the sums it holds: their order and the comments beside them decide nothing."""
+    from gigagan_core.data.download import read_block_list
+
+    return ExternalFile(place, digest(sorted(read_block_list(place))))
 
 
 def _are_tables(metadata: Any) -> bool:
@@ -40,13 +53,29 @@ def _are_tables(metadata: Any) -> bool:
     return is_list and all(isinstance(item, ExternalTable) for item in metadata)
 
 
-def _check_schemas(tables: list[ExternalTable], settings: IngestSettings) -> None:
+def _schemas(tables: list[ExternalTable], settings: IngestSettings) -> set[str]:
+    """The names of the tables' schemas; GigaganError where one has none."""
     from gigagan_core.data.schemas import detect
     from gigagan_core.data.tables import read_head
 
+    names = set()
     for table in tables:
         columns = read_head(table.uri).columns
-        detect(columns, table.uri, settings.table_schema, settings.url_column, settings.caption_column)
+        found = detect(
+            columns, table.uri, settings.table_schema, settings.url_column, settings.caption_column
+        )
+        names.add(found.name)
+    return names
+
+
+def _warnings(schemas: Iterable[str], settings: IngestSettings) -> list[str]:
+    """What a person must hear of these tables. The embedded drawings only borrow a schema."""
+    from gigagan_core.data.schemas import withdrawal_warning
+
+    if settings.site is not None:
+        return []
+    said = [withdrawal_warning(name, settings.block_list is not None) for name in sorted(schemas)]
+    return [warning for warning in said if warning is not None]
 
 
 def _produce(work: StageWork) -> Outcome:
@@ -66,17 +95,15 @@ def _produce(work: StageWork) -> Outcome:
     counts = rules.outcome()
     tables = work.inputs["metadata"]
     work.run.log_dataset(work.label, tables[0].uri, digest([table.sha256 for table in tables]), counts)
-    if not counts["out"]:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
-        raise GigaganError(
-            f"none of {counts['in']} rows is left ({reasons}); see which rule is too strict for these tables "
-            "and set it with --set"
-        )
+    rules.require_rows("these tables")
     write_index(work.output, shards)
     notes = _notes(settings, work)
+    schemas = {result.schema for result in fetching.results}
+    if warnings := _warnings(schemas, settings):
+        notes["warnings"] = warnings
     notes |= {
         "partitions": [artifact.fingerprint for artifact in fetching.artifacts],
-        "schemas": sorted({result.schema for result in fetching.results}),
+        "schemas": sorted(schemas),
         "missing_values": dict(sum((Counter(result.missing) for result in fetching.results), Counter())),
     }
     fresh = sum(

@@ -27,11 +27,13 @@ from gigagan_core.data.download import (
 )
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.forget import remembered
 from gigagan_core.store.artifact import Artifact, ExternalTable
 from gigagan_core.tracking.null import NullTracker
 
 SPEC = StageSpec("download", kind="partition", module="gigagan_core.data.download")
 POLL_SECONDS = 0.5
+TELL_SECONDS = 5.0
 SITE_CONCURRENCY = 8
 
 
@@ -80,10 +82,11 @@ def fetch_partitions(partitions: list[Partition], work: StageWork) -> Fetching:
         board = _Board(len(partitions))
         futures = [threads.submit(_one, partition, shared, board) for partition in partitions]
         try:
-            waiting = set(futures)
+            waiting, told = set(futures), time.monotonic()
             while waiting:
                 done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 bar.set(board.done, **board.shown())
+                told = _tell(work, board, total, told)
                 for future in done:
                     future.result()
         except BaseException:
@@ -95,12 +98,23 @@ def fetch_partitions(partitions: list[Partition], work: StageWork) -> Fetching:
     return Fetching(artifacts, board.results, board.fresh, time.monotonic() - started)
 
 
+def _tell(work: StageWork, board: _Board, total: int, told: float) -> float:
+    """Live counts for the records, every few seconds; returns when they were last told."""
+    now = time.monotonic()
+    if now - told < TELL_SECONDS:
+        return told
+    work.context.on_progress(f"{work.label}: fetching", board.done / max(total, 1), board.shown())
+    work.run.log_metrics(board.metrics(now - board.started), step=board.done)
+    return now
+
+
 class _Board:
     """Counts of all partitions, written by their threads and read by the bar."""
 
     def __init__(self, partitions: int):
         self.results = [PartitionResult() for _ in range(partitions)]
         self.fresh = [False] * partitions
+        self.started = time.monotonic()
 
     @property
     def done(self) -> int:
@@ -114,6 +128,15 @@ class _Board:
         share = {"success": f"{success / asked:.1%}"} if asked else {}
         return {**share, **dict(failed.most_common(3))}
 
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """For the record, by URLs done: images kept, URLs a second, failures by reason."""
+        failed = sum((result.failed for result in self.results), Counter())
+        return {
+            "fetch/success": float(sum(result.success for result in self.results)),
+            "fetch/urls_per_second": self.done / max(seconds, 1e-9),
+            **{f"fetch/failed/{reason}": float(count) for reason, count in failed.items()},
+        }
+
 
 class _Shared:
     """What the partitions share: Ray and the embedded site, each started when the first one needs it."""
@@ -125,6 +148,8 @@ class _Shared:
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._site: Any = None
+        self.block_list = work.inputs.get("block_list")
+        self.forgotten = remembered(work.store)
         # One record for the whole ingest run: a thousand partitions would be a thousand runs.
         self.context: RunContext = dataclasses.replace(work.context, tracker=NullTracker(), history=[])
 
@@ -169,7 +194,11 @@ def _one(partition: Partition, shared: _Shared, board: _Board) -> Artifact:
         board.fresh[partition.number] = True
         fetch = settings.fetch.model_copy(update=shared.fetching())
         job = PartitionJob(
-            partition.table.uri, partition.table.sha256, settings.model_copy(update={"fetch": fetch})
+            partition.table.uri,
+            partition.table.sha256,
+            settings.model_copy(update={"fetch": fetch}),
+            shared.settings.block_list,
+            shared.forgotten,
         )
         for result in _download(job, work, shared):
             board.results[partition.number] = result
@@ -184,9 +213,8 @@ def _one(partition: Partition, shared: _Shared, board: _Board) -> Artifact:
         )
 
     label = f"download {partition.number:05d}"
-    artifact = materialise(
-        SPEC, settings, {"table": partition.table}, shared.context, produce, label=label, quiet=True
-    )
+    inputs = {"table": partition.table, "block_list": shared.block_list}
+    artifact = materialise(SPEC, settings, inputs, shared.context, produce, label=label, quiet=True)
     board.results[partition.number] = PartitionResult.from_json(artifact.notes["result"])
     return artifact
 

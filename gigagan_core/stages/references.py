@@ -58,6 +58,28 @@ def shard_set(store: Store, reference: str, held_out: bool = False) -> Artifact:
     )
 
 
+def training_data(store: Store, references: str | Sequence[str]) -> Artifact | list[tuple[Artifact, float]]:
+    """What a model is trained on: a shard set, or several, each as REFERENCE or REFERENCE=WEIGHT.
+
+    Without a weight a set counts 1; weights are shares of the images, whatever they sum to.
+    """
+    named = [references] if isinstance(references, str) else list(references)
+    if not named:
+        raise GigaganError("no shard set was named; give --data ARTIFACT, or `latest`")
+    pairs = [_with_weight(reference) for reference in named]
+    if len(pairs) == 1:
+        return shard_set(store, pairs[0][0])
+    return [(shard_set(store, reference), weight) for reference, weight in pairs]
+
+
+def _with_weight(reference: str) -> tuple[str, float]:
+    name, equals, weight = reference.rpartition("=")
+    try:
+        return (name, float(weight)) if equals else (reference, 1.0)
+    except ValueError:  # a path may hold an equals sign
+        return reference, 1.0
+
+
 def _is_held_out(artifact: Artifact) -> bool:
     return str(artifact.manifest.get("label", "")).split()[-1:] == [HELD_OUT]
 

@@ -14,7 +14,8 @@ SPEC = StageSpec("train-base", kind="base-model", module=__name__)
 def run(settings: BaseTrainingSettings, inputs: dict[str, Input], context: RunContext) -> Artifact:
     """Train a base model.
 
-    inputs: "data", a shard set; "encoder", an encoder artifact; "vision_encoder", optional, whose features the
+    inputs: "data", a shard set, or pairs of one and its weight; "encoder", an encoder artifact;
+    "vision_encoder", optional, whose features the
     vision-aided heads read (else the encoder's). The artifact holds ``bundle/`` (the model),
     ``curves.json`` (metrics by images seen) and ``samples/`` (grids, named by images seen).
     Raises GigaganError for what the user can mend; training goes on from the last checkpoint when run again.

@@ -14,7 +14,8 @@ SPEC = StageSpec("train-upsampler", kind="upsampler-model", module=__name__)
 def run(settings: UpsamplerTrainingSettings, inputs: dict[str, Input], context: RunContext) -> Artifact:
     """Train an upsampler; `settings.training.objective` says whether as a GAN or as the L1 control.
 
-    inputs: "data", a shard set; "encoder", an encoder artifact; "lpips", a backbone's weight file (needed where
+    inputs: "data", a shard set, or pairs of one and its weight; "encoder", an encoder artifact;
+    "lpips", a backbone's weight file (needed where
     `losses.lpips` is not 0), see `encoders.perceptual.load_lpips`. The artifact holds ``bundle/``, ``curves.json``
     and ``samples/``, as train-base's does. Raises GigaganError for what the user can mend.
     """

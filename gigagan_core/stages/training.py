@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,21 +19,46 @@ from gigagan_core.training.worker import TrainingJob
 
 
 def check_inputs(inputs: Mapping[str, Input], stage: str) -> None:
-    """Raise GigaganError where data or encoder is missing, or the encoder is the judge."""
-    missing = [name for name in ("data", "encoder") if inputs.get(name) is None]
+    """Raise GigaganError where data or encoder is missing, a weight is none, or the encoder is the judge.
+
+    inputs["data"]: a shard set, or pairs of one and its weight. The pairs are in the fingerprint as they are given:
+    their order says which of equal samples stays, their weights how often each set is seen.
+    """
+    missing = [name for name in ("data", "encoder") if not inputs.get(name)]
     if missing:
         raise GigaganError(f"{stage} needs {' and '.join(missing)}; give a shard set and an encoder")
+    mixture_of(inputs["data"])
     require_role(inputs["encoder"], CONDITION)
+
+
+def mixture_of(data: Any) -> list[tuple[Artifact, float]]:
+    """Shard sets and their weights, of a stage's input. Raises GigaganError for a weight or a set that is none."""
+    if isinstance(data, Artifact):
+        return [(data, 1.0)]
+    for shard_set, weight in data:
+        if not (math.isfinite(weight) and weight > 0):
+            raise GigaganError(
+                f"shard set {shard_set.short} has weight {weight}; give a number above 0, or leave it out"
+            )
+    digests = [shard_set.output_digest for shard_set, _ in data]
+    twice = [shard_set.short for shard_set, _ in data if digests.count(shard_set.output_digest) > 1]
+    if twice:
+        raise GigaganError(
+            f"shard set {twice[0]} is in the mixture more than once; give it once, with one weight"
+        )
+    return list(data)
 
 
 def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
     """Train, or go on training, and fill the stage's output with bundle, curves and sample grids."""
-    data, encoder = work.inputs["data"], work.inputs["encoder"]
+    mixture, encoder = mixture_of(work.inputs["data"]), work.inputs["encoder"]
     further = {
         name: _place(work.inputs[name]) for name in ("vision_encoder", "lpips") if work.inputs.get(name)
     }
-    job = TrainingJob(settings=work.settings, data=str(data.path), encoder=_place(encoder), **further)
-    work.run.log_dataset("train", data.uri, data.output_digest, data.manifest.get("counts"))
+    folders = tuple((str(data.path), weight) for data, weight in mixture)
+    job = TrainingJob(settings=work.settings, data=folders, encoder=_place(encoder), **further)
+    for data, _ in mixture:
+        work.run.log_dataset("train", data.uri, data.output_digest, data.manifest.get("counts"))
     label = work.label.replace("train-", "training ")
     samples = work.path / "samples"
     with console.progress(label, total=job.total_images, unit="images") as bar:
@@ -48,8 +74,27 @@ def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
             "parameters": parameters,
             **{name: value for name, value in last.items() if name.endswith("/loss")},
         },
-        notes={key: data.notes[key] for key in ("licence", "license", "attribution") if key in data.notes},
+        notes=_terms([data for data, _ in mixture]),
     )
+
+
+def _terms(data: list[Artifact]) -> dict[str, str]:
+    """Licences and attributions of all the sets."""
+    found = {
+        key: dict.fromkeys(str(shard_set.notes[key]) for shard_set in data if key in shard_set.notes)
+        for key in ("licence", "license", "attribution")
+    }
+    return {key: " · ".join(texts) for key, texts in found.items() if texts}
+
+
+def _one_by_one(inputs: Mapping[str, Input]) -> dict[str, Input]:
+    """The inputs with each shard set of a mixture under a name of its own."""
+    if isinstance(inputs["data"], Artifact):
+        return dict(inputs)
+    sets = {
+        f"data {number}, weight {weight:g}": data for number, (data, weight) in enumerate(inputs["data"], 1)
+    }
+    return {**sets, **{name: value for name, value in inputs.items() if name != "data"}}
 
 
 def _launch(work: StageWork, job: TrainingJob, record: TrainingRecord) -> Path:
@@ -92,6 +137,6 @@ def _export(
         "images_seen": state["images_seen"],
         "torch": torch.__version__,
     }
-    card = model_card(settings, work.inputs, config, parameters, state["history"])
+    card = model_card(settings, _one_by_one(work.inputs), config, parameters, state["history"])
     export_bundle(work.output / "bundle", network, config, card)
     return state["history"], state["images_seen"], parameters

@@ -97,7 +97,8 @@ class ExternalTable(ExternalFile):
     rows: int | None = None
 
 
-Input = Artifact | ExternalFile | list["Artifact | ExternalFile"] | None
+Input = Artifact | ExternalFile | list["Artifact | ExternalFile | tuple[Artifact, float]"] | None
+"""What a stage is given: one thing, several, shard sets with their weights in a mixture, or nothing."""
 
 
 def digest_of(value: Input) -> Any:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,14 +180,11 @@ class Store:
             for path in sorted(output.rglob("*"))
             if path.is_file() and path != output / MANIFEST
         }
-        sums = {name: entry["sha256"] for name, entry in files.items()}
         manifest = {
             "schema": MANIFEST_SCHEMA,
             **manifest,
             "attempt": attempt,
-            # Of what came out alone, so that new code which makes the same files makes nothing downstream run
-            # again; a forced attempt counts, so that everything which depends on it does.
-            "output_digest": digest({"kind": manifest["kind"], "attempt": attempt, "files": sums}),
+            "output_digest": _output_digest(manifest["kind"], attempt, files),
             "created": _now(),
             "files": files,
             "accepted": [],
@@ -222,11 +219,57 @@ class Store:
         """Record in an artifact's manifest that it also stands for what newer code would make."""
         entry = {"fingerprint": fingerprint, "code": code, "accepted_at": _now()}
         manifest = {**artifact.manifest, "accepted": [*artifact.manifest.get("accepted", []), entry]}
-        if self.is_local:
-            _write_atomically(Path(artifact.uri) / MANIFEST, _json(manifest))
-        else:
-            self._fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
+        self._write_manifest(artifact, manifest)
         return Artifact.from_manifest(manifest, artifact.uri)
+
+    def rewrite(self, artifact: Artifact, files: Mapping[str, Path], changes: Mapping[str, Any]) -> Artifact:
+        """Replace some files of an artifact, for what has to be removed for good.
+
+        files: the new ones, by relative name. changes: to the manifest. Sums and output digest follow, so what
+        depends on the artifact runs again; its fingerprint stays, so it is not made anew itself.
+        """
+        sums = {
+            name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in files.items()
+        }
+        all_files = {**artifact.manifest["files"], **sums}
+        manifest = {
+            **artifact.manifest,
+            **changes,
+            "files": all_files,
+            "output_digest": _output_digest(artifact.kind, artifact.attempt, all_files),
+        }
+        target = self._strip(artifact.uri)
+        for name, path in files.items():
+            if self.is_local:
+                # Renamed over the old name, never written into it: other artifacts may be linked to its bytes.
+                beside = Path(target) / f".{os.path.basename(name)}.{os.getpid()}"
+                shutil.copyfile(path, beside)
+                os.replace(beside, Path(target) / name)
+            else:
+                self._fs.put_file(str(path), f"{target}/{name}")
+        self._write_manifest(artifact, manifest)
+        return Artifact.from_manifest(manifest, artifact.uri)
+
+    def write_note(self, relative: str, document: Any) -> None:
+        """Keep a JSON document beside the artifacts; the first part of `relative` starts with an underscore."""
+        path = f"{self._root}/{relative}"
+        self._fs.makedirs(os.path.dirname(path), exist_ok=True)
+        if self.is_local:
+            _write_atomically(Path(path), _json(document))
+        else:
+            self._fs.pipe_file(path, _json(document).encode())
+
+    def read_notes(self, folder: str) -> list[Any]:
+        """Every document of a folder of notes, by name."""
+        path = f"{self._root}/{folder}"
+        if not self._fs.exists(path):
+            return []
+        return [json.loads(self._fs.cat_file(name)) for name in sorted(self._fs.ls(path, detail=False))]
+
+    def scratch(self) -> Path:
+        """A local folder for unfinished files, on the store's own disk where it is local."""
+        self._work_base().mkdir(parents=True, exist_ok=True)
+        return self._work_base()
 
     # ---- inside ------------------------------------------------------------------------------------
 
@@ -242,6 +285,12 @@ class Store:
         artifact = self._load(relative)
         assert artifact is not None
         return artifact
+
+    def _write_manifest(self, artifact: Artifact, manifest: dict[str, Any]) -> None:
+        if self.is_local:
+            _write_atomically(Path(artifact.uri) / MANIFEST, _json(manifest))
+        else:
+            self._fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
 
     def _attempts(self, stage: str, fingerprint: str) -> list[Artifact]:
         names = [name for name in self._list(stage) if name.partition(".")[0] == fingerprint]
@@ -280,6 +329,14 @@ class Store:
         if self.is_local:
             return Path(self._root) / WORK
         return environment.home() / "work" / digest(self.uri)[:12]
+
+
+def _output_digest(kind: str, attempt: int, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of what came out alone, so that new code which makes the same files makes nothing downstream run again; a
+    forced attempt counts, so that everything which depends on it does.
+    """
+    sums = {name: entry["sha256"] for name, entry in files.items()}
+    return digest({"kind": kind, "attempt": attempt, "files": sums})
 
 
 def open_store(uri: str | None = None) -> Store:

@@ -13,6 +13,8 @@ from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTraining
 from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
+    from gigagan_core.data.mixture import Mixture
+    from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
     from gigagan_core.training.loop import Recipe
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
     from gigagan_core.training.state import TrainState
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 class TrainingJob:
     """All that a worker needs to know; picklable, paths absolute since workers start in other folders.
 
-    data: a shard set's folder. encoder, vision_encoder: an encoder's folder or ARCH:PATH. lpips: BACKBONE:PATH.
+    data: folders of shard sets, each with its weight in the mixture. encoder, vision_encoder: an encoder's folder or
+    ARCH:PATH. lpips: BACKBONE:PATH.
     """
 
     settings: BaseTrainingSettings | UpsamplerTrainingSettings
-    data: str
+    data: tuple[tuple[str, float], ...]
     encoder: str
     vision_encoder: str | None = None
     lpips: str | None = None
@@ -64,6 +67,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
     """
     import torch
 
+    from gigagan_core.data.mixture import Mixture
     from gigagan_core.data.reader import ShardReader
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.training.checkpoint import load_checkpoint
@@ -74,11 +78,20 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
         raise GigaganError("use_gpu is set and torch finds no GPU; leave it out to train on the CPU")
     torch.set_num_threads(schedule.threads or _cpus())
     device = torch.device("cuda" if settings.use_gpu else "cpu")
+    data = Mixture(job.data)
+    _check_labels(data, _network(settings))
     encoder = load_encoder(job.encoder, device=device)
     state, recipe, sampler = _build(job, encoder, device, world)
     if resume_from is not None:
         load_checkpoint(resume_from, state, device)
-    reader = partial(ShardReader, job.data, settings.image_size, seed=schedule.seed)
+    reader = partial(
+        ShardReader,
+        data,
+        settings.image_size,
+        seed=schedule.seed,
+        crop=settings.crop,
+        decode_threads=settings.decode_threads,
+    )
     if world.rank == 0:
         sampler.choose(next(iter(reader(batch_size=settings.sample_count))))
         reporter.started(state.images_seen)
@@ -92,6 +105,30 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
     run_loop(state, recipe, batches, schedule, _Hooks(job, world, reporter, sampler), world)
 
 
+def _network(
+    settings: BaseTrainingSettings | UpsamplerTrainingSettings,
+) -> GeneratorSettings | UpsamplerSettings:
+    """The network that is trained to make images."""
+    return settings.generator if isinstance(settings, BaseTrainingSettings) else settings.upsampler
+
+
+def _check_labels(data: Mixture, network: GeneratorSettings | UpsamplerSettings) -> None:
+    if network.conditioning != "class":
+        return
+    if data.unlabelled:
+        raise GigaganError(
+            f"the network is conditioned on classes, and {data.unlabelled} of {len(data)} samples of "
+            f"{', '.join(map(str, data.folders))} have no integer `label`; give data whose tables have that column, or "
+            "set conditioning to text"
+        )
+    highest = int(data.samples.label.max())
+    if highest >= network.classes:
+        raise GigaganError(
+            f"the data have the label {highest} and the network knows {network.classes} classes; set classes to "
+            f"{highest + 1} or more"
+        )
+
+
 def _build(
     job: TrainingJob, encoder: Any, device: Any, world: World
 ) -> tuple[TrainState, Recipe, BaseSampler | UpsamplerSampler]:
@@ -101,7 +138,7 @@ def _build(
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
 
     settings = job.settings
-    first = settings.generator if isinstance(settings, BaseTrainingSettings) else settings.upsampler
+    first = _network(settings)
     for name, network in (("the generator", first), ("discriminator", settings.discriminator)):
         if network.text_conditioned and network.text_dim != encoder.width:
             raise GigaganError(

@@ -16,6 +16,7 @@ from gigagan_core import __version__
 COMMANDS = {
     "pipeline",
     "ingest",
+    "import",
     "train-encoder",
     "curate",
     "train-base",
@@ -25,7 +26,9 @@ COMMANDS = {
     "ui",
     "env",
     "store ls",
+    "store forget",
     "data publish",
+    "data report",
 }
 HEAVY = {"torch", "ray", "mlflow", "prefect", "open_clip", "img2dataset", "matplotlib", "pandas", "pyarrow"}
 

@@ -129,3 +129,12 @@ def test_a_preset_of_one_stage_gives_that_stage_alone() -> None:
     assert references.settings_of("openmoji-64-to-256", "control").training.objective == "l1"
     with pytest.raises(GigaganError, match="'ablation-deeper' is of one stage; give it to train-base"):
         references.pipeline_settings("ablation-deeper")
+
+
+def test_training_data_is_one_set_or_several_with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "shard_set", lambda store, reference: f"set {reference}")
+    assert references.training_data(None, "latest") == "set latest"
+    assert references.training_data(None, ["/a=b/c"]) == "set /a=b/c"
+    assert references.training_data(None, ["abc=0.7", "def"]) == [("set abc", 0.7), ("set def", 1.0)]
+    with pytest.raises(GigaganError, match="no shard set was named"):
+        references.training_data(None, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,12 +60,19 @@ def _tar(path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def shard_set(context: RunContext) -> Callable[..., Artifact]:
-    """(name, shards, corrupt) -> artifact of 12 rows a shard: 10 pictures, one never fetched, one ruled out.
+    """(name, shards, ...) -> artifact of 12 rows a shard: 10 pictures, one never fetched, one ruled out.
 
-    corrupt: keys whose picture is no picture. The table has a clip_similarity of its own: 0.5 everywhere.
+    corrupt: keys whose picture is no picture. captions, phashes: by key, where they are not the usual ones; a row has
+    no phash unless it is named. The table has a clip_similarity of its own: 0.5 everywhere.
     """
 
-    def make(name: str = "drawings", shards: int = 2, corrupt: tuple[str, ...] = ()) -> Artifact:
+    def make(
+        name: str = "drawings",
+        shards: int = 2,
+        corrupt: tuple[str, ...] = (),
+        captions: Mapping[str, str | None] = {},
+        phashes: Mapping[str, str] = {},
+    ) -> Artifact:
         def produce(work: StageWork) -> Outcome:
             written: list[Shard] = []
             for number in range(shards):
@@ -73,7 +80,7 @@ def shard_set(context: RunContext) -> Callable[..., Artifact]:
                 pairs = [
                     (COLOURS[(number + row) % 6], COLOURS[(row // 6 + 2 * row) % 6]) for row in range(12)
                 ]
-                captions = [f"{left} beside {right}" for left, right in pairs]
+                usual = [f"{left} beside {right}" for left, right in pairs]
                 status = ["success"] * 10 + ["http_404", "caption_too_few_words"]
                 pictures = {
                     f"{key}.png": b"no picture" if key in corrupt else _picture(*pair)
@@ -83,7 +90,8 @@ def shard_set(context: RunContext) -> Callable[..., Artifact]:
                 table = pa.table(
                     {
                         "key": keys,
-                        "caption": captions,
+                        "caption": [captions.get(*row) for row in zip(keys, usual, strict=True)],
+                        "phash": pa.array([phashes.get(key) for key in keys], pa.string()),
                         "status": status,
                         "selected": [state == "success" for state in status],
                         "clip_similarity": pa.array([0.5] * 12, pa.float32()),
@@ -98,7 +106,9 @@ def shard_set(context: RunContext) -> Callable[..., Artifact]:
             return Outcome({"in": 12 * shards, "out": 10 * shards, "rejected": {"x": 2 * shards}}, {}, notes)
 
         spec = StageSpec("ingest", kind="shard-set", module="gigagan_core.text")
-        return materialise(spec, Named(name=f"{name}/{shards}/{corrupt}"), {}, context, produce)
+        return materialise(
+            spec, Named(name=f"{name}/{shards}/{corrupt}/{captions}/{phashes}"), {}, context, produce
+        )
 
     return make
 
@@ -125,15 +135,16 @@ def encoder(context: RunContext) -> Callable[[str], Artifact]:
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that the CLIP scorer was given, call by call."""
-    from gigagan_core.data.scoring import ClipSimilarityScorer
+    from gigagan_core.data.scorers.clip_similarity import ClipSimilarityScorer
 
     calls: list[int] = []
     original = ClipSimilarityScorer.score
 
-    def counted(self: ClipSimilarityScorer, images: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        assert images.dtype == torch.float32
-        assert images.shape[1:] == (3, self.image_size, self.image_size)
-        assert -1 <= images.min() <= images.max() <= 1
+    def counted(
+        self: ClipSimilarityScorer, images: torch.Tensor, captions: list[str]
+    ) -> dict[str, torch.Tensor]:
+        assert images.dtype == torch.uint8
+        assert images.shape == (len(captions), 3, self.image_size, self.image_size)
         calls.append(len(captions))
         return original(self, images, captions)
 

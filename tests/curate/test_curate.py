@@ -6,6 +6,8 @@ import functools
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gigagan_core.config.curate import CurateSettings, ScoreRule
+from gigagan_core.config.curate import CaptionRules, CurateSettings, NearDuplicateRule, ScoreRule
 from gigagan_core.data import scoring
 from gigagan_core.data.reader import load_all
+from gigagan_core.data.scorers.clip_similarity import ClipSimilarityScorer
 from gigagan_core.data.shards import read_index
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import curate
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import code_digest
+from gigagan_core.tracking.null import NullRun
 
 COLUMN = "clip_similarity_test-condition"
 Make = Callable[..., Artifact]
@@ -30,6 +35,11 @@ Make = Callable[..., Artifact]
 
 def settings(**rule: object) -> CurateSettings:
     return CurateSettings(clip_similarity=ScoreRule(**rule), batch_size=4, in_process_shards=8)
+
+
+def others(**rules: object) -> CurateSettings:
+    """Every rule but the one on clip_similarity, which is off."""
+    return CurateSettings(clip_similarity=ScoreRule(), batch_size=4, in_process_shards=8, **rules)
 
 
 def rows_of(artifact: Artifact) -> list[dict]:
@@ -123,6 +133,8 @@ def test_a_score_that_was_not_computed_is_null_and_the_rule_says_what_becomes_of
         assert rows[key]["selected"] == (missing == "keep")
     rejected = {"clip_similarity_missing": 2} if missing == "drop" else {}
     assert curated.manifest["counts"] == {"in": 20, "out": out, "rejected": rejected}
+    kept_anyway = curated.summary.get("kept_without_clip_similarity")
+    assert kept_anyway == (2 if missing == "keep" else None)
     scores = context.store.artifacts("score")[-1]
     assert scores.manifest["counts"] == {"in": 20, "out": 18, "rejected": {"picture_unreadable": 2}}
 
@@ -138,14 +150,14 @@ def test_a_missing_score_can_stop_the_run(context: RunContext, shard_set: Make, 
 def test_a_score_that_is_not_a_number_is_null(
     context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = scoring.ClipSimilarityScorer.score
+    original = ClipSimilarityScorer.score
 
     def broken(self, images, captions):
         scores = original(self, images, captions)
-        scores[0] = math.nan
+        scores[COLUMN][0] = math.nan
         return scores
 
-    monkeypatch.setattr(scoring.ClipSimilarityScorer, "score", broken)
+    monkeypatch.setattr(ClipSimilarityScorer, "score", broken)
     curated = curate.run(settings(minimum=-1.0), {"data": shard_set(shards=1), "encoder": encoder()}, context)
     assert curated.manifest["counts"]["rejected"] == {"clip_similarity_missing": 3}
     scores = context.store.artifacts("score")[-1]
@@ -262,7 +274,9 @@ def test_a_shard_set_in_an_encoder_s_place_is_refused(context: RunContext, shard
 def test_a_rule_that_leaves_nothing_is_one_sentence(
     context: RunContext, shard_set: Make, encoder: Make
 ) -> None:
-    with pytest.raises(GigaganError, match=r"leaves none of 20 rows \(best score: -?0\.\d+\); set a lower"):
+    with pytest.raises(
+        GigaganError, match=r"leave none of 20 rows \(clip_similarity_too_low: 20\); loosen clip_similarity"
+    ):
         curate.run(settings(minimum=0.999), {"data": shard_set(), "encoder": encoder()}, context)
 
 
@@ -279,3 +293,102 @@ def test_a_missing_input_and_two_bounds_are_refused(context: RunContext, shard_s
         curate.run(settings(), {"data": shard_set()}, context)
     with pytest.raises(ValueError, match="not both"):
         ScoreRule(minimum=0.1, keep_fraction=0.9)
+
+
+def test_captions_that_say_nothing_of_the_picture_leave_each_for_its_reason(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    captions = {
+        "000000000": "IMG_1234.jpg",
+        "000000001": "Click here to see more",
+        "000000002": None,
+        "000000003": "red",
+        "000010004": "a very long caption " * 20,
+    }
+    rules = CaptionRules(min_words=2, max_characters=100)
+    data = shard_set(captions=captions)
+    curated = curate.run(others(captions=rules), {"data": data, "encoder": encoder()}, context)
+    rejected = {row["key"]: row["rejected_by"] for row in rows_of(curated) if row["rejected_by"]}
+    assert rejected == {
+        "000000000": "caption_too_few_words",
+        "000000001": "caption_boilerplate_click_here",
+        "000000002": "caption_too_few_words",
+        "000000003": "caption_too_few_words",
+        "000010004": "caption_too_long",
+    }
+    assert curated.manifest["counts"]["out"] == 15
+
+
+def test_the_first_of_near_duplicates_stays_over_all_shards(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    phashes = {
+        "000000001": "00000000ffffffff",
+        "000000005": "ffffffff00000000",
+        "000010002": "00000000fffffff0",  # 4 bits from the first
+        "000010003": "00000000ffffff00",  # 8 from the first, 4 from one that has left
+        "000010004": "ffffffff00000000",
+    }
+    data = shard_set(phashes=phashes)
+    inputs = {"data": data, "encoder": encoder()}
+    curated = curate.run(others(duplicates=NearDuplicateRule(max_distance=4)), inputs, context)
+    left = {row["key"] for row in rows_of(curated) if row["rejected_by"] == "near_duplicate"}
+    assert left == {"000010002", "000010004"}
+    assert curated.manifest["counts"] == {"in": 20, "out": 18, "rejected": {"near_duplicate": 2}}
+    assert curated.summary["kept_without_phash"] == 15
+    dropped = others(duplicates=NearDuplicateRule(max_distance=4, missing="drop"))
+    counts = curate.run(dropped, inputs, context).manifest["counts"]
+    assert counts == {"in": 20, "out": 3, "rejected": {"near_duplicate": 2, "phash_missing": 15}}
+    with pytest.raises(GigaganError, match=r"no perceptual hash \(phash\); set duplicates.missing"):
+        curate.run(others(duplicates=NearDuplicateRule(max_distance=4, missing="fail")), inputs, context)
+
+
+def test_a_row_that_leaves_for_another_reason_makes_no_duplicate(
+    context: RunContext, shard_set: Make, encoder: Make
+) -> None:
+    data = shard_set(
+        captions={"000000001": "photo.png"},
+        phashes={"000000001": "0" * 16, "000010002": "0" * 16},
+    )
+    rules = others(duplicates=NearDuplicateRule(max_distance=0))
+    curated = curate.run(rules, {"data": data, "encoder": encoder()}, context)
+    assert curated.manifest["counts"]["rejected"] == {"caption_boilerplate_file_name": 1}
+
+
+def test_the_page_of_the_set_goes_to_the_records_and_not_into_the_artifact(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = []
+    monkeypatch.setattr(
+        NullRun, "log_artifact", lambda self, path, folder=None: pages.append(path.read_text())
+    )
+    curated = curate.run(settings(keep_fraction=0.8), {"data": shard_set(), "encoder": encoder()}, context)
+    assert len(pages) == 1
+    assert "clip similarity too low" in pages[0]
+    assert "data:image/jpeg" in pages[0]
+    assert "drawn by a test" in pages[0]
+    assert not list(curated.path.glob("*.html"))
+
+
+def test_the_page_s_source_decides_no_artifact() -> None:
+    _, modules = code_digest(curate.SPEC.module)
+    assert "gigagan_core.data.near_duplicates" in modules
+    assert not {"gigagan_core.data.report", "gigagan_core.data.report_template"} & set(modules)
+
+
+def test_the_command_writes_the_page_of_any_shard_set(shard_set: Make, tmp_path: Path) -> None:
+    data, page = shard_set(), tmp_path / "pages" / "page.html"
+    command = ["data", "report", "--store", str(tmp_path / "store"), "--data", data.short, "--out", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-c", "from gigagan_core.cli import main; main()", *command, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert answer["report"] == str(page)
+    assert answer["artifact"]["fingerprint"] == data.fingerprint
+    text = page.read_text()
+    assert "20 of 24 rows are selected, in 2" in text
+    assert "CC0" in text
+    assert data.fingerprint in text

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import hashlib
 import importlib.util
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -157,6 +158,51 @@ def test_the_mapped_host_is_allowed_by_its_name_only(small_web: Web) -> None:
     assert allowed.status == "success"
 
 
+def test_a_name_that_turns_private_is_refused_where_it_is_dialled(
+    small_web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the first answer is a public address that nobody answers at, the next one is ours."""
+    small_web.asked.clear()
+    answers = iter(["198.51.100.1", *["127.0.0.1"] * 9])
+    monkeypatch.setattr(
+        "gigagan_core.data.addresses.is_public", lambda address: not address.startswith("127.")
+    )
+
+    async def resolve(self: object, host: str, port: int = 0, family: int = 0) -> list[dict]:
+        address = next(answers)
+        base = {"hostname": host, "port": small_web.port, "family": socket.AF_INET, "proto": 0, "flags": 0}
+        return [{**base, "host": address}]
+
+    monkeypatch.setattr("aiohttp.resolver.ThreadedResolver.resolve", resolve)
+    monkeypatch.setattr("gigagan_core.data.fetch._DNS_CACHE_SECONDS", 0)
+    url = f"http://rebound.example:{small_web.port}/ok"
+    (found,) = fetch(small_web, url, timeout_s=0.4, hosts={})
+    assert found.status == "refused_address"
+    assert not small_web.asked
+
+
+@pytest.mark.parametrize(
+    ("promised", "sent", "status"), [(900, 300, "truncated_body"), (300, 900, "broken_answer")]
+)
+def test_a_lying_content_length_makes_no_picture(promised: int, sent: int, status: str) -> None:
+    """Fewer bytes than promised, or more than that."""
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(3):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % promised + b"x" * sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        liar = Web()
+        liar.port = listener.getsockname()[1]
+        (found,) = fetch(liar, "picture", retries=0)
+    assert found.status == status
+    assert found.body is None
+
+
 def test_other_schemes_and_broken_urls_are_refused(small_web: Web) -> None:
     urls = ["file:///etc/passwd", "ftp://a.example/x", "http://", "http://[", "to/?url=file:///etc/passwd"]
     assert {item.status for item in fetch(small_web, *urls)} == {"invalid_url"}
@@ -226,3 +272,15 @@ def test_public_addresses_are_told_from_all_others() -> None:
     others += ("::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "224.0.0.1", "255.255.255.255")
     assert all(is_public(address) for address in public)
     assert not any(is_public(address) for address in others)
+
+
+def test_after_the_deadline_nothing_is_asked_for_and_every_url_has_its_answer(small_web: Web) -> None:
+    paths = [f"drip/late-{n}" for n in range(10)]
+    answers = fetch(small_web, "ok/early", *paths, deadline_s=1.2, timeout_s=0.5, concurrency=2)
+    assert answers[0].status == "success"
+    assert {answer.status for answer in answers[1:]} <= {"timeout", "deadline"}
+    left = [answer for answer in answers if answer.status == "deadline"]
+    assert left
+    assert all(answer.message == "no answer within 1.2 s" for answer in left)
+    never_asked = [path for path in paths if not small_web.asked[f"/{path}"]]
+    assert never_asked, "ten of half a second, two at a time, do not fit into 1.2 s"

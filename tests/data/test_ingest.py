@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -192,6 +193,36 @@ def test_a_run_killed_in_the_middle_and_given_again_ends_as_if_it_never_was(
     assert list((tmp_path / "_work").glob("*/")) == []
 
 
+FEW, MANY = range(3), range(3, 23)
+
+
+@pytest.mark.parametrize("seed", [*FEW, *(pytest.param(seed, marks=pytest.mark.slow) for seed in MANY)])
+def test_killed_at_any_moment_and_given_again_nothing_is_lost_and_nothing_comes_twice(
+    seed: int,
+    ingested: Artifact,
+    published: PublishedSet,
+    ingest_settings: MakeSettings,
+    site: OpenMojiSite,
+    tmp_path: Path,
+) -> None:
+    settings, random = ingest_settings(partitions_in_flight=2), Random(seed)
+    arguments = [str(tmp_path), str(published.train), settings.model_dump_json()]
+    for _ in range(1 + random.randrange(2)):
+        enough = len(site.requests()) + random.randrange(56)
+        killed = subprocess.Popen([sys.executable, "-c", _KILLED_RUN, *arguments], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(site.requests()) < enough and killed.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.3)
+        killed.kill()
+        killed.wait(10)
+    resumed = run(published.train, settings, tmp_path)
+    assert fates(resumed) == fates(ingested)
+    assert len(rows_of(resumed)) == len(fates(resumed)), "no row twice"
+    assert resumed.manifest["counts"] == ingested.manifest["counts"]
+    assert list((tmp_path / "_work").glob("*/")) == []
+
+
 def table_of(folder: Path, urls: list[str], captions: list[str | None] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"t{len(list(folder.iterdir()))}.parquet"
@@ -297,3 +328,80 @@ def test_rules_that_leave_nothing_are_one_sentence(
     table = table_of(tmp_path / "in", good_urls[:2])
     with pytest.raises(GigaganError, match=r"none of 2 rows is left \(picture_too_small 2\)"):
         run(table, ingest_settings(rules={"min_side": 161}), tmp_path / "store")
+
+
+def test_images_on_the_block_list_are_not_kept_and_the_list_is_known_by_its_sums(
+    published: PublishedSet, ingest_settings: MakeSettings, ingested: Artifact, tmp_path: Path
+) -> None:
+    blocked = sorted({row["sha256"] for row in rows_of(ingested) if row["status"] == "success"})[:2]
+    listed = tmp_path / "blocked.txt"
+    listed.write_text(f"# known to be harmful\n{blocked[0].upper()}\n\n{blocked[1]}  # twice seen\n")
+    made = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    statuses = {row["sha256"]: row["status"] for row in rows_of(made) if row["sha256"]}
+    assert {statuses[each] for each in blocked} == {"blocked"}
+    assert made.manifest["counts"]["rejected"]["blocked"] == len(blocked)
+    kept = set()
+    for path in made.path.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            kept |= set(tar.getnames())
+    keys = {row["key"] for row in rows_of(made) if row["status"] == "blocked"}
+    assert not any(name.partition(".")[0] in keys for name in kept)
+    listed.write_text("\n".join(reversed(blocked)))
+    again = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    assert again.fingerprint == made.fingerprint, "order and comments decide nothing"
+    listed.write_text(blocked[0])
+    other = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    assert other.fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [(None, "cannot be read"), ("not a sum\n", "'not a sum' is no sha256")]
+)
+def test_a_block_list_that_is_none_is_refused_before_anything_is_fetched(
+    text: str | None, sentence: str, published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    listed = tmp_path / "blocked.txt"
+    if text is not None:
+        listed.write_text(text)
+    with pytest.raises(GigaganError, match=sentence):
+        run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    assert not list((tmp_path / "store").glob("download/*"))
+
+
+def test_a_withdrawn_release_gets_a_warning_that_stays_with_the_artifact(
+    published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    made = run(published.train, ingest_settings(), tmp_path / "store")
+    (warning,) = made.manifest["notes"]["warnings"]
+    assert "laion2B-en-joined" in warning
+    assert "Re-LAION" in warning
+    assert "block_list" in warning
+    assert warning in " ".join(capsys.readouterr().err.split())
+    run(published.train, ingest_settings(), tmp_path / "store")
+    assert "warning: tables of laion2B-en-joined" in capsys.readouterr().err, (
+        "also where nothing is to be done"
+    )
+
+
+def test_a_body_that_is_not_the_one_the_table_knows_is_refused(
+    ingested: Artifact, ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    good = [row for row in rows_of(ingested) if row["status"] == "success"][:6]
+    sums = [row["sha256"] for row in good]
+    sums[1] = "0" * 64
+    table = {
+        "uid": [row["key"] for row in good],
+        "url": [row["url"] for row in good],
+        "text": [row["caption"] for row in good],
+        "original_width": [256] * 6,
+        "original_height": [256] * 6,
+        "sha256": [sums[0].upper(), *sums[1:5], None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    made = run(tmp_path / "table.parquet", ingest_settings(), tmp_path / "store")
+    statuses = {row["url"]: row["status"] for row in rows_of(made)}
+    expected = {row["url"]: "success" for row in good} | {good[1]["url"]: "sha256_mismatch"}
+    assert statuses == expected
+    trusting = ingest_settings(fetch={"verify_sha256": False})
+    made = run(tmp_path / "table.parquet", trusting, tmp_path / "store")
+    assert {row["status"] for row in rows_of(made)} == {"success"}

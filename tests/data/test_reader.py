@@ -6,6 +6,8 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
+import threading
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 
 from gigagan_core.data import reader as reader_module
-from gigagan_core.data.pictures import to_square
+from gigagan_core.data.pictures import _list_plain_tar, list_tar, to_square
 from gigagan_core.data.reader import ShardReader, load_all
 from gigagan_core.data.shards import Shard, read_index, write_index
 from gigagan_core.errors import GigaganError
@@ -125,13 +127,52 @@ def test_resizing_is_pils_antialiased_bicubic_on_the_centre(size: tuple[int, int
     left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
     square = image.crop((left, top, left + 64, top + 64))
     expected = np.asarray(square.resize((image_size, image_size), Image.Resampling.BICUBIC))
-    assert np.array_equal(to_square(image, image_size), expected)
+    assert np.array_equal(np.asarray(to_square(image, image_size)), expected)
+
+
+def test_a_random_square_is_as_long_as_the_shorter_side_and_lies_anywhere() -> None:
+    pixels = np.zeros((8, 20, 3), np.uint8)
+    pixels[...] = np.arange(20)[None, :, None]
+    wide = Image.fromarray(pixels)
+    for image in (wide, wide.transpose(Image.Transpose.TRANSPOSE)):
+        squares = [np.asarray(to_square(image, 8, place)) for place in (0.0, 0.5, 1 - 1e-9)]
+        assert [square[0, 0, 0] for square in squares] == [0, 6, 12]
+        assert [square[-1, -1, 0] for square in squares] == [7, 13, 19]
+
+
+@pytest.fixture
+def wide_set(make_shard_set: MakeSet) -> Path:
+    """Four pictures of 40 x 16 px whose blue says the column."""
+    folder = make_shard_set((4,))
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number in range(4):
+            pixels = np.full((16, 40, 3), number, np.uint8)
+            pixels[..., 2] = np.arange(40)
+            content = encoded(pixels)
+            member = tarfile.TarInfo(f"k{number:04d}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def lefts(batches: list[Batch]) -> list[int]:
+    """The column of the source at which each image begins."""
+    return [round((float(image[2, 0, 0]) + 1) * 127.5) for batch in batches for image in batch.images]
+
+
+def test_random_crops_are_keyed_by_the_global_index_and_cover_the_picture(wide_set: Path) -> None:
+    assert set(lefts(take(wide_set, batches=5, batch_size=4))) == {12}
+    through = lefts(take(wide_set, batches=100, batch_size=4, crop="random"))
+    assert set(through) == set(range(25))
+    assert lefts(take(wide_set, batches=2, batch_size=4, crop="random", start_image=40)) == through[40:48]
+    assert lefts(take(wide_set, batches=3, batch_size=4, crop="random", cache_mb=0)) == through[:12]
 
 
 def test_transparency_becomes_white_and_grey_becomes_rgb() -> None:
     clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
-    assert np.array_equal(to_square(clear, 8), np.full((8, 8, 3), 255, np.uint8))
-    assert np.array_equal(to_square(Image.new("L", (8, 8), 7), 8), np.full((8, 8, 3), 7, np.uint8))
+    assert np.array_equal(np.asarray(to_square(clear, 8)), np.full((8, 8, 3), 255, np.uint8))
+    grey = to_square(Image.new("L", (8, 8), 7), 8)
+    assert np.array_equal(np.asarray(grey), np.full((8, 8, 3), 7, np.uint8))
 
 
 def test_only_rows_that_succeeded_and_are_selected_are_read(make_shard_set: MakeSet) -> None:
@@ -205,23 +246,81 @@ def test_more_damage_than_the_budget_stops_with_a_sentence(make_shard_set: MakeS
     damage(folder, "k0003")
     damage(folder, "k0006")
     with pytest.raises(
-        GigaganError, match=r"2 of 9 pictures do not decode, more than the 1 allowed .*run ingest"
+        GigaganError, match=r"2 of 9 pictures cannot be read, more than the 1 allowed .*run ingest"
     ):
         take(folder, batches=3)
 
 
-def test_damaged_shards_are_named_with_the_mend(make_shard_set: MakeSet) -> None:
-    for position, (cut, sentence) in enumerate(
-        {
-            "tar": r"shard .*00000\.tar is a damaged tar .*run ingest again",
-            "parquet": r"shard table .*00000\.parquet is damaged .*run the stage again",
-        }.items()
-    ):
-        folder = make_shard_set((5,), name=f"cut{position}")
-        path = folder / f"00000.{cut}"
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
+def cut(folder: Path, name: str, bytes_less: int) -> None:
+    """Cut the end of one of a set's files off."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-bytes_less])
+
+
+@pytest.mark.parametrize(
+    ("ending", "sentence"),
+    [
+        ("tar", r"shard .*00000\.tar is a damaged tar .*run ingest again"),
+        ("parquet", r"shard table .*00000\.parquet is damaged .*run ingest again"),
+    ],
+)
+def test_a_damaged_shard_beyond_the_budget_is_named_with_the_mend(
+    make_shard_set: MakeSet, ending: str, sentence: str
+) -> None:
+    folder = make_shard_set((5,))
+    cut(folder, f"00000.{ending}", (folder / f"00000.{ending}").stat().st_size // 2 - 100)
+    for read in (lambda: take(folder, batches=1), lambda: load_all(folder, 16)):
         with pytest.raises(GigaganError, match=sentence):
-            take(folder, batches=1)
+            read()
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_damaged_shard_within_the_budget_is_left_out_and_counted(
+    make_shard_set: MakeSet, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, folder = make_shard_set((200, 2), name="whole"), make_shard_set((200, 2))
+    everything = keys(take(whole, batches=2, batch_size=101))
+    path = folder / f"00001.{ending}"
+    path.write_bytes(path.read_bytes()[:600])
+    reader = ShardReader(folder, image_size=16, batch_size=101, seed=7)
+    seen = keys(list(islice(reader, 2)))
+    assert "00001" in caplog.text
+    assert len(caplog.records) <= 2
+    assert len(reader) == 202
+    assert len(reader.pictures.corrupt) == 2
+    assert not {"k0200", "k0201"} & set(seen)
+    # The other samples keep their places, so a run goes on after a repair where it was.
+    differing = [ours for ours, theirs in zip(everything, seen, strict=True) if ours != theirs]
+    assert sorted(differing) == ["k0200", "k0201"]
+    assert len(load_all(folder, 16)[2]) == 200
+    halves = [take(folder, batches=2, batch_size=202, rank=rank, world_size=2) for rank in range(2)]
+    assert keys([batch for pair in zip(*halves, strict=True) for batch in pair])[:202] == keys(
+        take(folder, batches=1, batch_size=202)
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "times", "long names", "folders", "gnu", "no end"])
+def test_a_tar_is_listed_as_tarfile_lists_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tar"
+    names = ["a.png", "b.txt", "c.json"]
+    if kind == "long names":
+        names.append("d" * 150 + ".png")
+    if kind == "folders":
+        names.append("e" * 80 + "/" + "f" * 60 + ".png")
+    layout = {"gnu": tarfile.GNU_FORMAT, "folders": tarfile.USTAR_FORMAT}.get(kind, tarfile.PAX_FORMAT)
+    with tarfile.open(path, "w", format=layout) as tar:
+        for size, name in enumerate(names, 511):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            member.mtime = 1.5 if kind == "times" else 0
+            tar.addfile(member, io.BytesIO(bytes(size)))
+    if kind == "no end":
+        path.write_bytes(path.read_bytes()[: 3 * 1024 + 512])
+    with tarfile.open(path) as tar:
+        expected = [(member.name, member.offset_data, member.size) for member in tar]
+    assert list(list_tar(path)) == expected
+    assert [name for name, _, _ in expected] == names
+    assert (_list_plain_tar(path) is not None) == (kind in ("plain", "times"))
 
 
 def test_a_tar_that_lacks_pictures_is_named(make_shard_set: MakeSet) -> None:
@@ -242,6 +341,8 @@ def test_what_cannot_make_a_batch_is_one_sentence(make_shard_set: MakeSet, tmp_p
     none_left = make_shard_set((2,), statuses={0: "http_404", 1: "timeout"}, name="none")
     with pytest.raises(GigaganError, match="no selected sample"):
         load_all(none_left, 16)
+    with pytest.raises(GigaganError, match="no selected sample"):
+        take(none_left, batches=1)
     (folder / "00000.tar").unlink()
     with pytest.raises(GigaganError, match=r"00000\.tar is missing"):
         take(folder, batches=1)
@@ -251,9 +352,11 @@ def test_large_sets_are_decoded_again_and_small_ones_once(
     make_shard_set: MakeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, decoded = make_shard_set((4,)), []
-    original = reader_module.decode
+    original = reader_module.decode_planes
     monkeypatch.setattr(
-        reader_module, "decode", lambda sample, size: decoded.append(sample.key) or original(sample, size)
+        reader_module,
+        "decode_planes",
+        lambda sample, *options: decoded.append(sample.key) or original(sample, *options),
     )
     for cache_mb, at_least, at_most in ((512, 4, 4), (0, 20, 40)):
         decoded.clear()
@@ -265,6 +368,52 @@ def test_a_png_of_the_kept_size_passes_unchanged(make_shard_set: MakeSet) -> Non
     folder = make_shard_set((1,))
     with Image.open(io.BytesIO(encoded(numbered_picture(0, 16)))) as image:
         assert np.array_equal(load_all(folder, 16)[0][0].permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+@pytest.mark.parametrize("kept_size", [64, 48])
+def test_a_smaller_view_is_derived_at_reading(make_shard_set: MakeSet, kept_size: int) -> None:
+    folder = make_shard_set((3,), size=kept_size)
+    images = load_all(folder, 16)[0]
+    for number in range(3):
+        picture = Image.fromarray(numbered_picture(number, kept_size))
+        expected = np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC))
+        assert np.array_equal(images[number].permute(1, 2, 0).numpy(), expected)
+
+
+def test_plain_webdataset_reads_the_shards(make_shard_set: MakeSet) -> None:
+    import webdataset
+
+    folder = make_shard_set((5, 4))
+    tars = [str(shard.tar) for shard in read_index(folder)]
+    pictures, captions, found = load_all(folder, 16)
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == found
+    assert [sample["txt"].decode() for sample in samples] == captions
+    for sample, picture in zip(samples, pictures, strict=True):
+        with Image.open(io.BytesIO(sample["png"])) as image:
+            assert np.array_equal(np.asarray(image).transpose(2, 0, 1), picture.numpy())
+
+
+def test_a_batch_that_is_held_keeps_its_images(make_shard_set: MakeSet) -> None:
+    folder = make_shard_set((9,))
+    reader = ShardReader(folder, image_size=16, batch_size=3, seed=7)
+    held, copies = [], []
+    for number, batch in enumerate(islice(reader, 60)):
+        if number % 7 == 0:
+            held.append(batch.images[1])  # a view of the batch's memory, which outlives the batch
+            copies.append(batch.images[1].clone())
+    assert all(torch.equal(view, copy) for view, copy in zip(held, copies, strict=True))
+    assert len(reader._buffers._free) < 12
+
+
+def test_an_iterator_that_is_given_up_leaves_no_thread(make_shard_set: MakeSet) -> None:
+    before = set(threading.enumerate())
+    batches = iter(ShardReader(make_shard_set((9,)), image_size=16, batch_size=3, seed=7))
+    next(batches)
+    batches.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+    assert set(threading.enumerate()) == before
 
 
 def test_reading_needs_torch_pyarrow_numpy_and_pillow_only(make_shard_set: MakeSet) -> None:

@@ -42,10 +42,10 @@ def canonical(table: pa.Table, sha256: str = "ab" * 32, start: int = 0) -> list[
 def test_laion_becomes_canonical_columns_and_what_is_left_is_kept() -> None:
     row = canonical(laion(hash=[77]))[0]
     assert list(row) == list(CANONICAL)
-    assert row["clip_similarity"] == 0.3
-    assert row["nsfw"] == pytest.approx(0.1)
-    assert row["watermark"] == pytest.approx(0.2)
-    assert row["aesthetic"] is None
+    assert row["clip_similarity_b32"] == 0.3
+    assert row["nsfw_laion"] == pytest.approx(0.1)
+    assert row["watermark_laion"] == pytest.approx(0.2)
+    assert row["aesthetic_laion_v1"] is None
     assert row["sha256"] is None
     assert row["source"] == "laion2B-en-joined"
     assert json.loads(row["extra"]) == {"hash": 77}
@@ -75,7 +75,7 @@ def test_sizes_that_are_no_sizes_are_null_and_scores_that_are_nan_too() -> None:
     )
     assert [row["width"] for row in rows] == [None, None, None, 640]
     assert [row["height"] for row in rows] == [10, 20, None, 480]
-    assert [row["clip_similarity"] for row in rows] == [None, None, 0.0, 0.5]
+    assert [row["clip_similarity_b32"] for row in rows] == [None, None, 0.0, 0.5]
 
 
 def test_a_strangers_caption_is_data_to_the_last_byte() -> None:

@@ -228,3 +228,21 @@ def test_a_stages_end_is_one_line_in_the_log(tmp_path: Path) -> None:
     assert made.endswith(": made ffffffffffff; 2 of 3 kept; 1.2 s")
     reused = records.sentence(StageRecord("ingest", artifact, cached=True, seconds=0.0))
     assert reused == "ingest: cached, ffffffffffff of 2025-01-02T03:04:05 is used again; 2 of 3 kept; 0.0 s"
+
+
+def test_progress_is_one_artifact_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, moved = [], []
+    monkeypatch.setattr(records, "create_progress_artifact", lambda **given: made.append(given) or "an id")
+    monkeypatch.setattr(
+        records, "update_progress_artifact", lambda which, **given: moved.append((which, given))
+    )
+    page = records.ProgressPage()
+    page("ingest train: fetching", 0.25, {"success": "94.0%", "http_404": 3})
+    page("ingest train: fetching", 1.5, {"<script>": 1})
+    page("ingest heldout: fetching", 0.0, {})
+    assert [given["progress"] for given in made] == [25.0, 0.0]
+    assert made[0]["key"] == "ingest-train-fetching-progress"
+    assert "http_404 3" in made[0]["description"]
+    ((which, given),) = moved
+    assert (which, given["progress"]) == ("an id", 100.0)
+    assert "<script>" not in given["description"]

@@ -1,0 +1,124 @@
+"""Removing samples for good: by URL, by the sha256 of their bytes, or by host.
+
+Pictures leave the tars; in the tables their rows stay, so that counts add up, without URL, caption and all else
+that describes them. What was asked for is remembered in the store, and `ingest` leaves it out from then on.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gigagan_core.data.shards import Shard, read_table
+from gigagan_core.data.status import FORGOTTEN, SUCCESS
+from gigagan_core.errors import GigaganError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KEPT_COLUMNS = ("key", "source", "status", "selected")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What is to be forgotten: URLs, sha256 sums (hex) and host names, the latter with all their subdomains."""
+
+    urls: frozenset[str] = frozenset()
+    sha256: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, urls: Iterable[str] = (), sha256: Iterable[str] = (), hosts: Iterable[str] = ()) -> Forgotten:
+        """As people write them; raises GigaganError for what is empty or no sha256."""
+        sums = frozenset(each.strip().lower() for each in sha256)
+        for each in sums:
+            if len(each) != 64 or set(each) - set("0123456789abcdef"):
+                raise GigaganError(f"--sha256 {each!r} is no sha256; give 64 hex digits")
+        named = frozenset(each.strip().lower().strip(".") for each in hosts)
+        given = frozenset(each.strip() for each in urls)
+        if "" in named | given or not (sums or named or given):
+            raise GigaganError("nothing to forget was named; give --url, --sha256 or --host")
+        return cls(given, sums, named)
+
+    def __or__(self, other: Forgotten) -> Forgotten:
+        return Forgotten(self.urls | other.urls, self.sha256 | other.sha256, self.hosts | other.hosts)
+
+    def __bool__(self) -> bool:
+        return bool(self.urls or self.sha256 or self.hosts)
+
+    def names(self, url: str | None, sha256: str | None = None) -> bool:
+        """Whether a sample of this URL, or with bytes of this sum, is meant."""
+        if sha256 is not None and sha256 in self.sha256:
+            return True
+        if url is None:
+            return False
+        return url in self.urls or (bool(self.hosts) and self._names_host(url))
+
+    def _names_host(self, url: str) -> bool:
+        try:
+            host = (urlsplit(url.strip()).hostname or "").lower().strip(".")
+        except ValueError:
+            return False
+        return any(host == each or host.endswith(f".{each}") for each in self.hosts)
+
+    def as_json(self) -> dict[str, list[str]]:
+        """JSON-able; `from_json` reads it."""
+        return {name: sorted(values) for name, values in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, list[str]]) -> Forgotten:
+        """What `as_json` wrote."""
+        return cls(**{name: frozenset(each) for name, each in values.items()})
+
+
+def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[int, int, dict[str, Path]]:
+    """Look for samples in one shard, and write its files anew where there are any.
+
+    folder: for the new files. Returns (rows blanked, those of them that counted, new files by the name of
+    what they replace); the files are the shard's tar and parquet, or none.
+    """
+    import pyarrow.parquet as pq
+
+    table = read_table(shard)
+    wanted = [forgotten.names(*pair) for pair in zip(table["url"].to_pylist(), table["sha256"].to_pylist())]
+    if not any(wanted):
+        return 0, 0, {}
+    counted = [
+        success == SUCCESS and selected
+        for success, selected in zip(table["status"].to_pylist(), table["selected"].to_pylist())
+    ]
+    keys = {key for key, meant in zip(table["key"].to_pylist(), wanted) if meant}
+    new = {shard.parquet.name: folder / shard.parquet.name, shard.tar.name: folder / shard.tar.name}
+    pq.write_table(_blanked(table, wanted), new[shard.parquet.name])
+    _copy_without(shard.tar, keys, new[shard.tar.name])
+    return sum(wanted), sum(a and b for a, b in zip(wanted, counted)), new
+
+
+def _blanked(table: pa.Table, wanted: list[bool]) -> pa.Table:
+    """The table with the wanted rows emptied of all that describes them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    meant = pa.array(wanted)
+    columns: dict[str, Any] = {}
+    for field in table.schema:
+        column = table[field.name]
+        if field.name == "status":
+            column = pc.if_else(meant, FORGOTTEN, column)
+        elif field.name == "selected":
+            column = pc.if_else(meant, False, column)
+        elif field.name not in KEPT_COLUMNS:
+            column = pc.if_else(meant, pa.scalar(None, field.type), column)
+        columns[field.name] = column
+    return pa.table(columns, schema=table.schema)
+
+
+def _copy_without(tar: Path, keys: set[str], target: Path) -> None:
+    with tarfile.open(tar) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            if member.name.partition(".")[0] not in keys:
+                new.addfile(member, old.extractfile(member))

@@ -1,0 +1,404 @@
+"""Import of pictures that are there already: tars of webdataset or img2dataset, and folders of pictures.
+
+`plan_import` looks at a folder and cuts it into pieces; `import_piece` makes a tar and a parquet of each, in the form
+of a downloaded partition (`download.py`) with one more column, ``label``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gigagan_core.config.ingest import ImportSettings
+from gigagan_core.data.pictures import ENDINGS
+from gigagan_core.data.schemas import PUBLISHED, SCORES
+from gigagan_core.data.status import SUCCESS
+from gigagan_core.errors import GigaganError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Layout = Literal["shards", "captions", "classes"]
+FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+"""What Pillow calls a format -> the ending in a shard's tar."""
+
+_END_OF_TAR = bytes(512)
+_CANONICAL_NUMBERS = frozenset({"width", "height", "label", *SCORES})
+_CANONICAL_TEXTS = frozenset({"url", "nsfw_tag"})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What becomes one shard: a tar, or some pictures of a folder. number: its place among all pieces.
+
+    files: names relative to the folder, in order; one for a tar.
+    """
+
+    number: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """How a folder is read.
+
+    pieces: in order of names. prefix: 12 hex digits, the beginning of every key; decided by names and sizes, so that a
+    copy of the folder gets the same keys. captions: file or class folder -> caption, as a table gave them.
+    labels: class folder -> number, by name; empty where there are no classes. lost: files that the table names and the
+    folder does not have.
+    """
+
+    folder: Path
+    layout: Layout
+    pieces: tuple[Piece, ...]
+    prefix: str
+    captions: Mapping[str, str | None] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Found:
+    """One picture as it was found. name: for a person, kept in `extra`. body: None where the picture is missing.
+
+    known: what else its maker knew (the JSON beside it); sources' own names.
+    """
+
+    name: str
+    body: bytes | None
+    caption: str | None
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---- what is there -----------------------------------------------------------------------------------
+
+
+def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = None) -> ImportPlan:
+    """What is in a folder, and how it is cut.
+
+    captions: a table (.csv, .tsv, .parquet, or a .txt of lines NAME CAPTION) whose first column names a file, relative
+    to the folder, or a class folder, and whose second column is its caption. Raises GigaganError where the folder is
+    missing, holds nothing to import, or has pictures that nothing captions.
+    """
+    if not folder.is_dir():
+        raise GigaganError(f"{folder} is no folder; name the one that holds the tars or pictures")
+    table = read_captions(captions) if captions else {}
+    files = _files(folder)
+    tars = [name for name in files if name.endswith(".tar")]
+    pictures = [name for name in files if name.rpartition(".")[2].lower() in ENDINGS]
+    layout = _layout(folder, settings.layout, tars, pictures, files, table)
+    labels: dict[str, int] = {}
+    lost: frozenset[str] = frozenset()
+    if layout == "classes":
+        classes = sorted({_class_of(name) for name in pictures})
+        labels = {name: number for number, name in enumerate(classes)}
+    elif layout == "captions":
+        # What the table names is a row, whether or not it is there and a picture.
+        lost = frozenset(table) - files.keys()
+        pictures = sorted({*pictures, *table})
+    names, size = (tars, 1) if layout == "shards" else (pictures, settings.rows_per_shard)
+    cuts = range(0, len(names), size)
+    pieces = tuple(Piece(number, tuple(names[cut : cut + size])) for number, cut in enumerate(cuts))
+    prefix = hashlib.sha256(json.dumps([(name, files.get(name)) for name in names]).encode()).hexdigest()[:12]
+    return ImportPlan(folder, layout, pieces, prefix, table, labels, lost)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Name relative to the folder -> bytes, by name; hidden files and folders are left alone."""
+    found = {}
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(root, name)
+            if not name.startswith(".") and path.is_file():
+                found[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return dict(sorted(found.items()))
+
+
+def folder_sum(folder: Path) -> str:
+    """sha256 (hex) of every file's name, size and time of change: what is in a folder, without reading it all."""
+    files = [(name, size, (folder / name).stat().st_mtime_ns) for name, size in _files(folder).items()]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _layout(
+    folder: Path,
+    wanted: str,
+    tars: Sequence[str],
+    pictures: Sequence[str],
+    files: Mapping[str, int],
+    table: Mapping[str, str | None],
+) -> Layout:
+    kinds = ", ".join(f".{ending}" for ending in ENDINGS)
+    if wanted == "shards" or (wanted == "auto" and tars):
+        if not tars:
+            raise GigaganError(f"{folder} holds no .tar file; name the folder that holds the shards")
+        return "shards"
+    if not pictures:
+        raise GigaganError(
+            f"{folder} holds no .tar file and no picture ({kinds}); name the folder that holds them"
+        )
+    has_classes = all("/" in name for name in pictures)
+    if wanted == "classes" and not has_classes:
+        lost = next(name for name in pictures if "/" not in name)
+        raise GigaganError(
+            f"{folder}: {lost} lies in no class folder; move it into one, or set layout=captions"
+        )
+    if wanted != "auto":
+        return wanted
+    by_file = any(_caption_file(name) in files for name in pictures) or not table.keys().isdisjoint(pictures)
+    if by_file or not has_classes:
+        if not by_file:
+            raise GigaganError(
+                f"{folder} holds {len(pictures)} pictures and no caption for them; put a .txt beside each, give a "
+                "table of captions, or sort them into one folder for each class"
+            )
+        return "captions"
+    return "classes"
+
+
+def _caption_file(picture: str) -> str:
+    return picture.rpartition(".")[0] + ".txt"
+
+
+def _class_of(picture: str) -> str:
+    return picture.partition("/")[0]
+
+
+def read_captions(path: Path) -> dict[str, str | None]:
+    """The table that `plan_import` describes, as {first column: second column}.
+
+    Raises GigaganError where it cannot be read or has fewer than two columns.
+    """
+    ending = path.suffix.lower()
+    try:
+        if ending == ".parquet":
+            import pyarrow.parquet as pq
+
+            table = pq.read_table(path)
+            rows = list(zip(*(table[name].to_pylist() for name in table.column_names[:2]), strict=True))
+        elif ending in (".csv", ".tsv"):
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.reader(file, delimiter="\t" if ending == ".tsv" else ","))[1:]
+        else:
+            rows = [
+                line.split(maxsplit=1)
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
+        return {str(name): None if caption is None else str(caption) for name, caption, *_ in rows}
+    except (OSError, ValueError, csv.Error) as error:
+        raise GigaganError(
+            f"captions {path} cannot be read ({str(error).splitlines()[0]}); give a .csv, .tsv or .parquet whose first "
+            "two columns are file and caption, or a .txt with both on a line"
+        ) from None
+
+
+# ---- reading ------------------------------------------------------------------------------------------
+
+
+def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
+    """The pictures of a piece, one at a time. Raises GigaganError for a tar that is damaged or cut off."""
+    if plan.layout == "shards":
+        yield from _read_tar(plan.folder / piece.files[0])
+        return
+    for name in piece.files:
+        body = None if name in plan.lost else (plan.folder / name).read_bytes()
+        if plan.layout == "classes":
+            class_name = _class_of(name)
+            caption = plan.captions.get(class_name, class_name.replace("_", " "))
+            yield Found(name, body, caption, {"label": plan.labels[class_name]})
+        else:
+            yield Found(name, body, _caption_of(plan, name))
+
+
+def _caption_of(plan: ImportPlan, picture: str) -> str | None:
+    if picture in plan.captions:
+        return plan.captions[picture]
+    path = plan.folder / _caption_file(picture)
+    text = _text(path.read_bytes()) if path.is_file() else None
+    # Editors end a file with a new line, which is no part of the caption.
+    return text.strip() if text is not None else None
+
+
+def _read_tar(path: Path) -> Iterator[Found]:
+    count = 0
+    try:
+        _check_end(path)
+        with tarfile.open(path, "r:") as tar:
+            files = (member for member in tar if member.isfile())
+            for key, members in groupby(files, key=lambda member: _key_and_ending(member.name)[0]):
+                parts = {
+                    _key_and_ending(member.name)[1]: tar.extractfile(member).read() for member in members
+                }
+                if (found := _sample(key, parts)) is not None:
+                    count += 1
+                    yield found
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise GigaganError(
+            f"{path} is no whole tar ({error}; {count} samples could be read); copy it again from its source, or move "
+            "it out of the folder"
+        ) from None
+
+
+def _check_end(path: Path) -> None:
+    """A tar that was cut between two files reads like a whole one, but for the block of zeros at its end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - len(_END_OF_TAR), 0))
+        if file.read() != _END_OF_TAR:
+            raise tarfile.ReadError("its end is missing")
+
+
+def _key_and_ending(name: str) -> tuple[str, str]:
+    """webdataset's rule: the key ends at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
+def _sample(key: str, parts: Mapping[str, bytes]) -> Found | None:
+    """A group of files of one key; None where it is about no picture at all."""
+    body = next((parts[ending] for ending in ENDINGS if ending in parts), None)
+    if body is None and not {"txt", "json"} & parts.keys():
+        return None
+    known = _json(parts.get("json"))
+    caption = _text(parts["txt"]) if "txt" in parts else known.get("caption")
+    if "cls" in parts and (label := _text(parts["cls"]) or "").strip().isdigit():
+        known["label"] = int(label)
+    return Found(key, body, caption if isinstance(caption, str) else None, known)
+
+
+def _json(encoded: bytes | None) -> dict[str, Any]:
+    try:
+        known = json.loads(encoded or b"{}")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _text(encoded: bytes) -> str | None:
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+# ---- writing ------------------------------------------------------------------------------------------
+
+
+def import_schema() -> pa.Schema:
+    """The columns of a partition, and `label` (int32): the class, counted from 0, null where there is none."""
+    import pyarrow as pa
+
+    from gigagan_core.data.download import partition_schema
+
+    return partition_schema().append(pa.field("label", pa.int32()))
+
+
+def import_piece(plan: ImportPlan, piece: Piece, settings: ImportSettings, tar: Path, parquet: Path) -> int:
+    """Write a piece's pictures to a tar (key.ending, key.txt, key.json) and every row to a parquet; returns the rows.
+
+    Status is `success` or one of `no_picture`, `no_caption`, `not_an_image`. Raises GigaganError for a damaged tar.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = import_schema()
+    keep = _keeper(settings)
+    rows: list[dict[str, Any]] = []
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as out:
+        for number, found in enumerate(read_piece(plan, piece)):
+            key = f"{plan.prefix}{piece.number:05d}{number:06d}"
+            row = {**dict.fromkeys(schema.names), **_row(found, plan.layout), "key": key}
+            body, ending = None, ""
+            if found.body is None:
+                row["status"] = "no_picture"
+            elif found.caption is None:
+                row["status"] = "no_caption"
+            else:
+                body, ending, seen = keep(found.body)
+                row |= {"sha256": hashlib.sha256(found.body).hexdigest(), **seen}
+            row["selected"] = row["status"] == SUCCESS
+            if body is not None:
+                _add(out, f"{key}.{ending}", body)
+                _add(out, f"{key}.txt", found.caption.encode())
+                _add(out, f"{key}.json", json.dumps(row, indent=4).encode())
+            rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows, schema), parquet)
+    return len(rows)
+
+
+def _keeper(settings: ImportSettings) -> Callable[[bytes], tuple[bytes | None, str, dict[str, Any]]]:
+    """bytes -> (bytes to keep or None, their ending, columns of the row)."""
+    from gigagan_core.data.img2dataset_parts import make_resizer
+    from gigagan_core.data.perceptual_hash import difference_hash
+
+    resize = None
+    if settings.image_size is not None:
+        resize = make_resizer(
+            settings.image_size, settings.encode_format, settings.quality, own_process=False
+        )
+
+    def keep(body: bytes) -> tuple[bytes | None, str, dict[str, Any]]:
+        kind, size, error = _look_at(body)
+        if error is None and resize is not None:
+            body, *_, error = resize(io.BytesIO(body))
+            kind = settings.encode_format
+        if error is not None:
+            return None, "", {"status": "not_an_image", "error_message": error}
+        seen = {"status": SUCCESS, "original_width": size[0], "original_height": size[1]}
+        return body, kind, {**seen, "phash": difference_hash(body)}
+
+    return keep
+
+
+def _look_at(body: bytes) -> tuple[str, tuple[int, int], str | None]:
+    """(ending, (width, height), None) of a picture that decodes; the message otherwise."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(body), formats=tuple(FORMATS)) as image:
+            image.load()
+            return FORMATS[image.format], image.size, None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return "", (0, 0), str(error)[:300]
+
+
+def _row(found: Found, layout: Layout) -> dict[str, Any]:
+    """What a maker's JSON says under a name of the canonical columns, and all of it in `extra`."""
+    scores = _published_scores(found.known)
+    said = {**found.known, **scores}
+    row: dict[str, Any] = {"caption": found.caption, "source": f"import-{layout}"}
+    for name in _CANONICAL_NUMBERS:
+        value = said.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+            row[name] = float(value) if name in SCORES else int(value)
+    row |= {name: said[name] for name in _CANONICAL_TEXTS if isinstance(said.get(name), str)}
+    row["extra"] = json.dumps({**found.known, "imported_from": found.name}, default=str)
+    return row
+
+
+def _published_scores(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores under their publisher's names, known as his table is: `aesthetic` alone does not say which model's."""
+    for schema in PUBLISHED:
+        # img2dataset writes these under names of its own.
+        renamed = {column for name, column in schema.columns.items() if name not in SCORES}
+        if schema.required - renamed <= known.keys():
+            return {name: known.get(column) for name, column in schema.columns.items() if name in SCORES}
+    return {}
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,151 @@
+"""Forgetting: pictures and descriptions go, counts stay, models are named, nothing comes back."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.data.forget import Forgotten
+from gigagan_core.data.openmoji import PublishedSet
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages import ingest
+from gigagan_core.stages.base import RunContext
+from gigagan_core.stages.forget import forget
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.lineage import made_of
+from gigagan_core.store.store import Store, open_store
+
+
+def run(metadata: object, settings: IngestSettings, store: Path) -> Artifact:
+    with RunContext.open(str(store)) as context:
+        return ingest.run(settings, {"metadata": metadata}, context)
+
+
+def rows_of(artifact: Artifact) -> list[dict]:
+    shards = json.loads((artifact.path / "shards.json").read_text())
+    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
+
+
+def pictures_of(folder: Path) -> set[str]:
+    """Keys of the pictures in every tar of a folder."""
+    keys = set()
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            keys |= {name.partition(".")[0] for name in tar.getnames()}
+    return keys
+
+
+def first_table(published: PublishedSet) -> str:
+    return str(sorted(published.train.glob("*.parquet"))[0])
+
+
+@pytest.fixture
+def ingested(published: PublishedSet, ingest_settings: Callable[..., IngestSettings], tmp_path: Path):
+    """A store with one table ingested, and the settings that did it."""
+    settings = ingest_settings()
+    return open_store(str(tmp_path)), run(first_table(published), settings, tmp_path), settings
+
+
+@pytest.mark.parametrize("by", ["url", "sha256"])
+def test_a_sample_is_removed_from_tars_and_tables_and_the_counts_add_up(by: str, ingested) -> None:
+    store, artifact, _ = ingested
+    victim = next(row for row in rows_of(artifact) if row["status"] == "success" and row["selected"])
+    wanted = Forgotten.of(urls=[victim["url"]]) if by == "url" else Forgotten.of(sha256=[victim["sha256"]])
+    removal = forget(store, wanted)
+    assert {each.kind for each, _ in removal.rows} == {"partition", "shard-set"}
+    after = store.find("ingest", artifact.fingerprint)
+    assert after.output_digest != artifact.output_digest, "what depends on it runs again"
+    left = {row["key"]: row for row in rows_of(after)}
+    blank = left[victim["key"]]
+    assert (blank["status"], blank["selected"]) == ("forgotten", False)
+    described = set(blank) - {"key", "source", "status", "selected"}
+    assert {"url", "caption", "sha256", "phash"} <= described
+    assert not any(blank[name] for name in described)
+    for folder in (each.path for each in store.artifacts() if each.kind in ("partition", "shard-set")):
+        assert victim["key"] not in pictures_of(folder)
+    counts = after.manifest["counts"]
+    assert counts["out"] == artifact.manifest["counts"]["out"] - 1
+    assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
+    everything = b"".join(path.read_bytes() for path in after.path.rglob("*") if path.is_file())
+    assert victim["url"].encode() not in everything
+    assert pictures_of(after.path) == pictures_of(artifact.path)
+    untouched = [row for row in rows_of(after) if row["key"] != victim["key"]]
+    assert all(row["caption"] for row in untouched)
+
+
+def test_what_is_forgotten_is_not_fetched_again(ingested, published, site) -> None:
+    store, artifact, settings = ingested
+    victim = next(row for row in rows_of(artifact) if row["status"] == "success" and row["selected"])
+    forget(store, Forgotten.of(urls=[victim["url"]]))
+    with RunContext.open(store.uri, force=True) as context:
+        again = ingest.run(settings, {"metadata": first_table(published)}, context)
+    statuses = {row["key"]: row["status"] for row in rows_of(again)}
+    assert statuses[victim["key"]] == "forgotten"
+    assert again.manifest["counts"]["rejected"]["forgotten"] == 1
+    assert victim["key"] not in pictures_of(again.path)
+
+
+def test_a_host_is_meant_with_its_subdomains_and_nothing_like_it() -> None:
+    wanted = Forgotten.of(hosts=["Example.com."])
+    for url in ("http://example.com/a.jpg", "https://cdn.EXAMPLE.com:8080/b", "http://example.com./c"):
+        assert wanted.names(url), url
+    for url in (
+        "http://example.com.evil.org/",
+        "http://notexample.com/",
+        "http://other.org/?example.com",
+        None,
+    ):
+        assert not wanted.names(url), url
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"urls": [" "]}, {"hosts": ["."]}, {"sha256": ["12"]}, {"sha256": ["x" * 64]}]
+)
+def test_a_request_that_names_nothing_is_refused(given: dict[str, list[str]]) -> None:
+    with pytest.raises(GigaganError):
+        Forgotten.of(**given)
+
+
+def test_requests_add_up_and_are_remembered(ingested) -> None:
+    from gigagan_core.stages.forget import remembered
+
+    store, _, _ = ingested
+    assert not remembered(store)
+    assert forget(store, Forgotten.of(urls=["http://nowhere.example/x"])).rows == []
+    forget(store, Forgotten.of(hosts=["bad.example"]))
+    assert remembered(open_store(store.uri)) == Forgotten.of(
+        urls=["http://nowhere.example/x"], hosts=["bad.example"]
+    )
+    assert all(not name.startswith("_") for name in {each.stage for each in store.artifacts()})
+
+
+def test_models_are_found_through_what_lies_between(tmp_path: Path) -> None:
+    def made(stage: str, *inputs: Artifact) -> Artifact:
+        references = {str(n): [each.reference()] for n, each in enumerate(inputs)}
+        return Artifact(
+            stage, stage, stage * 4, 1, f"digest of {stage}", str(tmp_path), {"inputs": references}
+        )
+
+    data, other = made("ingest"), made("other")
+    curated = made("curate", data)
+    model, stranger = made("train-base", curated, other), made("train-encoder", other)
+    everything = [stranger, model, curated, data, other]
+    assert made_of(everything, [data]) == [model, curated]
+    assert made_of(everything, [stranger]) == []
+
+
+def test_the_command_names_what_was_removed(ingested, capsys) -> None:
+    from gigagan_core.cli import show_commands
+
+    store, artifact, _ = ingested
+    victim = next(row for row in rows_of(artifact) if row["status"] == "success")
+    show_commands.store_forget(url=[victim["url"]], store=store.uri)
+    shown = capsys.readouterr()
+    assert artifact.short in shown.out
+    assert isinstance(store, Store)

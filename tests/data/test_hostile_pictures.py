@@ -1,0 +1,123 @@
+"""What strangers serve as pictures: each becomes RGB pixels of the size kept, or one named reason."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import tarfile
+import zlib
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gigagan_core.config.ingest import IngestSettings, PartitionSettings
+from gigagan_core.data.download import PartitionJob, PartitionResult, _PartitionWriter, partition_schema
+from gigagan_core.data.fetch import Fetched
+
+SIDE = 32
+
+
+def encoded(mode: str, kind: str, **options: object) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def sixteen_bit_png() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)).save(out, "PNG")
+    return out.getvalue()
+
+
+def animated_gif() -> bytes:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green")]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def bomb(side: int = 30_000) -> bytes:
+    """A PNG of side x side equal pixels: a few KB on the wire, 2.7 GB as colours."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    compressor, row = zlib.compressobj(9), b"\0" * (1 + side // 8)
+    rows = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="9" height="9"/></svg>'
+JPEG = encoded("RGB", "JPEG")
+PICTURES = {
+    "a JPEG": (JPEG, {"success"}),
+    "a grey JPEG": (encoded("L", "JPEG"), {"success"}),
+    "a CMYK JPEG": (encoded("CMYK", "JPEG"), {"success"}),
+    "a palette PNG": (encoded("P", "PNG"), {"success"}),
+    "a transparent PNG": (encoded("RGBA", "PNG"), {"success"}),
+    "a 16-bit PNG": (sixteen_bit_png(), {"success"}),
+    "a WebP": (encoded("RGB", "WEBP"), {"success"}),
+    # Decoders differ by version: the first frame, or no picture.
+    "an animated GIF": (animated_gif(), {"success", "not_an_image"}),
+    "an SVG": (SVG, {"not_an_image"}),
+    "a page": (b"<html>not found</html>", {"not_an_image"}),
+    "half a header": (JPEG[:40], {"not_an_image"}),
+    "nothing but zeros": (bytes(5000), {"not_an_image"}),
+    "a bomb": (bomb(), {"too_many_pixels"}),
+    "a smaller bomb": (bomb(12_000), {"too_many_pixels"}),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict], dict[str, Image.Image]]:
+    """Every picture through the writer of a partition: rows and kept pictures, by name."""
+    folder = tmp_path_factory.mktemp("hostile")
+    settings = PartitionSettings.of(IngestSettings(image_size=SIDE), 0, len(PICTURES))
+    empty = dict.fromkeys(partition_schema().names)
+    rows = [{**empty, "key": f"{n:04d}", "caption": name} for n, name in enumerate(PICTURES)]
+    result = PartitionResult(rows=len(rows))
+    with _PartitionWriter(
+        folder, rows, PartitionJob("t", "0", settings), result, own_process=False
+    ) as writer:
+        for number, (body, _) in enumerate(PICTURES.values()):
+            writer.add(Fetched(number, "http://a.example", "success", body, f"{number:064x}", None, 1))
+    assert result.done == len(PICTURES)
+    table = {row["caption"]: row for row in pq.read_table(folder / "00000.parquet").to_pylist()}
+    kept = {}
+    with tarfile.open(folder / "00000.tar") as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                name = list(PICTURES)[int(member.name[:4])]
+                kept[name] = Image.open(io.BytesIO(tar.extractfile(member).read()))
+                kept[name].load()
+    return table, kept
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_kept_as_rgb_or_refused_by_name(name: str, written) -> None:
+    rows, kept = written
+    status = rows[name]["status"]
+    assert status in PICTURES[name][1], rows[name]["error_message"]
+    assert (name in kept) == (status == "success")
+    if status == "success":
+        assert kept[name].size == (SIDE, SIDE)
+        assert kept[name].mode in ("RGB", "L")
+
+
+def test_a_bomb_is_never_unpacked(written) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(PICTURES["a bomb"][0]) < 200_000
+    rows, _ = written
+    assert rows["a bomb"]["original_width"] is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "KiB"
+
+
+def test_every_picture_has_one_fate(written) -> None:
+    rows, _ = written
+    assert Counter(row["key"] for row in rows.values()) == {f"{n:04d}": 1 for n in range(len(PICTURES))}

@@ -1,0 +1,230 @@
+"""Every publisher's table is known by its columns, and each score goes where its model's scores go."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from gigagan_core.data.schemas import SCORES, adapt, canonical_schema, detect
+from gigagan_core.errors import GigaganError
+
+SUM = "ab" * 32
+LAION = {
+    "URL": pa.array(["http://a.example/1"]),
+    "TEXT": pa.array(["a cat"]),
+    "WIDTH": pa.array([640], pa.int32()),
+    "HEIGHT": pa.array([480], pa.int32()),
+    "similarity": pa.array([0.31], pa.float64()),
+}
+TAGS = {
+    "hash": pa.array([-7_000_000_000_000_000_001], pa.int64()),
+    "punsafe": pa.array([0.25], pa.float32()),
+    "pwatermark": pa.array([0.5], pa.float32()),
+}
+COYO = {
+    "id": pa.array([4_892_263_981_056], pa.int64()),
+    "url": pa.array(["http://a.example/1"]),
+    "text": pa.array(["a cat"]),
+    "width": pa.array([640], pa.int64()),
+    "height": pa.array([480], pa.int64()),
+    "image_phash": pa.array(["e9d6f0f0f0c0c0c0"]),
+    "text_length": pa.array([5], pa.int64()),
+    "word_count": pa.array([2], pa.int64()),
+    "num_tokens_bert": pa.array([2], pa.int64()),
+    "num_tokens_gpt": pa.array([2], pa.int64()),
+    "num_faces": pa.array([0], pa.int64()),
+    "clip_similarity_vitb32": pa.array([0.3125]),
+    "clip_similarity_vitl14": pa.array([0.25]),
+    "nsfw_score_opennsfw2": pa.array([0.125]),
+    "nsfw_score_gantman": pa.array([0.75]),
+    "watermark_score": pa.array([0.5]),
+    "aesthetic_score_laion_v2": pa.array([4.75]),
+}
+DATACOMP = {
+    "uid": pa.array(["f" * 32]),
+    "url": pa.array(["http://a.example/1"]),
+    "text": pa.array(["a cat"]),
+    "original_width": pa.array([640], pa.int64()),
+    "original_height": pa.array([480], pa.int64()),
+    "clip_b32_similarity_score": pa.array([0.3125], pa.float32()),
+    "clip_l14_similarity_score": pa.array([0.25], pa.float32()),
+    "face_bboxes": pa.array([[[0.1, 0.2, 0.3, 0.4]]]),
+    "sha256": pa.array([SUM]),
+}
+RELAION = {name.lower().replace("text", "caption"): column for name, column in {**LAION, **TAGS}.items()}
+TABLES: dict[str, tuple[dict[str, pa.Array], dict[str, float]]] = {
+    "laion2B-en": (
+        {
+            "SAMPLE_ID": pa.array([3_960_182_004_217], pa.int64()),
+            **LAION,
+            "LICENSE": pa.array(["?"]),
+            "NSFW": pa.array(["UNLIKELY"]),
+        },
+        {"clip_similarity_b32": 0.31},
+    ),
+    "laion2B-en-joined": (
+        {**LAION, **TAGS},
+        {"clip_similarity_b32": 0.31, "nsfw_laion": 0.25, "watermark_laion": 0.5},
+    ),
+    "laion2B-en-aesthetic": (
+        {
+            **LAION,
+            **TAGS,
+            "WIDTH": pa.array([640.0]),
+            "HEIGHT": pa.array([480.0]),
+            "aesthetic": pa.array([7.25], pa.float32()),
+        },
+        {
+            "clip_similarity_b32": 0.31,
+            "nsfw_laion": 0.25,
+            "watermark_laion": 0.5,
+            "aesthetic_laion_v1": 7.25,
+        },
+    ),
+    "laion2B-en-improved-aesthetics": (
+        {**LAION, **TAGS, "AESTHETIC_SCORE": pa.array([6.25])},
+        {
+            "clip_similarity_b32": 0.31,
+            "nsfw_laion": 0.25,
+            "watermark_laion": 0.5,
+            "aesthetic_laion_v2": 6.25,
+        },
+    ),
+    "relaion2B-en": (
+        RELAION,
+        {"clip_similarity_b32": 0.31, "nsfw_laion": 0.25, "watermark_laion": 0.5},
+    ),
+    "coyo-700m": (
+        COYO,
+        {
+            "clip_similarity_b32": 0.3125,
+            "clip_similarity_l14": 0.25,
+            "aesthetic_laion_v2": 4.75,
+            "watermark_coyo": 0.5,
+            "nsfw_coyo": 0.125,
+        },
+    ),
+    "datacomp-commonpool": (DATACOMP, {"clip_similarity_b32": 0.3125, "clip_similarity_l14": 0.25}),
+    "url-caption": ({"url": LAION["URL"], "caption": LAION["TEXT"]}, {}),
+}
+
+
+def canonical(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    table = pa.table(columns)
+    schema = detect(tuple(table.column_names), "t.parquet")
+    adapted = adapt(table, schema, SUM, 0, "t.parquet")
+    assert adapted.schema == canonical_schema()
+    return adapted.to_pylist()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_publishers_table_is_known_and_its_scores_go_to_their_models_columns(name: str) -> None:
+    columns, scores = TABLES[name]
+    (row,) = canonical(columns)
+    assert row["source"] == name
+    assert (row["url"], row["caption"]) == ("http://a.example/1", "a cat")
+    assert {score: row[score] for score in SCORES if row[score] is not None} == pytest.approx(scores)
+    if name != "url-caption":
+        assert (row["width"], row["height"]) == (640, 480)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_order_of_the_columns_does_not_matter(name: str) -> None:
+    columns, _ = TABLES[name]
+    assert canonical(dict(reversed(columns.items())))[0]["source"] == name
+
+
+def test_what_has_no_canonical_name_is_kept_in_extra() -> None:
+    assert json.loads(canonical(COYO)[0]["extra"])["nsfw_score_gantman"] == 0.75
+    assert json.loads(canonical({**LAION, **TAGS})[0]["extra"]) == {"hash": -7_000_000_000_000_000_001}
+    extra = json.loads(canonical(DATACOMP)[0]["extra"])
+    assert extra == {"uid": "f" * 32, "face_bboxes": [[0.1, 0.2, 0.3, 0.4]]}
+
+
+def test_an_aesthetic_score_of_an_unknown_model_is_no_canonical_score() -> None:
+    (row,) = canonical({"url": LAION["URL"], "text": LAION["TEXT"], "aesthetic": pa.array([7.0])})
+    assert [row[score] for score in SCORES] == [None] * len(SCORES)
+    assert json.loads(row["extra"]) == {"aesthetic": 7.0}
+
+
+def test_sizes_of_joined_tables_may_be_doubles_with_nan() -> None:
+    table = {**LAION, **TAGS, "WIDTH": pa.array([math.nan]), "HEIGHT": pa.array([480.0])}
+    (row,) = canonical(table)
+    assert (row["width"], row["height"]) == (None, 480)
+
+
+def test_nsfw_tags_are_brought_to_one_spelling_and_empty_ones_are_missing() -> None:
+    tags = ["UNLIKELY", " nsfw ", "", None, "Unsure"]
+    table = {name: pa.concat_arrays([column] * len(tags)) for name, column in LAION.items()}
+    rows = canonical({**table, "NSFW": pa.array(tags)})
+    assert [row["nsfw_tag"] for row in rows] == ["UNLIKELY", "NSFW", None, None, "UNSURE"]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        pa.array(["a cat", None, "å"], pa.large_string()),
+        pa.array(["a cat", None, "å"]).dictionary_encode(),
+        pa.array([b"a cat", None, "å".encode()], pa.binary()),
+        pa.array([b"a cat", None, "å".encode()], pa.large_binary()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_captions_of_other_types_are_texts(captions: pa.Array) -> None:
+    urls = pa.array([f"http://a.example/{row}" for row in range(3)])
+    assert [row["caption"] for row in canonical({"url": urls, "text": captions})] == ["a cat", None, "å"]
+
+
+def test_bytes_that_are_no_utf_8_are_a_missing_caption_and_spoil_no_other() -> None:
+    urls = pa.array([f"http://a.example/{row}" for row in range(2)])
+    broken = pa.array([b"caf\xe9", b"tea"], pa.binary())
+    # What some writers leave in a column that says it is text.
+    lying = pa.Array.from_buffers(pa.string(), 2, broken.buffers())
+    for captions in (broken, lying):
+        assert [row["caption"] for row in canonical({"url": urls, "text": captions})] == [None, "tea"]
+    rows = canonical({"url": urls, "text": ["a", "b"], "licence": lying})
+    assert [row["extra"] for row in rows] == [None, '{"licence": "tea"}']
+
+
+@pytest.mark.parametrize(
+    "missing", [pa.nulls(1), pa.array([math.nan]), pa.array([None], pa.int64())], ids=str
+)
+def test_a_column_of_nothing_is_missing_captions_whatever_its_type(missing: pa.Array) -> None:
+    assert canonical({"url": LAION["URL"], "text": missing})[0]["caption"] is None
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [pa.array([7]), pa.array([7.5]), pa.array([True]), pa.array([["a", "b"]]), pa.array([{"en": "a"}])],
+    ids=lambda column: str(column.type),
+)
+def test_captions_that_are_no_texts_are_one_sentence(captions: pa.Array) -> None:
+    sentence = r"t\.parquet: column 'text' of type .* cannot be read as caption .*write the table again"
+    with pytest.raises(GigaganError, match=sentence):
+        canonical({"url": LAION["URL"], "text": captions})
+
+
+@pytest.mark.parametrize(
+    ("sums", "read"),
+    [
+        (pa.array([SUM.upper()]), SUM),
+        (pa.array([bytes.fromhex(SUM)], pa.binary(32)), SUM),
+        (pa.array([bytes.fromhex(SUM)], pa.binary()), SUM),
+        (pa.array([SUM.encode()], pa.binary()), SUM),
+        (pa.array(["d41d8cd98f00b204e9800998ecf8427e"]), None),
+        (pa.array([""]), None),
+        (pa.array([None], pa.string()), None),
+    ],
+    ids=str,
+)
+def test_sums_are_64_hex_digits_or_missing(sums: pa.Array, read: str | None) -> None:
+    assert canonical({**DATACOMP, "sha256": sums})[0]["sha256"] == read
+
+
+def test_a_table_with_a_column_twice_is_one_sentence() -> None:
+    with pytest.raises(GigaganError, match=r"t\.parquet has the column 'url' more than once; write it"):
+        detect(("url", "text", "url"), "t.parquet")

@@ -1,0 +1,245 @@
+"""Tables are read a piece at a time, and what is wrong with one is said in a sentence or counted by its reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.data import openmoji
+from gigagan_core.data.site import OpenMojiSite
+from gigagan_core.data.tables import find_tables, read_rows, rows_before
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages import ingest
+from gigagan_core.stages.base import RunContext
+from gigagan_core.store.artifact import Artifact
+
+MakeSettings = Callable[..., IngestSettings]
+
+
+def run(table: Path, settings: IngestSettings, store: Path) -> Artifact:
+    with RunContext.open(str(store)) as context:
+        return ingest.run(settings, {"metadata": table}, context)
+
+
+def write(path: Path, columns: dict, **options: object) -> Path:
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def rows_of(artifact: Artifact) -> list[dict]:
+    shards = json.loads((artifact.path / "shards.json").read_text())
+    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def good_urls(site: OpenMojiSite) -> list[str]:
+    return [row.url for row in openmoji.split() if site.faults.fault(row.url, 0) is None][:12]
+
+
+# ---- a piece at a time -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row_group_size", [7, 40_000, 100_000])
+@pytest.mark.parametrize(("start", "rows"), [(0, 3), (5, 20), (16_380, 10), (39_999, 30_001), (99_990, 10)])
+def test_a_piece_is_the_rows_asked_for_however_the_file_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, row_group_size: int, start: int, rows: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"numbers-{row_group_size}.parquet"
+    if not path.exists():
+        write(path, {"n": pa.array(range(100_000))}, row_group_size=row_group_size)
+    assert read_rows(str(path), start, rows)["n"].to_pylist() == list(range(start, start + rows))
+
+
+def test_what_a_row_group_tells_of_earlier_rows(tmp_path: Path) -> None:
+    urls = [f"http://a.example/{number % 30}" for number in range(100)] + [None]
+    path = write(tmp_path / "t.parquet", {"url": urls, "n": list(range(101))}, row_group_size=80)
+    wanted = pa.array(["http://a.example/3", "http://a.example/29", None])
+    assert rows_before(str(path), 70, "url", wanted)["n"].to_pylist() == [3, 29, 33, 59, 63]
+    assert rows_before(str(path), 95, "url", wanted)["n"].to_pylist() == [89, 93]
+    assert rows_before(str(path), 80, "url", wanted)["n"].to_pylist() == []
+    coded = pq.read_table(path)
+    coded = coded.set_column(0, "url", coded["url"].dictionary_encode())
+    pq.write_table(coded, tmp_path / "coded.parquet")
+    assert rows_before(str(tmp_path / "coded.parquet"), 70, "url", wanted)["n"].to_pylist() == [
+        3,
+        29,
+        33,
+        59,
+        63,
+    ]
+
+
+_ARROW_PEAK = """
+import sys
+import pyarrow as pa
+from gigagan_core.data.tables import read_rows, rows_before
+piece = read_rows(sys.argv[1], 999_000, 1000)
+rows_before(sys.argv[1], 999_000, "url", piece["url"].combine_chunks())
+print(pa.default_memory_pool().max_memory() // 2**20)
+"""
+
+
+def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
+    urls = [f"http://host.example/pictures/{number:050d}.jpg" for number in range(1_000_000)]
+    path = write(tmp_path / "t.parquet", {"url": urls}, row_group_size=1_000_000)
+    done = subprocess.run(
+        [sys.executable, "-c", _ARROW_PEAK, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 32, "the row group's texts alone are 80 MiB"
+
+
+def test_a_url_in_two_partitions_of_one_table_is_asked_for_once(
+    good_urls: list[str], ingest_settings: MakeSettings, site: OpenMojiSite, tmp_path: Path
+) -> None:
+    urls = [good_urls[0], good_urls[1], good_urls[0], good_urls[2], good_urls[1], good_urls[3]]
+    # The first row with the second URL is refused by the filter, so the later one is asked for.
+    captions = ["a", None, "b", "c", "d", "e"]
+    table = write(tmp_path / "t.parquet", {"url": urls, "caption": captions})
+    before = len(site.requests())
+    artifact = run(table, ingest_settings(rows_per_partition=2), tmp_path / "store")
+    asked = Counter(request["url"] for request in site.requests()[before:])
+    assert asked == dict.fromkeys(good_urls[:4], 1)
+    statuses = [row["status"] for row in rows_of(artifact)]
+    assert statuses == ["success", "no_caption", "duplicate_url", "success", "success", "success"]
+
+
+_TEN_MILLION = """
+import json, resource, sys, time
+from gigagan_core.config.ingest import FilterSettings
+from gigagan_core.data.filter import filter_rows
+from gigagan_core.data.schemas import adapt, detect
+from gigagan_core.data.tables import find_tables, read_head, read_rows
+from gigagan_core.stages.partitions import cut
+started = time.monotonic()
+(table,) = find_tables(sys.argv[1])
+schema = detect(read_head(table.uri).columns, table.uri)
+settings, kept, partitions = FilterSettings(preset="gigagan"), 0, cut([table], 100_000)
+for part in partitions:
+    rows = adapt(read_rows(table.uri, part.start, part.rows), schema, table.sha256, part.start, table.uri)
+    reasons, _ = filter_rows(rows, settings, table.uri)
+    kept += sum(reason is None for reason in reasons)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(json.dumps({"schema": schema.name, "partitions": len(partitions), "kept": kept, "peak_mib": peak,
+                  "seconds": time.monotonic() - started}))
+"""
+
+
+@pytest.mark.slow
+def test_ten_million_rows_are_cut_and_filtered_within_two_gib(tmp_path: Path) -> None:
+    path = tmp_path / "large.parquet"
+    write_large_table(path, rows=10_000_000)
+    done = subprocess.run(
+        [sys.executable, "-c", _TEN_MILLION, str(path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    assert (found["schema"], found["partitions"]) == ("laion2B-en-joined", 100)
+    assert found["kept"] == 7_500_000, "every fourth row has a watermark"
+    assert found["peak_mib"] < 2048
+
+
+def write_large_table(path: Path, rows: int) -> None:
+    """LAION's joined columns, in row groups of a million rows; every fourth row has a watermark."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("URL", "TEXT")),
+            *((name, pa.float64()) for name in ("WIDTH", "HEIGHT", "similarity")),
+            ("hash", pa.int64()),
+            *((name, pa.float32()) for name in ("punsafe", "pwatermark")),
+        ]
+    )
+    size = 1_000_000
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, rows, size):
+            numbers = np.arange(first, first + size)
+            texts = pa.array(numbers).cast(pa.string())
+            hosts = pa.array(numbers % 5000).cast(pa.string())
+            join = pc.binary_join_element_wise
+            columns = {
+                "URL": join("http://host", hosts, ".example/pictures/", texts, ".jpg", ""),
+                "TEXT": join("A photograph of the number ", texts, " on a door in the street", ""),
+                "WIDTH": np.where(numbers % 10 == 0, np.nan, 640.0),
+                "HEIGHT": np.full(size, 480.0),
+                "similarity": np.full(size, 0.3),
+                "hash": numbers,
+                "punsafe": np.zeros(size, np.float32),
+                "pwatermark": np.where(numbers % 4 == 0, 0.9, 0.1).astype(np.float32),
+            }
+            writer.write_table(pa.table(columns, schema))
+
+
+# ---- bad input ---------------------------------------------------------------------------------------
+
+
+def test_strange_rows_are_kept_or_counted_by_their_reason(
+    good_urls: list[str], ingest_settings: MakeSettings, site: OpenMojiSite, tmp_path: Path
+) -> None:
+    long = "a very long caption, " * 5000
+    rows = [
+        (good_urls[0], long, "success"),
+        (None, "x", "no_url"),
+        ("file:///etc/passwd", "x", "not_http"),
+        ("ftp://a.example/x.png", "x", "not_http"),
+        ("/relative.png", "x", "not_http"),
+        ("http://127.0.0.1/x.png", "x", "private_address"),
+        (f"  {good_urls[1]}\n", "spaces around it", "success"),
+        (f"http://{openmoji.HOST}/160/two words.png", "x", "http_404"),
+        (f"http://{openmoji.HOST}/160/é日本.png", "x", "http_404"),
+        ("http://", "x", "invalid_url"),
+        (good_urls[2], None, "no_caption"),
+        (good_urls[3], " \t", "short_caption"),
+    ]
+    table = write(
+        tmp_path / "t.parquet", {"url": [row[0] for row in rows], "caption": [row[1] for row in rows]}
+    )
+    before = len(site.requests())
+    artifact = run(table, ingest_settings(), tmp_path / "store")
+    assert [row["status"] for row in rows_of(artifact)] == [row[2] for row in rows]
+    counts = artifact.manifest["counts"]
+    assert (counts["in"], counts["out"]) == (12, 2)
+    assert sum(counts["rejected"].values()) == 10
+    assert len(site.requests()) == before + 4, "what the filter refuses is never asked for"
+    with tarfile.open(artifact.path / "00000.tar") as tar:
+        texts = {tar.extractfile(name).read().decode() for name in tar.getnames() if name.endswith(".txt")}
+    assert texts == {long, "spaces around it"}
+
+
+def test_a_table_damaged_in_the_middle_is_one_sentence_and_names_the_table(
+    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "t.parquet", {"url": good_urls, "caption": good_urls}, compression="snappy")
+    whole = path.read_bytes()
+    # The footer is whole, so the damage is found when the rows are read.
+    path.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
+    with pytest.raises(GigaganError, match=r"t\.parquet is not a whole parquet file .*copy it again"):
+        run(path, ingest_settings(), tmp_path / "store")
+
+
+def test_captions_that_are_numbers_stop_the_run_before_anything_is_asked_for(
+    good_urls: list[str], ingest_settings: MakeSettings, site: OpenMojiSite, tmp_path: Path
+) -> None:
+    before = len(site.requests())
+    table = write(tmp_path / "t.parquet", {"url": good_urls, "caption": list(range(len(good_urls)))})
+    with pytest.raises(GigaganError, match=r"column 'caption' of type int64 cannot be read as caption"):
+        run(table, ingest_settings(), tmp_path / "store")
+    assert len(site.requests()) == before
+
+
+def test_empty_tables_are_passed_over_beside_full_ones(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"url": pa.array([], pa.string()), "caption": pa.array([], pa.string())})
+    write(tmp_path / "b.parquet", {"url": ["http://a.example/"], "caption": ["x"]})
+    (found,) = find_tables(tmp_path)
+    assert (Path(found.uri).name, found.rows) == ("b.parquet", 1)
