@@ -141,7 +141,9 @@ async def _one_round(
     except BaseExceptionGroup as several:
         # One is enough to say what went wrong (a full disk under `handle`), and it keeps its own kind.
         raise several.exceptions[0] from None
-    return sorted(again)
+    # In the order given, which spreads each host over the round.
+    wanted = set(again)
+    return [pair for pair in urls if pair in wanted]
 
 
 async def fetch_once(

@@ -284,3 +284,25 @@ def test_after_the_deadline_nothing_is_asked_for_and_every_url_has_its_answer(sm
     assert all(answer.message == "no answer within 1.2 s" for answer in left)
     never_asked = [path for path in paths if not small_web.asked[f"/{path}"]]
     assert never_asked, "ten of half a second, two at a time, do not fit into 1.2 s"
+
+
+def test_a_further_round_keeps_the_order_given(small_web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gigagan_core.data.fetch as module
+
+    asked, once = [], module.fetch_once
+
+    async def noted(session: object, url: str, *rest: object) -> tuple:
+        asked.append(url.rsplit("/", 1)[-1])
+        return await once(session, url, *rest)
+
+    monkeypatch.setattr(module, "fetch_once", noted)
+    settings = FetchSettings(
+        hosts={"web.example": f"127.0.0.1:{small_web.port}"}, retries=1, backoff_s=0.01, concurrency=1
+    )
+
+    async def ignore(fetched: Fetched) -> None:
+        pass
+
+    urls = [(row, f"http://web.example/status/503/{row}") for row in (3, 0, 2, 1)]
+    asyncio.run(fetch_all(urls, settings, ignore))
+    assert asked == ["3", "0", "2", "1"] * 2
