@@ -188,11 +188,10 @@ def test_a_lying_content_length_makes_no_picture(promised: int, sent: int, statu
     """Fewer bytes than promised, or more than that."""
 
     def serve(listener: socket.socket) -> None:
-        for _ in range(3):
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % promised + b"x" * sent)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % promised + b"x" * sent)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
