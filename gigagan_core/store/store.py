@@ -248,6 +248,8 @@ class Store:
             else:
                 self._fs.put_file(str(path), f"{target}/{name}")
         self._write_manifest(artifact, manifest)
+        if not self.is_local:  # the copy that this machine keeps of what was there before
+            shutil.rmtree(_cached(artifact), ignore_errors=True)
         return Artifact.from_manifest(manifest, artifact.uri)
 
     def write_note(self, relative: str, document: Any) -> None:
@@ -375,7 +377,7 @@ def local_folder(artifact: Artifact) -> Path:
     fs, path = fsspec.core.url_to_fs(artifact.uri)
     if "file" in _protocols(fs):
         return Path(path)
-    cached = environment.home() / "cache" / artifact.output_digest
+    cached = _cached(artifact)
     if not (cached / MANIFEST).is_file():
         fetching = cached.with_name(f"{cached.name}.{os.getpid()}")
         for relative in [*artifact.manifest["files"], MANIFEST]:
@@ -384,6 +386,11 @@ def local_folder(artifact: Artifact) -> Path:
         shutil.rmtree(cached, ignore_errors=True)
         os.rename(fetching, cached)
     return cached
+
+
+def _cached(artifact: Artifact) -> Path:
+    """Where a copy of a remote artifact's files lies."""
+    return environment.home() / "cache" / artifact.output_digest
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ def test_samples_are_forgotten_in_a_bucket_too(
     store = open_store(bucket)
     removal = forget(store, Forgotten.of(hosts=[HOST]))
     assert {each.kind for each, _ in removal.rows} == {"partition", "shard-set"}
+    kept = tmp_path / "one" / "cache"
+    assert not any((kept / each.output_digest).exists() for each, _ in removal.rows), "no copy stays here"
     after = store.find("ingest", made.fingerprint)
     assert after.manifest["counts"]["out"] == 0
     with pytest.raises(GigaganError, match="no selected sample"):
