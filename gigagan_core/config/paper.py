@@ -23,7 +23,8 @@ def text_to_image_64() -> BaseTrainingSettings:
         discriminator=published.text_to_image_64_discriminator(),
         training=BaseTraining(
             schedule=ScheduleSettings(precision="bfloat16", activation_checkpointing=True),
-            losses=BaseLossSettings(vision_aided=1.0),  # I: the weight is not known
+            # I: the weight is not known. The block is a worker's batch at 64 workers, and any other's, too.
+            losses=BaseLossSettings(vision_aided=1.0, matching_block=8),
         ),
         workers=64,
         use_gpu=True,
@@ -50,7 +51,7 @@ def upsampler_128_to_1024() -> UpsamplerTrainingSettings:
             schedule=_schedule(batch_size=192, steps=160_000),  # R
             ema=EmaSettings(decay=0.9912),  # R
         ),
-        workers=64,
+        workers=48,  # four samples each: a whole number of mini-batch-std groups
         use_gpu=True,
     )
 

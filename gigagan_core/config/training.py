@@ -52,7 +52,7 @@ class BaseTrainingSettings(Settings):
         if self.discriminator.levels > 1 and not self.generator.multi_scale:
             raise ValueError("a discriminator with several levels needs generator.multi_scale")
         _check_levels(self.discriminator, self.training.losses.level_weights)
-        _check_batch(self.training.schedule.batch_size, self.workers, self.training.losses.matching_block)
+        _check_batch(self.training, self.workers, self.discriminator)
         return self
 
 
@@ -93,7 +93,7 @@ class UpsamplerTrainingSettings(Settings):
                 f"the upsampler makes images of {made} px and the discriminator takes {taken} px"
             )
         _check_levels(self.discriminator, self.training.losses.level_weights)
-        _check_batch(self.training.schedule.batch_size, self.workers, self.training.losses.matching_block)
+        _check_batch(self.training, self.workers, self.discriminator)
         return self
 
 
@@ -104,10 +104,25 @@ def _check_levels(discriminator: DiscriminatorSettings, weights: tuple[float, ..
         )
 
 
-def _check_batch(batch_size: int, workers: int, block: int) -> None:
+def _check_batch(
+    training: BaseTraining | UpsamplerTraining, workers: int, discriminator: DiscriminatorSettings
+) -> None:
+    """Whatever looks at several samples at once must find them all on one worker, in one micro-batch."""
+    batch_size, losses = training.schedule.batch_size, training.losses
     if batch_size % workers:
         raise ValueError(f"a batch of {batch_size} does not split over {workers} workers")
-    if block and (batch_size // workers) % block:
+    share, micro = batch_size // workers, training.schedule.micro_batch_size
+    if micro and share % micro:
+        raise ValueError(f"micro_batch_size is {micro}, which does not divide a worker's batch of {share}")
+    held, name = (micro, "micro_batch_size") if micro else (share, "a worker's batch")
+    if losses.matching_block and held % losses.matching_block:
+        raise ValueError(f"matching_block is {losses.matching_block}, which does not divide {name} of {held}")
+    group = discriminator.minibatch_std_group
+    # A group larger than a worker's batch shrinks to it; a micro-batch must not decide its size.
+    if group and (held % group if held > group or micro else group % held):
+        raise ValueError(f"minibatch_std_group is {group}, which does not divide {name} of {held}")
+    if micro and losses.matching and not losses.matching_block:
         raise ValueError(
-            f"matching_block is {block}, which does not divide a worker's batch of {batch_size // workers}"
+            f"micro_batch_size is {micro} and matching_block 0, so that the result would depend on it; set "
+            f"matching_block to {micro} or a divisor"
         )

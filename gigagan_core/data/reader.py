@@ -194,9 +194,7 @@ class ShardReader:
     def _fill(self, order: _Order, rows: range) -> None:
         """Decode some images of a batch."""
         for row in rows:
-            # Made floats here, while the pixels are in the processor's cache.
-            np.divide(self._find(order, row), np.float32(127.5), out=order.images[row])
-            order.images[row] -= 1
+            order.images[row] = self._find(order, row)
 
     def _find(self, order: _Order, row: int) -> np.ndarray:
         """The picture of a row; in the place of one in quarantine, the next that can be read in its set's epoch."""
@@ -244,8 +242,8 @@ class _Buffers:
         self._free: list[np.ndarray] = []
 
     def take(self) -> np.ndarray:
-        """float32 [*shape], not initialised; free again when the array and every tensor of its memory are gone."""
-        memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
+        """uint8 [*shape], not initialised; free again when the array and every tensor of its memory are gone."""
+        memory = self._free.pop() if self._free else np.empty(self._shape, np.uint8)
         lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return lent

@@ -90,14 +90,24 @@ class L2SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor | None = None) -> Tensor:
         """x [N, L, C], w [N, w_dim] -> [N, L, C]; the residual is the caller's."""
-        x = self.norm(x)
-        length = x.shape[1]
-        if self.w_token is not None:
-            token = F.layer_norm(self.w_token(w), x.shape[-1:])
-            x = torch.cat([x, token[:, None].to(x.dtype)], dim=1)
+        length, x = x.shape[1], self._with_token(x, w)
         key = split_heads(self.query_key(x), self.head_dim)
         value = split_heads(self.value(x), self.head_dim)
         return self.out(merge_heads(l2_attention(key[:, :, :length], key, value)))
+
+    def weights(self, x: Tensor, w: Tensor | None = None) -> Tensor:
+        """The same x, w -> softmax weights [N, h, L, S], float32 or wider; S: L tokens and w, where it is one."""
+        length, x = x.shape[1], self._with_token(x, w)
+        key = at_least_fp32(split_heads(self.query_key(x), self.head_dim))
+        distance = torch.cdist(key[:, :, :length], key).square()
+        return (-distance / math.sqrt(8.0 * self.head_dim)).softmax(dim=-1)
+
+    def _with_token(self, x: Tensor, w: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        if self.w_token is None:
+            return x
+        token = F.layer_norm(self.w_token(w), x.shape[-1:])
+        return torch.cat([x, token[:, None].to(x.dtype)], dim=1)
 
 
 class CrossAttention(nn.Module):
@@ -120,6 +130,13 @@ class CrossAttention(nn.Module):
         return self.out(
             merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None]))
         )
+
+    def weights(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """The same x, words, mask -> softmax weights [N, h, L, S], float32 or wider; 0 on padding."""
+        query = at_least_fp32(split_heads(self.query(self.norm(x)), self.head_dim))
+        key = at_least_fp32(split_heads(self.key(words), self.head_dim))
+        logits = query @ key.mT / math.sqrt(self.head_dim)
+        return logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(dim=-1)
 
 
 class FeedForward(nn.Module):

@@ -5,13 +5,15 @@ One loop for the base, the upsampler and its L1 control; Ray Train and `plain` l
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gigagan_core.training.optimisation import ema_decay, set_learning_rate, update_ema
 from gigagan_core.training.settings import EmaSettings, OptimiserSettings, ScheduleSettings
@@ -20,14 +22,29 @@ from gigagan_core.training.world import World
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient is not finite; no weight was changed by this step's update."""
+    """A loss or a gradient is not finite; no weight was changed by this update.
+
+    images_seen: before the step. network: whose update it was. losses: the values by name. keys: the samples of this
+    worker's batch.
+    """
+
+    def __init__(self, step: int, images_seen: int, network: str, losses: dict[str, float], keys: list[str]):
+        bad = [f"loss {name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
+        what = ", ".join(bad) or f"the gradient of {' + '.join(losses)} is not finite though the loss is"
+        super().__init__(
+            f"step {step} ({images_seen} images seen), update of the {network}: {what}; no update was applied; "
+            f"batch keys: {' '.join(keys)}"
+        )
+        self.step, self.images_seen, self.network = step, images_seen, network
+        self.losses, self.keys = losses, keys
 
 
 @dataclass
 class Batch:
     """One worker's share of a global batch, as the reader gives it.
 
-    images: [N, 3, H, W] float32 in [-1, 1]. captions, keys: N each; keys name the samples in their shards.
+    images: [N, 3, H, W], uint8 as the reader gives them (floats are made on the device) or floating point in [-1, 1].
+    captions, keys: N each; keys name the samples in their shards.
     indices: [N] int64, the global sample index: position in the endless sequence of images seen. All
     randomness of a step is keyed by it, never by the worker. labels: [N] int64 classes, where the data has them.
     """
@@ -44,7 +61,7 @@ Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Term:
-    """One loss: `function(step)` -> (scalar, metrics), where `step` is what `Recipe.prepare` made.
+    """One loss: `function(micro)` -> (scalar, metrics), where `micro` is one of what `Recipe.prepare` made.
 
     every: how often it is due, in steps; it is due at step 0.
     """
@@ -56,25 +73,34 @@ class Term:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimiser update: the weights of `network`, moved by the sum of the terms' gradients."""
+    """One optimiser update: the weights of `network`, moved by the sum of the terms' gradients.
+
+    before: called with the micro-batches; returns what the terms take, for losses that need to see them all.
+    """
 
     network: str
     optimiser: OptimiserSettings
     terms: tuple[Term, ...]
+    before: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What one step of training does.
 
-    prepare: Batch -> what the losses take (frozen encoders run here, once a batch).
-    updates: made in order. after: called with the prepared step after the updates, before the average.
+    prepare: Batch -> micro-batches, equally large, as the losses take them (frozen encoders run here, once a batch).
+    Gradients add up over the micro-batches, and every loss is the mean of theirs.
+    updates: made in order. after: called with the micro-batches after the updates, before the average.
+    diagnose: called with the micro-batches every `diagnose_every` steps (0: never); metrics that cost a pass of their
+    own.
     """
 
-    prepare: Callable[[Batch], Any]
+    prepare: Callable[[Batch], Sequence[Any]]
     updates: tuple[Update, ...]
     ema: EmaSettings
-    after: Callable[[Any], None] = lambda step: None
+    after: Callable[[Sequence[Any]], None] = lambda micros: None
+    diagnose: Callable[[Sequence[Any]], dict[str, Tensor]] = lambda micros: {}
+    diagnose_every: int = 0
 
 
 class Hooks(Protocol):
@@ -107,12 +133,12 @@ def run_loop(
     """
     if state.images_seen == 0 and schedule.sample_every_images:
         hooks.on_samples(state)
-    clock = _Clock(state.images_seen)
+    clock = _Clock(state.images_seen, world.size)
     saved_at = state.images_seen
     source = iter(batches)
     while state.images_seen < schedule.total_images:
         before = state.images_seen
-        with clock.waiting():
+        with clock.spent("data"):
             batch = next(source)
         state.window.add(train_step(state, recipe, batch, world))
         last = state.images_seen >= schedule.total_images
@@ -121,11 +147,13 @@ def run_loop(
             state.history.append({"images": state.images_seen, **metrics})
             hooks.on_metrics(state.images_seen, {**metrics, **clock.read(state.images_seen)})
         if last or _crossed(before, state.images_seen, schedule.sample_every_images):
-            hooks.on_samples(state)
+            with clock.spent("samples"):
+                hooks.on_samples(state)
         # Asked when the metrics are read: agreeing with the other workers waits for the device as well.
         stop = state.step % schedule.metrics_every_steps == 0 and world.any(hooks.should_stop())
         if last or stop or _crossed(before, state.images_seen, schedule.checkpoint_every_images):
-            hooks.on_checkpoint(state)
+            with clock.spent("checkpoint"):
+                hooks.on_checkpoint(state)
             saved_at = state.images_seen
         if stop:
             return
@@ -139,10 +167,12 @@ def train_step(state: TrainState, recipe: Recipe, batch: Batch, world: World) ->
     Raises NonFiniteError before the update that would have used the bad gradient.
     """
     metrics: dict[str, Tensor] = {}
-    step = recipe.prepare(batch)
+    micros = recipe.prepare(batch)
     for update in recipe.updates:
-        metrics |= _make_update(state, update, step, batch, world)
-    recipe.after(step)
+        metrics |= _make_update(state, update, micros, batch, world)
+    recipe.after(micros)
+    if recipe.diagnose_every and state.step % recipe.diagnose_every == 0:
+        metrics |= recipe.diagnose(micros)
     state.step += 1
     state.images_seen += len(batch.indices) * world.size
     decay = ema_decay(recipe.ema, len(batch.indices) * world.size, state.images_seen)
@@ -151,40 +181,52 @@ def train_step(state: TrainState, recipe: Recipe, batch: Batch, world: World) ->
 
 
 def _make_update(
-    state: TrainState, update: Update, step: Any, batch: Batch, world: World
+    state: TrainState, update: Update, micros: Sequence[Any], batch: Batch, world: World
 ) -> dict[str, Tensor]:
     optimizer = state.optimizers[update.network]
     parameters = [p for p in state.networks[update.network].parameters() if p.requires_grad]
-    metrics: dict[str, Tensor] = {}
-    losses: dict[str, Tensor] = {}
     for parameter in parameters:
         parameter.grad = None
-    for term in update.terms:
-        if state.step % term.every == 0:
-            loss, term_metrics = term.function(step)
-            # Only this network's weights: the other one takes part, and its gradients would be thrown away.
-            loss.backward(inputs=parameters)
-            losses[term.name] = loss.detach()
-            metrics |= term_metrics
+    losses, metrics = _accumulate(update, micros, state.step, parameters)
     world.average_gradients(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     # The one wait for the device a step that buys the promise "before the update".
     if not torch.isfinite(norm):
-        raise NonFiniteError(_bad_news(state, update, losses, batch))
+        values = {name: loss.item() for name, loss in losses.items()}
+        raise NonFiniteError(state.step, state.images_seen, update.network, values, batch.keys)
     set_learning_rate(optimizer, update.optimiser, state.images_seen)
     optimizer.step()
     metrics[f"grad_norm/{update.network}"] = norm
     return metrics
 
 
-def _bad_news(state: TrainState, update: Update, losses: dict[str, Tensor], batch: Batch) -> str:
-    bad = [f"loss {name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
-    what = ", ".join(bad) or f"the gradient of {' + '.join(losses)} is not finite though the loss is"
-    return (
-        f"step {state.step} ({state.images_seen} images seen), update of the {update.network}: {what}; "
-        f"no update was applied; batch keys: {' '.join(batch.keys)}"
-    )
+def _accumulate(
+    update: Update, micros: Sequence[Any], step: int, parameters: list[nn.Parameter]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Give `parameters` the gradients of the update's losses; returns losses and metrics, means over micro-batches."""
+    if update.before is not None:
+        micros = update.before(micros)
+    losses: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
+    for term in update.terms:
+        if step % term.every:
+            continue
+        for micro in micros:
+            loss, found = term.function(micro)
+            # Only this network's weights: the other one takes part, and its gradients would be thrown away.
+            (loss / len(micros)).backward(inputs=parameters)
+            _add(losses, {term.name: loss.detach()}, len(micros))
+            _add(metrics, found, len(micros))
+    return losses, metrics
+
+
+def _add(means: dict[str, Tensor], values: dict[str, Tensor], count: int) -> None:
+    for name, value in values.items():
+        means[name] = means[name] + value / count if name in means else value / count
+
+
+_CLOCKED = {"data": "data_wait_share", "samples": "samples_share", "checkpoint": "checkpoint_stall_share"}
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
@@ -192,26 +234,29 @@ def _crossed(before: int, after: int, every: int) -> bool:
 
 
 class _Clock:
-    """Images a second and the share of time spent waiting for data, since the last read."""
+    """Images a second, and the shares of time that went to other things than steps, since the last read."""
 
-    def __init__(self, images_seen: int):
-        self._images, self._start, self._waited = images_seen, time.perf_counter(), 0.0
-        self._wait_start = 0.0
+    def __init__(self, images_seen: int, workers: int):
+        self._images, self._workers = images_seen, workers
+        self._start, self._spent = time.perf_counter(), dict.fromkeys(_CLOCKED, 0.0)
 
-    def waiting(self) -> _Clock:
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._waited += time.perf_counter() - self._wait_start
+    @contextmanager
+    def spent(self, on: str) -> Iterator[None]:
+        """Count the block's time as `on`, one of data, samples, checkpoint."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[on] += time.perf_counter() - start
 
     def read(self, images_seen: int) -> dict[str, float]:
+        """Figures since the last read, and a new start."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        rates = {
-            "images_per_second": (images_seen - self._images) / seconds,
-            "data_wait_share": self._waited / seconds,
+        rate = (images_seen - self._images) / seconds
+        figures = {
+            "images_per_second": rate,
+            "images_per_second_per_device": rate / self._workers,
+            **{name: self._spent[on] / seconds for on, name in _CLOCKED.items()},
         }
-        self._images, self._start, self._waited = images_seen, time.perf_counter(), 0.0
-        return rates
+        self.__init__(images_seen, self._workers)
+        return figures

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from gigagan_core.models.discriminator import Discriminator
 from gigagan_core.models.generator import Generator
 from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings, UpsamplerSettings
 from gigagan_core.models.upsampler import Upsampler
-from gigagan_core.training import steps
+from gigagan_core.training import diagnostics, steps
 from gigagan_core.training.loop import Batch, Recipe, Term, Update
 from gigagan_core.training.optimisation import adamw
 from gigagan_core.training.settings import BaseTraining, Precision, UpsamplerTraining
@@ -64,14 +64,12 @@ def base_training(
         prepare=_preparation(steps.prepare_base, models, training, device),
         updates=(
             Update("discriminator", training.discriminator, tuple(discriminator_terms)),
-            Update(
-                "generator",
-                training.generator,
-                (_term(steps.generator_step, models, training, "generator"),),
-            ),
+            _generator_update(steps.generator_step, models, training, device),
         ),
         ema=training.ema,
-        after=lambda batch: steps.track_w_mean(models, batch, training),
+        after=lambda micros: steps.track_w_mean(models, micros, training),
+        diagnose=_diagnosis(steps.generate_pyramid, state, models, training, device),
+        diagnose_every=training.schedule.diagnostics_every_steps,
     )
     return state, recipe
 
@@ -103,12 +101,56 @@ def upsampler_training(
             terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
         updates.append(Update("discriminator", training.discriminator, tuple(terms)))
     step = steps.upsampler_generator_step if training.objective == "gan" else steps.l1_step
-    updates.append(Update("generator", training.generator, (_term(step, models, training, "generator"),)))
+    updates.append(_generator_update(step, models, training, device))
     prepare = partial(steps.prepare_upsampler, settings=training)
     recipe = Recipe(
-        prepare=_preparation(prepare, models, training, device), updates=tuple(updates), ema=training.ema
+        prepare=_preparation(prepare, models, training, device),
+        updates=tuple(updates),
+        ema=training.ema,
+        diagnose=_diagnosis(steps.upsample_pyramid, state, models, training, device),
+        diagnose_every=training.schedule.diagnostics_every_steps,
     )
     return state, recipe
+
+
+def _generator_update(
+    step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    models: BaseModels | UpsamplerModels,
+    training: BaseTraining | UpsamplerTraining,
+    device: Device,
+) -> Update:
+    def before(micros: Sequence[StepBatch]) -> Sequence[StepBatch]:
+        with _arithmetic(training, device):
+            return steps.meet_peers(models, micros, training)
+
+    # The L1 control compares no samples.
+    peers = before if step is not steps.l1_step else None
+    return Update("generator", training.generator, (_term(step, models, training, "generator"),), peers)
+
+
+def _diagnosis(
+    make: Callable[..., list[Tensor]],
+    state: TrainState,
+    models: BaseModels | UpsamplerModels,
+    training: BaseTraining | UpsamplerTraining,
+    device: Device,
+) -> Callable[[Sequence[StepBatch]], dict[str, Tensor]]:
+    """Entropies of both networks on the first micro-batch, and how far the average is from the generator."""
+
+    def diagnose(micros: Sequence[StepBatch]) -> dict[str, Tensor]:
+        batch = micros[0]
+        # A compiled network would be compiled again for the hooks.
+        with torch.compiler.set_stance("force_eager"), _arithmetic(training, device):
+            metrics = diagnostics.entropies(
+                state.generator, lambda: make(models, batch, training.schedule.seed, "generator"), "generator"
+            )
+            if models.discriminator is not None:
+                metrics |= diagnostics.entropies(
+                    models.discriminator, lambda: models.discriminator.features(batch.real), "discriminator"
+                )
+        return metrics | {"ema_distance": diagnostics.relative_distance(state.ema, state.generator)}
+
+    return diagnose
 
 
 def _start(
@@ -144,15 +186,19 @@ def _term(
     every: int = 1,
 ) -> Term:
     def loss(batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        with ExitStack() as stack:
-            if training.schedule.precision == "bfloat16":
-                stack.enter_context(torch.autocast(batch.indices.device.type, dtype=torch.bfloat16))
-            if function is steps.r1_step:
-                # torch.compile has no double backward
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # torch.compile has no double backward
+        eager = torch.compiler.set_stance("force_eager") if function is steps.r1_step else nullcontext()
+        with eager, _arithmetic(training, batch.indices.device):
             return function(models, batch, training)
 
     return Term(name, loss, every)
+
+
+def _arithmetic(training: BaseTraining | UpsamplerTraining, device: Device) -> AbstractContextManager[Any]:
+    """What the networks compute in."""
+    if training.schedule.precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
 def _preparation(
@@ -160,19 +206,23 @@ def _preparation(
     models: BaseModels | UpsamplerModels,
     training: BaseTraining | UpsamplerTraining,
     device: Device,
-) -> Callable[[Batch], StepBatch]:
+) -> Callable[[Batch], list[StepBatch]]:
     schedule, dtype = training.schedule, _weight_dtype(training.schedule.precision)
+    # A micro-batch keeps its wrong captions to itself.
+    block = training.losses.matching_block or schedule.micro_batch_size
 
-    def ready(batch: Batch) -> StepBatch:
+    def ready(batch: Batch) -> list[StepBatch]:
         indices = batch.indices.to(device)
-        seed, block = schedule.seed, training.losses.matching_block
         if models.generator.settings.conditioning == "class":
             if batch.labels is None:
                 raise ValueError("the generator is class-conditional and the images have no class labels")
-            captions = steps.read_labels(batch.labels.to(device), indices, seed, block)
+            captions = steps.read_labels(batch.labels.to(device), indices, schedule.seed, block)
         else:
-            captions = steps.read_captions(models.encoder, batch.captions, indices, seed, block, dtype)
-        return prepare(models, batch.images.to(device, dtype), captions, indices)
+            captions = steps.read_captions(
+                models.encoder, batch.captions, indices, schedule.seed, block, dtype
+            )
+        images = steps.to_unit_range(batch.images.to(device), dtype)
+        return steps.split(prepare(models, images, captions, indices), schedule.micro_batch_size)
 
     return ready
 

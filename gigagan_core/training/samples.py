@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gigagan_core.inference.generate import draw, enlarge, to_uint8
 from gigagan_core.models.pyramid import resize
+from gigagan_core.training.steps import to_unit_range
 
 if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
@@ -50,7 +51,7 @@ class UpsamplerSampler:
     def draw(self, network: nn.Module) -> bytes:
         """The grid as a PNG."""
         assert self._batch is not None, "choose() comes first"
-        real = self._batch.images
+        real = to_unit_range(self._batch.images, torch.float32)
         low = to_uint8(resize(real, self._low_size))
         indices = torch.arange(len(real))
         ours = enlarge(network, self._encoder, low, self._batch.captions, indices, SEED, 0.0)

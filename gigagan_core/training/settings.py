@@ -89,21 +89,25 @@ class ScheduleSettings:
     flip: bool = False  # mirror images left to right at random; captions may name a side
     precision: Precision = "float32"
     w_mean_decay: float = 0.995  # moving mean of w for truncation; StyleGAN2's value, I
+    micro_batch_size: int = _operational(0)  # gradients add up over so many samples a worker; 0: all at once
     # networks' stages are computed again in the backward pass instead of kept; R1 keeps them
     activation_checkpointing: bool = _operational(False)
     compile: bool = _operational(False)  # torch.compile of the networks; R1 always runs eagerly
     threads: int = _operational(0)  # CPU threads a worker; 0: all it is given
     metrics_every_steps: int = _operational(10)  # losses stay on the device in between
+    diagnostics_every_steps: int = _operational(200)  # entropies, distance of the average; 0: never
     checkpoint_every_images: int = _operational(1_000_000)
+    keep_checkpoints: int = _operational(2)  # the newest so many
+    keep_every_images: int = _operational(0)  # and, apart, the first after each so many images; 0: none
+    max_rollbacks: int = _operational(3)  # from one checkpoint, when a loss or gradient is not finite
     sample_every_images: int = _operational(1_000_000)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "total_images", "metrics_every_steps"):
+        for name in ("batch_size", "total_images", "metrics_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("checkpoint_every_images", "sample_every_images", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        _not_negative(self, "checkpoint_every_images", "sample_every_images", "keep_every_images")
+        _not_negative(self, "threads", "micro_batch_size", "diagnostics_every_steps", "max_rollbacks")
         if not 0 <= self.w_mean_decay < 1:
             raise ValueError(f"w_mean_decay must be in [0, 1), not {self.w_mean_decay}")
 

@@ -7,7 +7,7 @@ waits for the device. Equations are the paper's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,12 +85,28 @@ class Captions:
 
 
 @dataclass(frozen=True)
+class Peers:
+    """All samples of this worker's batch, for a step that sees one micro-batch and compares it with every other.
+
+    image_embeds, text_embeds: [n, E], without gradient. ids: int64 [n]. start: where the micro-batch begins. count:
+    how many micro-batches the batch has.
+    """
+
+    image_embeds: Tensor
+    text_embeds: Tensor
+    ids: Tensor
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
 class StepBatch:
-    """A batch made ready for the steps.
+    """A batch, or a micro-batch of one, made ready for the steps.
 
     real: pyramid of real images [N, 3, r, r], high to low, as the discriminator takes them.
     low: [N, 3, h, h], the upsampler's noisy input; None for the base. clean_low: the same without noise.
     indices: int64 [N], global sample index; keys all randomness.
+    peers: None where this is the worker's whole batch, or no loss compares samples.
     """
 
     real: list[Tensor]
@@ -98,9 +114,17 @@ class StepBatch:
     indices: Tensor
     low: Tensor | None = None
     clean_low: Tensor | None = None
+    peers: Peers | None = None
 
 
 # ---- preparation -----------------------------------------------------------------------------------
+
+
+def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [N, 3, H, W] -> `dtype` in [-1, 1]; floating point, in that range already, changes its type only."""
+    if images.dtype != torch.uint8:
+        return images.to(dtype)
+    return images.to(dtype).div_(127.5).sub_(1.0)
 
 
 @torch.no_grad()
@@ -150,6 +174,68 @@ def prepare_upsampler(
     return StepBatch(
         real=image_pyramid(images, sizes), captions=captions, indices=indices, low=low, clean_low=clean
     )
+
+
+def split(batch: StepBatch, size: int) -> list[StepBatch]:
+    """Contiguous micro-batches of `size` samples, which divides the batch; 0: the batch itself.
+
+    Captions must have been exchanged within blocks that divide `size` (see `read_captions`).
+    """
+    total = len(batch.indices)
+    if size in (0, total):
+        return [batch]
+    return [_part(batch, slice(start, start + size)) for start in range(0, total, size)]
+
+
+def _part(batch: StepBatch, rows: slice) -> StepBatch:
+    def cut(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[rows]
+
+    captions = batch.captions
+    condition = captions.condition
+    if isinstance(condition, TextFeatures):
+        condition = TextFeatures(*(value[rows] for value in condition))
+    else:
+        condition = cut(condition)
+    return StepBatch(
+        real=[images[rows] for images in batch.real],
+        captions=Captions(
+            condition,
+            cut(captions.embeds),
+            captions.ids[rows],
+            captions.partner[rows] - rows.start,
+            captions.valid[rows],
+        ),
+        indices=batch.indices[rows],
+        low=cut(batch.low),
+        clean_low=cut(batch.clean_low),
+    )
+
+
+@torch.no_grad()
+def meet_peers(
+    models: BaseModels | UpsamplerModels,
+    micros: Sequence[StepBatch],
+    settings: BaseTraining | UpsamplerTraining,
+) -> Sequence[StepBatch]:
+    """The micro-batches, each knowing the embeddings of all generated images, where the contrastive loss is on.
+
+    Costs one more pass of generator and image encoder, and makes the accumulated gradient that of the whole batch.
+    """
+    if len(micros) == 1 or not settings.losses.contrastive:
+        return micros
+    make = generate_pyramid if isinstance(models, BaseModels) else upsample_pyramid
+    embeds = [
+        models.encoder.image_embed(make(models, micro, settings.schedule.seed, "generator")[0])
+        for micro in micros
+    ]
+    texts = torch.cat([micro.captions.embeds for micro in micros])
+    images, ids = torch.cat(embeds).to(texts.dtype), torch.cat([micro.captions.ids for micro in micros])
+    size = len(micros[0].indices)
+    return [
+        replace(micro, peers=Peers(images, texts, ids, number * size, len(micros)))
+        for number, micro in enumerate(micros)
+    ]
 
 
 # ---- base ------------------------------------------------------------------------------------------
@@ -213,12 +299,15 @@ def generator_step(models: BaseModels, batch: StepBatch, settings: BaseTraining)
 
 
 @torch.no_grad()
-def track_w_mean(models: BaseModels, batch: StepBatch, settings: BaseTraining) -> None:
+def track_w_mean(models: BaseModels, micros: Sequence[StepBatch], settings: BaseTraining) -> None:
     """Move the generator's running mean of w, which truncation pulls towards; the same on every worker."""
     generator = models.generator
-    z = _latents(generator, batch, settings.schedule.seed, "generator")
-    w = generator.map(z, generator.encode(batch.captions.condition))
-    mean = models.world.mean(w.mean(dim=0, keepdim=True))
+    means = []
+    for batch in micros:
+        z = _latents(generator, batch, settings.schedule.seed, "generator")
+        w = generator.map(z, generator.encode(batch.captions.condition))
+        means.append(w.mean(dim=0, keepdim=True))
+    mean = models.world.mean(torch.stack(means).mean(dim=0))
     generator.update_w_mean(mean, settings.schedule.w_mean_decay)
 
 
@@ -339,12 +428,23 @@ def _contrastive(
 ) -> Tensor:
     # Every worker computes the loss over the captions of the whole global batch: see World.gather.
     world, captions = models.world, batch.captions
+    embeds, texts, ids = embeds.to(captions.embeds.dtype), captions.embeds, captions.ids
+    if batch.peers is not None:
+        embeds, texts, ids = _among_peers(embeds, batch.peers), batch.peers.text_embeds, batch.peers.ids
     return clip_contrastive_loss(
-        world.gather(embeds.to(captions.embeds.dtype)),
-        world.gather(captions.embeds),
-        temperature=temperature,
-        ids=world.gather(captions.ids),
+        world.gather(embeds), world.gather(texts), temperature=temperature, ids=world.gather(ids)
     )
+
+
+def _among_peers(embeds: Tensor, peers: Peers) -> Tensor:
+    """[n, E] of all micro-batches, where this one's have a gradient.
+
+    The loss of all of them is computed in each of `count` micro-batches and then averaged, but a sample has its
+    gradient in one of them only: hence times `count`, value untouched.
+    """
+    own = embeds.detach() + peers.count * (embeds - embeds.detach())
+    before, after = peers.image_embeds[: peers.start], peers.image_embeds[peers.start + len(embeds) :]
+    return torch.cat([before, own, after])
 
 
 def _vision_aided_discrimination(models: BaseModels, batch: StepBatch, fake: Tensor) -> Tensor:

@@ -66,13 +66,12 @@ def test_epochs_stay_exact_where_batches_straddle_them(make_shard_set: MakeSet) 
 def test_a_batch_is_images_captions_keys_and_positions(make_shard_set: MakeSet) -> None:
     first, second = take(make_shard_set((5, 4)), batches=2)
     assert first.images.shape == (3, 3, 16, 16)
-    assert first.images.dtype == torch.float32
+    assert first.images.dtype == torch.uint8
     assert torch.equal(second.indices, torch.tensor([3, 4, 5]))
     for image, key, caption in zip(first.images, first.keys, first.captions, strict=True):
         number = int(key[1:])
         assert caption == f"caption {number}"
-        expected = torch.from_numpy(numbered_picture(number, 16)).permute(2, 0, 1).float() / 127.5 - 1
-        assert torch.allclose(image, expected, atol=1e-6)
+        assert torch.equal(image, torch.from_numpy(numbered_picture(number, 16)).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("start", [3, 4, 20])
@@ -157,7 +156,7 @@ def wide_set(make_shard_set: MakeSet) -> Path:
 
 def lefts(batches: list[Batch]) -> list[int]:
     """The column of the source at which each image begins."""
-    return [round((float(image[2, 0, 0]) + 1) * 127.5) for batch in batches for image in batch.images]
+    return [int(image[2, 0, 0]) for batch in batches for image in batch.images]
 
 
 def test_random_crops_are_keyed_by_the_global_index_and_cover_the_picture(wide_set: Path) -> None:

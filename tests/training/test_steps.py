@@ -237,8 +237,8 @@ def test_discriminator_and_generator_meet_different_latents(base) -> None:
 def test_the_mean_of_w_moves_towards_the_batch(base) -> None:
     models, batch = base
     assert torch.equal(models.generator.w_mean, torch.zeros_like(models.generator.w_mean))
-    steps.track_w_mean(models, batch, base_settings(w_mean_decay=0.0))
+    steps.track_w_mean(models, [batch], base_settings(w_mean_decay=0.0))
     mean = models.generator.w_mean.clone()
     assert mean.abs().sum() > 0
-    steps.track_w_mean(models, batch, base_settings(w_mean_decay=0.5))
+    steps.track_w_mean(models, [batch], base_settings(w_mean_decay=0.5))
     torch.testing.assert_close(models.generator.w_mean, mean)
