@@ -53,7 +53,7 @@ class AdaptiveConv2d(nn.Module):
         super().__init__()
         self.bank = nn.Parameter(torch.randn(kernels, out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
+        self.noise_strength = nn.Parameter(torch.zeros(1)) if noise else None
         self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0)
         self.selection = EqualLinear(w_dim, kernels) if kernels > 1 else None
         self.up = up

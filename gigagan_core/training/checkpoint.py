@@ -21,6 +21,7 @@ from torch import nn
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.training.sharding import map_tensors
 from gigagan_core.training.state import TrainState
 from gigagan_core.training.world import World
 
@@ -35,16 +36,27 @@ BUNDLE_SCHEMA = 1
 # ---- checkpoints -----------------------------------------------------------------------------------
 
 
-def write_checkpoint(folder: Path, state: TrainState, world: World, seed: int) -> None:
-    """Write a checkpoint's files into an existing folder, the sum last.
+def snapshot(state: TrainState, world: World) -> dict[str, Any]:
+    """A copy of the state in CPU memory, which later steps leave alone; every worker must call it.
+
+    Whole on rank 0, empty on the others. Loads into any number of workers, replicated or sharded.
+    """
+    living = state.state_dict()
+    if world.rank != 0:
+        return {}
+    return map_tensors(lambda tensor: tensor.detach().to("cpu", copy=True), living)
+
+
+def write_checkpoint(folder: Path, saved: dict[str, Any], world: World, seed: int) -> None:
+    """Write a checkpoint's files into an existing folder, the sum last. saved: what `snapshot` gave rank 0.
 
     The reader's position is `images_seen`; all other randomness is a function of the seed and of it.
     """
-    torch.save(state.state_dict(), folder / STATE)
+    torch.save(saved, folder / STATE)
     _sync(folder / STATE)
     meta = {
-        "images_seen": state.images_seen,
-        "step": state.step,
+        "images_seen": saved["images_seen"],
+        "step": saved["step"],
         "seed": seed,
         "world_size": world.size,
         "threads": torch.get_num_threads(),
@@ -55,12 +67,13 @@ def write_checkpoint(folder: Path, state: TrainState, world: World, seed: int) -
     _sync(folder / META)
 
 
-def load_checkpoint(folder: Path, state: TrainState, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     """Continue `state` from a checkpoint folder; returns what `checkpoint.json` says.
 
+    Each worker reads the file, and brings to its device what it holds of the state.
     Raises GigaganError where the folder is not a whole checkpoint or belongs to other networks.
     """
-    saved = read_state(folder, device)
+    saved = read_state(folder)
     try:
         state.load_state_dict(saved)
     except (RuntimeError, KeyError, ValueError) as error:
@@ -71,8 +84,11 @@ def load_checkpoint(folder: Path, state: TrainState, device: torch.device | str 
     return read_meta(folder) or {}
 
 
-def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The `TrainState.state_dict` of a checkpoint folder; raises GigaganError where it is not whole."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """The `snapshot` in a checkpoint folder; raises GigaganError where it is not whole.
+
+    Its tensors are mapped from the file, so that the workers of a node share the memory.
+    """
     meta = read_meta(folder)
     if meta is None:
         raise GigaganError(f"checkpoint {folder}: no readable {META} there; give a whole checkpoint folder")
@@ -81,7 +97,7 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
             f"checkpoint {folder}: {STATE} does not have the sha256 that {META} names; delete the folder to "
             "continue from the checkpoint before it"
         )
-    return torch.load(folder / STATE, map_location=device, weights_only=True)
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

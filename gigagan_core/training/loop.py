@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gigagan_core.training.optimisation import ema_decay, set_learning_rate, update_ema
 from gigagan_core.training.settings import EmaSettings, OptimiserSettings, ScheduleSettings
+from gigagan_core.training.sharding import training_only
 from gigagan_core.training.state import TrainState
 from gigagan_core.training.world import World
 
@@ -169,7 +170,8 @@ def train_step(state: TrainState, recipe: Recipe, batch: Batch, world: World) ->
     metrics: dict[str, Tensor] = {}
     micros = recipe.prepare(batch)
     for update in recipe.updates:
-        metrics |= _make_update(state, update, micros, batch, world)
+        with training_only(state.networks, update.network):
+            metrics |= _make_update(state, update, micros, batch, world)
     recipe.after(micros)
     if recipe.diagnose_every and state.step % recipe.diagnose_every == 0:
         metrics |= recipe.diagnose(micros)
@@ -187,10 +189,10 @@ def _make_update(
     parameters = [p for p in state.networks[update.network].parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.grad = None
-    losses, metrics = _accumulate(update, micros, state.step, parameters)
+    losses, metrics = _accumulate(update, micros, state.step)
     world.average_gradients(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = world.norm(gradients)
     # The one wait for the device a step that buys the promise "before the update".
     if not torch.isfinite(norm):
         values = {name: loss.item() for name, loss in losses.items()}
@@ -202,9 +204,9 @@ def _make_update(
 
 
 def _accumulate(
-    update: Update, micros: Sequence[Any], step: int, parameters: list[nn.Parameter]
+    update: Update, micros: Sequence[Any], step: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give `parameters` the gradients of the update's losses; returns losses and metrics, means over micro-batches."""
+    """Take the gradients of the update's losses; returns losses and metrics, means over micro-batches."""
     if update.before is not None:
         micros = update.before(micros)
     losses: dict[str, Tensor] = {}
@@ -214,8 +216,9 @@ def _accumulate(
             continue
         for micro in micros:
             loss, found = term.function(micro)
-            # Only this network's weights: the other one takes part, and its gradients would be thrown away.
-            (loss / len(micros)).backward(inputs=parameters)
+            (
+                loss / len(micros)
+            ).backward()  # without `inputs`: split weights are not the leaves that the graph knows
             _add(losses, {term.name: loss.detach()}, len(micros))
             _add(metrics, found, len(micros))
     return losses, metrics

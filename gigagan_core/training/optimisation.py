@@ -8,6 +8,7 @@ from torch.optim import AdamW, Optimizer
 
 from gigagan_core.models.attention import split_attention_parameters
 from gigagan_core.training.settings import EmaSettings, OptimiserSettings
+from gigagan_core.training.sharding import local
 
 
 def adamw(network: nn.Module, settings: OptimiserSettings) -> AdamW:
@@ -48,8 +49,11 @@ def ema_decay(settings: EmaSettings, batch_size: int, images_seen: int) -> float
 
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, for parameters; buffers are copied."""
-    averaged, current = list(average.parameters()), list(network.parameters())
+    """average <- decay * average + (1 - decay) * network, for parameters; buffers are copied.
+
+    Of split networks every worker averages its own part: nothing is sent.
+    """
+    averaged, current = ([local(p) for p in module.parameters()] for module in (average, network))
     torch._foreach_lerp_(averaged, current, 1.0 - decay)
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,6 +19,7 @@ from gigagan_core.training import diagnostics, steps
 from gigagan_core.training.loop import Batch, Recipe, Term, Update
 from gigagan_core.training.optimisation import adamw
 from gigagan_core.training.settings import BaseTraining, Precision, UpsamplerTraining
+from gigagan_core.training.sharding import data_parallel_mesh, keep_gathered, shard
 from gigagan_core.training.state import TrainState
 from gigagan_core.training.steps import BaseModels, StepBatch, UpsamplerModels
 from gigagan_core.training.world import World
@@ -49,7 +51,7 @@ def base_training(
 ) -> tuple[TrainState, Recipe]:
     """State and recipe of a base model. encoder, vision_encoder (None: the same): frozen, on `device`."""
     world = world or World()
-    state = _start({"generator": generator, "discriminator": discriminator}, training, device)
+    state = _start({"generator": generator, "discriminator": discriminator}, training, device, world)
     models = BaseModels(
         state.networks["generator"],
         state.networks["discriminator"],
@@ -57,9 +59,10 @@ def base_training(
         vision_encoder,
         world,
     )
-    discriminator_terms = [_term(steps.discriminator_step, models, training, "discriminator")]
-    if training.r1.strength:
-        discriminator_terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
+    discriminator_terms = [
+        *_r1_term(models, training),
+        _term(steps.discriminator_step, models, training, "discriminator"),
+    ]
     recipe = Recipe(
         prepare=_preparation(steps.prepare_base, models, training, device),
         updates=(
@@ -90,15 +93,16 @@ def upsampler_training(
     networks: dict[str, Any] = {"generator": upsampler}
     if training.objective == "gan":
         networks["discriminator"] = discriminator
-    state = _start(networks, training, device)
+    state = _start(networks, training, device, world)
     models = UpsamplerModels(
         state.networks["generator"], state.networks.get("discriminator"), encoder, lpips, world
     )
     updates = []
     if training.objective == "gan":
-        terms = [_term(steps.upsampler_discriminator_step, models, training, "discriminator")]
-        if training.r1.strength:
-            terms.append(_term(steps.r1_step, models, training, "r1", every=training.r1.interval))
+        terms = [
+            *_r1_term(models, training),
+            _term(steps.upsampler_discriminator_step, models, training, "discriminator"),
+        ]
         updates.append(Update("discriminator", training.discriminator, tuple(terms)))
     step = steps.upsampler_generator_step if training.objective == "gan" else steps.l1_step
     updates.append(_generator_update(step, models, training, device))
@@ -154,15 +158,23 @@ def _diagnosis(
 
 
 def _start(
-    networks: dict[str, Any], training: BaseTraining | UpsamplerTraining, device: Device
+    networks: dict[str, Any], training: BaseTraining | UpsamplerTraining, device: Device, world: World
 ) -> TrainState:
     schedule = training.schedule
     built = {
-        name: initial_network(settings, schedule.seed).to(device, _weight_dtype(schedule.precision)).train()
+        name: initial_network(settings, schedule.seed).to(_weight_dtype(schedule.precision)).train()
         for name, settings in networks.items()
     }
+    ema = copy.deepcopy(built["generator"]).eval().requires_grad_(False)
+    if schedule.parallelism == "sharded" and world.size > 1:
+        # Before anything is on the device: it never holds a whole network.
+        mesh = data_parallel_mesh(torch.device(device).type)
+        for network in (*built.values(), ema):
+            shard(network, mesh)
+    for network in (*built.values(), ema):
+        network.to(device)
     optimizers = {name: adamw(network, getattr(training, name)) for name, network in built.items()}
-    state = TrainState.start(built, optimizers)
+    state = TrainState(built, ema, optimizers)
     for network in built.values():
         network.checkpoint_activations = schedule.activation_checkpointing
     if schedule.compile:
@@ -178,6 +190,15 @@ def _compile(state: TrainState) -> None:
         discriminator.features = torch.compile(discriminator.features)
 
 
+def _r1_term(models: BaseModels | UpsamplerModels, training: BaseTraining | UpsamplerTraining) -> list[Term]:
+    """The penalty comes before the other terms of its update: it leaves gathered weights behind, and where networks
+    are split the backward pass of the next term averages and splits whatever gradients it left with them.
+    """
+    if not training.r1.strength:
+        return []
+    return [_term(steps.r1_step, models, training, "r1", every=training.r1.interval)]
+
+
 def _term(
     function: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     models: BaseModels | UpsamplerModels,
@@ -189,6 +210,8 @@ def _term(
         # torch.compile has no double backward
         eager = torch.compiler.set_stance("force_eager") if function is steps.r1_step else nullcontext()
         with eager, _arithmetic(training, batch.indices.device):
+            if models.discriminator is not None:
+                keep_gathered(models.discriminator, function is steps.r1_step)
             return function(models, batch, training)
 
     return Term(name, loss, every)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 Precision = Literal["float32", "bfloat16", "float64"]
+Parallelism = Literal["replicated", "sharded"]
 
 
 def _operational(default: Any) -> Any:
@@ -92,6 +93,9 @@ class ScheduleSettings:
     micro_batch_size: int = _operational(0)  # gradients add up over so many samples a worker; 0: all at once
     # networks' stages are computed again in the backward pass instead of kept; R1 keeps them
     activation_checkpointing: bool = _operational(False)
+    # "replicated": every worker holds all weights and optimiser state. "sharded": each holds its part and gathers the
+    # rest when needed (FSDP2): less memory, more traffic, the same steps. One worker always holds all.
+    parallelism: Parallelism = field(default="replicated", metadata={"operational": True})
     compile: bool = _operational(False)  # torch.compile of the networks; R1 always runs eagerly
     threads: int = _operational(0)  # CPU threads a worker; 0: all it is given
     metrics_every_steps: int = _operational(10)  # losses stay on the device in between

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gigagan_core.training.sharding import gather, map_tensors, split_like
 from gigagan_core.training.world import World
 
 
@@ -51,7 +51,7 @@ class TrainState:
     """Networks, their average, optimisers and counters.
 
     networks: "generator" (or upsampler), and "discriminator" where there is one. optimizers: same names.
-    ema: the moving average of the generator; equal on every worker.
+    ema: the moving average of the generator; equal on every worker, or split like it.
     images_seen: over all workers; also the position in the data, and the step axis of every metric.
     history: one dict a read of the metrics: {"images": n, metric: value}; the learning curves.
     """
@@ -64,20 +64,18 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     window: MetricWindow = field(default_factory=MetricWindow)
 
-    @classmethod
-    def start(cls, networks: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> TrainState:
-        """The state before the first step; the average starts as a copy of the generator."""
-        ema = copy.deepcopy(networks["generator"]).eval().requires_grad_(False)
-        return cls(networks, ema, optimizers)
-
     @property
     def generator(self) -> nn.Module:
         """The generator, or the upsampler."""
         return self.networks["generator"]
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, of tensors and plain values only: loads with ``weights_only=True``."""
-        return {
+        """All of it, of tensors and plain values only: loads with ``weights_only=True``.
+
+        Where networks are split every worker must call this; rank 0 gets whole tensors in CPU memory, the others
+        None in their place. Other tensors are the living ones: see `checkpoint.snapshot`.
+        """
+        state = {
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "ema": self.ema.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -86,14 +84,38 @@ class TrainState:
             "history": self.history,
             "window": self.window.state_dict(),
         }
+        return gather(state)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave; raises RuntimeError where the networks differ."""
+        """Continue from what `state_dict` gave on rank 0, whatever the workers and the parallelism it came from.
+
+        Every worker has all of it and takes its part. Raises RuntimeError where the networks differ.
+        """
         for name, network in self.networks.items():
-            network.load_state_dict(saved["networks"][name])
-        self.ema.load_state_dict(saved["ema"])
+            load_network(network, saved["networks"][name])
+        load_network(self.ema, saved["ema"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
+            load_optimizer(optimizer, saved["optimizers"][name])
         self.images_seen, self.step = saved["images_seen"], saved["step"]
         self.history = list(saved["history"])
-        self.window.load_state_dict(saved["window"])
+        device = next(self.generator.parameters()).device
+        self.window.load_state_dict(map_tensors(lambda tensor: tensor.to(device), saved["window"]))
+
+
+def load_network(network: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Load whole weights into a network that may be split. Raises RuntimeError where it is another network's."""
+    own = network.state_dict()
+    network.load_state_dict(
+        {name: split_like(value, own[name]) if name in own else value for name, value in saved.items()}
+    )
+
+
+def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load a whole optimiser state for parameters that may be split. Raises ValueError where it is another's."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        number: {name: split_like(value, parameters[number]) for name, value in of_one.items()}
+        for number, of_one in saved["state"].items()
+        if number < len(parameters)
+    }
+    optimizer.load_state_dict({**saved, "state": state})

@@ -83,7 +83,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
     encoder = load_encoder(job.encoder, device=device)
     state, recipe, sampler = _build(job, encoder, device, world)
     if resume_from is not None:
-        load_checkpoint(resume_from, state, device)
+        load_checkpoint(resume_from, state)
     reader = partial(
         ShardReader,
         data,
@@ -169,14 +169,19 @@ class _Hooks:
             self._reporter.metrics(images_seen, metrics)
 
     def on_samples(self, state: TrainState) -> None:
+        from gigagan_core.training.sharding import gathered
+
+        average = gathered(state.ema)  # by all workers
         if self._world.rank == 0:
-            self._reporter.sample(state.images_seen, self._sampler.draw(state.ema))
+            self._reporter.sample(state.images_seen, self._sampler.draw(average))
 
     def on_checkpoint(self, state: TrainState) -> None:
-        from gigagan_core.training.checkpoint import write_checkpoint
+        from gigagan_core.training.checkpoint import snapshot, write_checkpoint
+
+        saved = snapshot(state, self._world)  # by all workers
 
         def write(folder: Path) -> None:
-            write_checkpoint(folder, state, self._world, self._job.settings.training.schedule.seed)
+            write_checkpoint(folder, saved, self._world, self._job.settings.training.schedule.seed)
 
         self._reporter.checkpoint(state.images_seen, write if self._world.rank == 0 else None)
 

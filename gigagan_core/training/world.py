@@ -1,7 +1,7 @@
 """The workers that share a training step.
 
-Networks stay unwrapped: gradients are averaged after the backward pass as one flat tensor, since hooks of
-DistributedDataParallel do not support the double backward of R1.
+Replicated networks stay unwrapped: gradients are averaged after the backward pass as one flat tensor, since hooks
+of DistributedDataParallel do not support the double backward of R1. Those of `sharding` arrive averaged and split.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class World:
         return cls()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the workers; a missing gradient stays missing."""
+        """Replace each gradient by its mean over the workers; a missing gradient stays missing.
+
+        Split gradients are left alone: they have been averaged in the backward pass.
+        """
         if self.size == 1:
             return
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
-            if parameter.grad is not None:
+            if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
                 by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in by_type.values():
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -46,6 +50,17 @@ class World:
             pieces = flat.split([gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
+
+    def norm(self, tensors: list[Tensor]) -> Tensor:
+        """The Euclidean norm of all tensors together; the same on every worker, also where they are split."""
+        if not any(isinstance(tensor, DTensor) for tensor in tensors):
+            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+        parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        squares = torch.stack(torch._foreach_norm(parts)).square()
+        split = torch.tensor([isinstance(tensor, DTensor) for tensor in tensors], device=squares.device)
+        total = torch.where(split, squares, 0.0).sum()
+        dist.all_reduce(total)
+        return (total + torch.where(split, 0.0, squares).sum()).sqrt()
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of `value` over the workers, without gradient."""

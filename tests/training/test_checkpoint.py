@@ -16,6 +16,7 @@ from gigagan_core.training.checkpoint import (
     load_bundle,
     load_checkpoint,
     load_untrained,
+    snapshot,
     write_checkpoint,
 )
 from gigagan_core.training.loop import train_step
@@ -36,7 +37,7 @@ def trained():
 
 def save(folder: CheckpointFolder, state) -> None:
     with folder.new(state.images_seen) as partial:
-        write_checkpoint(partial, state, World(), seed=0)
+        write_checkpoint(partial, snapshot(state, World()), World(), seed=0)
 
 
 def test_a_checkpoint_brings_everything_back(trained, tmp_path) -> None:
@@ -64,7 +65,7 @@ def test_a_save_cut_off_leaves_the_checkpoint_before_it(trained, tmp_path) -> No
 
     def cut_off() -> None:
         with folder.new(16) as partial:
-            write_checkpoint(partial, trained, World(), seed=0)
+            write_checkpoint(partial, snapshot(trained, World()), World(), seed=0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

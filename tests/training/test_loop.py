@@ -91,13 +91,13 @@ def test_a_finished_run_given_again_only_saves() -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_update(where: str) -> None:
     state, recipe = make_base()
     update = next(update for update in recipe.updates if update.network == where)
-    term = update.terms[0]
+    term = update.terms[-1]
 
     def broken(step):
         loss, metrics = term.function(step)
         return loss * float("nan"), metrics
 
-    spoiled = dataclasses.replace(update, terms=(Term(term.name, broken), *update.terms[1:]))
+    spoiled = dataclasses.replace(update, terms=(*update.terms[:-1], Term(term.name, broken)))
     recipe = dataclasses.replace(recipe, updates=(spoiled,))
     before = {name: value.clone() for name, value in weights(state).items()}
     with pytest.raises(NonFiniteError, match=rf"step 0 .*loss {where} is nan.*no update.*key0 key1") as error:
