@@ -18,9 +18,13 @@ def train_base_stage(
     data: Artifact | list[tuple[Artifact, float]],
     encoder: Artifact | ExternalFile,
     vision_encoder: Artifact | ExternalFile | None = None,
+    init_from: Artifact | ExternalFile | None = None,
 ) -> Artifact:
-    """data: training shard set. encoder: of role condition. vision_encoder: of the vision-aided heads."""
-    inputs = {"data": data, "encoder": encoder, "vision_encoder": vision_encoder}
+    """data: training shard set. encoder: of role condition. vision_encoder: of the vision-aided heads.
+
+    init_from: a base model.
+    """
+    inputs = {"data": data, "encoder": encoder, "vision_encoder": vision_encoder, "init_from": init_from}
     return run.stage(stage.run, settings, inputs)
 
 
@@ -29,6 +33,7 @@ def train_base(
     data: str | list[str] = "latest",
     encoder: str = "latest",
     vision_encoder: str | None = None,
+    init_from: str | None = None,
     preset: str = "demo",
     overrides: list[str] | None = None,
     settings: BaseTrainingSettings | None = None,
@@ -42,6 +47,7 @@ def train_base(
         data: training shard set: fingerprint, prefix, path, or latest; several as ARTIFACT=WEIGHT for a mixture.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
         vision_encoder: the same, for the vision-aided heads of a preset that has them; without it the encoder.
+        init_from: an earlier base model that is the start: fingerprint, prefix, path, latest, or a bundle's folder.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
         settings: all settings at once, in place of preset and overrides.
@@ -56,4 +62,5 @@ def train_base(
         shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         vision = references.encoder(run.store, vision_encoder) if vision_encoder else None
-        return train_base_stage(run, chosen, shards, condition, vision).fingerprint
+        start = references.initial_model(run.store, init_from, stage.SPEC.kind) if init_from else None
+        return train_base_stage(run, chosen, shards, condition, vision, start).fingerprint

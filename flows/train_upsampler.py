@@ -20,9 +20,11 @@ def train_upsampler_stage(
     data: Artifact | list[tuple[Artifact, float]],
     encoder: Artifact | ExternalFile,
     lpips: ExternalFile | None = None,
+    init_from: Artifact | ExternalFile | None = None,
 ) -> Artifact:
-    """data: training shard set. encoder: of role condition. lpips: a backbone's weights. Gives an upsampler."""
-    return run.stage(stage.run, settings, {"data": data, "encoder": encoder, "lpips": lpips})
+    """data: training shard set. encoder: of role condition. lpips: a backbone's weights. init_from: an upsampler."""
+    inputs = {"data": data, "encoder": encoder, "lpips": lpips, "init_from": init_from}
+    return run.stage(stage.run, settings, inputs)
 
 
 @flow(name="train-upsampler", persist_result=False)
@@ -31,6 +33,7 @@ def train_upsampler(
     encoder: str = "latest",
     lpips: str | None = None,
     objective: Literal["gan", "l1"] = "gan",
+    init_from: str | None = None,
     preset: str = "demo",
     overrides: list[str] | None = None,
     settings: UpsamplerTrainingSettings | None = None,
@@ -45,6 +48,7 @@ def train_upsampler(
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
         lpips: LPIPS weights as BACKBONE:PATH, for a preset whose losses have lpips.
         objective: gan, or l1 for the preset's control, which the report sets beside it.
+        init_from: an earlier upsampler that is the start: fingerprint, prefix, path, latest, or a bundle's folder.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
         settings: all settings at once, in place of objective, preset and overrides.
@@ -60,4 +64,5 @@ def train_upsampler(
         shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         weights = references.lpips_weights(lpips) if lpips else None
-        return train_upsampler_stage(run, chosen, shards, condition, weights).fingerprint
+        start = references.initial_model(run.store, init_from, stage.SPEC.kind) if init_from else None
+        return train_upsampler_stage(run, chosen, shards, condition, weights, start).fingerprint

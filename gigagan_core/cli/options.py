@@ -57,3 +57,12 @@ EncoderOption = Annotated[
         help="Encoder: an artifact, `latest`, or an open_clip architecture with a weight file.",
     ),
 ]
+InitFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init-from",
+        metavar="ARTIFACT|BUNDLE",
+        help="An earlier model whose generator is the start: an artifact, `latest`, or a bundle's folder.",
+        show_default="untrained",
+    ),
+]

@@ -16,6 +16,7 @@ from gigagan_core.cli.options import (
     EncoderOption,
     ForceOption,
     HeldOutOption,
+    InitFromOption,
     JsonOption,
     MixtureOption,
     PresetOption,
@@ -179,6 +180,7 @@ def train_base(
             show_default="the encoder",
         ),
     ] = None,
+    init_from: InitFromOption = None,
     preset: PresetOption = "demo",
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -191,8 +193,13 @@ def train_base(
         from gigagan_core.stages import references
         from gigagan_core.stages import train_base as stage
 
-        vision = references.encoder(context.store, vision_encoder) if vision_encoder else None
-        _run_on_data(stage.run, "base", data, encoder, preset, overrides, context, vision_encoder=vision)
+        further = {
+            "vision_encoder": references.encoder(context.store, vision_encoder) if vision_encoder else None,
+            "init_from": references.initial_model(context.store, init_from, stage.SPEC.kind)
+            if init_from
+            else None,
+        }
+        _run_on_data(stage.run, "base", data, encoder, preset, overrides, context, **further)
 
 
 def train_upsampler(
@@ -210,6 +217,7 @@ def train_upsampler(
         Literal["gan", "l1"],
         typer.Option("--objective", help="gan, or l1 for the control that the report sets beside it."),
     ] = "gan",
+    init_from: InitFromOption = None,
     preset: PresetOption = "demo",
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -223,8 +231,13 @@ def train_upsampler(
         from gigagan_core.stages import train_upsampler as stage
 
         section = "upsampler" if objective == "gan" else "control"
-        weights = references.lpips_weights(lpips) if lpips else None
-        _run_on_data(stage.run, section, data, encoder, preset, overrides, context, lpips=weights)
+        further = {
+            "lpips": references.lpips_weights(lpips) if lpips else None,
+            "init_from": references.initial_model(context.store, init_from, stage.SPEC.kind)
+            if init_from
+            else None,
+        }
+        _run_on_data(stage.run, section, data, encoder, preset, overrides, context, **further)
 
 
 def _run_on_data(

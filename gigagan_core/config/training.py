@@ -26,6 +26,8 @@ class BaseTrainingSettings(Settings):
     launcher: Launcher = operational("ray")
     """ray: in a Ray Train trainer, restarted when a worker dies. plain: in this process."""
     workers: int = operational(1, ge=1)
+    max_restarts: int = operational(2, ge=0)
+    """How often Ray Train starts the workers anew after one has died; nodes taken away are not counted."""
     use_gpu: bool = operational(False)
     decode_threads: int = operational(2, ge=1)
     """Threads of each worker that decode pictures, besides those that compute."""
@@ -36,6 +38,8 @@ class BaseTrainingSettings(Settings):
     """How many captions to take from the data where none are given."""
     sample_psis: tuple[float, ...] = operational((1.0, 0.7, 0.0))
     """Truncation of each row of the sample grids."""
+    validation_images: int = operational(0, ge=0)
+    """How many pictures are measured at every checkpoint, beside training; 0: none."""
 
     @property
     def image_size(self) -> int:
@@ -70,10 +74,14 @@ class UpsamplerTrainingSettings(Settings):
 
     launcher: Launcher = operational("ray")
     workers: int = operational(1, ge=1)
+    max_restarts: int = operational(2, ge=0)
+    """How often Ray Train starts the workers anew after one has died; nodes taken away are not counted."""
     use_gpu: bool = operational(False)
     decode_threads: int = operational(2, ge=1)
     sample_count: int = operational(8, ge=1)
     """How many images the sample grids show."""
+    validation_images: int = operational(0, ge=0)
+    """How many pictures are measured at every checkpoint, beside training; 0: none."""
 
     @property
     def image_size(self) -> int:

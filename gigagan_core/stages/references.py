@@ -112,6 +112,15 @@ def encoder(store: Store, reference: str, role: str = "condition") -> Artifact |
     )
 
 
+def initial_model(store: Store, reference: str, kind: str) -> Artifact | ExternalFile:
+    """A model to start warm from: an artifact of this kind ("base-model", "upsampler-model"), or a bundle's folder."""
+    folder = Path(reference).expanduser().absolute()
+    weights = folder / "model.safetensors"
+    if weights.is_file():
+        return ExternalFile(str(folder), sha256_file(weights))
+    return store.resolve(reference, (kind,), what=f"{kind.removesuffix('-model')} model to start from")
+
+
 def lpips_weights(reference: str) -> ExternalFile:
     """BACKBONE:PATH of an LPIPS backbone's weight file, such as vgg:/weights/vgg16-397923af.pth."""
     backbone, colon, path = reference.partition(":")

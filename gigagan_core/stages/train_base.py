@@ -15,8 +15,8 @@ def run(settings: BaseTrainingSettings, inputs: dict[str, Input], context: RunCo
     """Train a base model.
 
     inputs: "data", a shard set, or pairs of one and its weight; "encoder", an encoder artifact;
-    "vision_encoder", optional, whose features the
-    vision-aided heads read (else the encoder's). The artifact holds ``bundle/`` (the model),
+    "vision_encoder", optional, whose features the vision-aided heads read (else the encoder's); "init_from", optional,
+    an earlier model, or its bundle, whose generator is the start. The artifact holds ``bundle/`` (the model),
     ``curves.json`` (metrics by images seen) and ``samples/`` (grids, named by images seen).
     Raises GigaganError for what the user can mend; training goes on from the last checkpoint when run again.
     """

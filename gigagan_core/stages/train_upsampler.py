@@ -16,8 +16,8 @@ def run(settings: UpsamplerTrainingSettings, inputs: dict[str, Input], context: 
 
     inputs: "data", a shard set, or pairs of one and its weight; "encoder", an encoder artifact;
     "lpips", a backbone's weight file (needed where
-    `losses.lpips` is not 0), see `encoders.perceptual.load_lpips`. The artifact holds ``bundle/``, ``curves.json``
-    and ``samples/``, as train-base's does. Raises GigaganError for what the user can mend.
+    `losses.lpips` is not 0), see `encoders.perceptual.load_lpips`; "init_from", as train-base's. The artifact holds
+    ``bundle/``, ``curves.json`` and ``samples/``, as train-base's does. Raises GigaganError for what the user can mend.
     """
     objective = settings.training.objective
     label = SPEC.name if objective == "gan" else f"{SPEC.name}-{objective}"

@@ -14,7 +14,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, StageWork
 from gigagan_core.store.artifact import Artifact, Input
 from gigagan_core.training.card import model_card
-from gigagan_core.training.record import TrainingRecord, write_curves
+from gigagan_core.training.record import NON_FINITE, TrainingRecord, write_curves
 from gigagan_core.training.worker import TrainingJob
 
 
@@ -53,20 +53,29 @@ def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
     """Train, or go on training, and fill the stage's output with bundle, curves and sample grids."""
     mixture, encoder = mixture_of(work.inputs["data"]), work.inputs["encoder"]
     further = {
-        name: _place(work.inputs[name]) for name in ("vision_encoder", "lpips") if work.inputs.get(name)
+        name: _place(work.inputs[name])
+        for name in ("vision_encoder", "lpips", "init_from")
+        if work.inputs.get(name)
     }
     folders = tuple((str(data.path), weight) for data, weight in mixture)
     job = TrainingJob(settings=work.settings, data=folders, encoder=_place(encoder), **further)
     for data, _ in mixture:
         work.run.log_dataset("train", data.uri, data.output_digest, data.manifest.get("counts"))
     label = work.label.replace("train-", "training ")
+    from gigagan_core.training.checkpoint import MILESTONES, milestones
+
     samples = work.path / "samples"
     with console.progress(label, total=job.total_images, unit="images") as bar:
         record = TrainingRecord(bar, work.run, samples)
         checkpoint = _launch(work, job, record)
-    history, images_seen, parameters = _export(work, job, kind, checkpoint)
+    history, images_seen, parameters = _export(work, job, kind, checkpoint, work.output)
+    for milestone in milestones(work.path):
+        place = work.output / MILESTONES / f"{milestone.images_seen:09d}"
+        _export(work, job, kind, milestone.folder, place)
     write_curves(work.output / "curves.json", history)
-    shutil.copytree(samples, work.output / "samples", dirs_exist_ok=True)
+    for folder in (samples, work.path / NON_FINITE):
+        if folder.is_dir():
+            shutil.copytree(folder, work.output / folder.name, dirs_exist_ok=True)
     last = history[-1] if history else {}
     return Outcome(
         summary={
@@ -113,9 +122,9 @@ def _place(encoder: Any) -> str:
 
 
 def _export(
-    work: StageWork, job: TrainingJob, kind: str, checkpoint: Path
+    work: StageWork, job: TrainingJob, kind: str, checkpoint: Path, folder: Path
 ) -> tuple[list[dict[str, float]], int, int]:
-    """Write the bundle from the last checkpoint; returns the learning curves, images seen, parameters."""
+    """Write ``folder/bundle/`` from a checkpoint; returns the learning curves, images seen, parameters."""
     import torch
 
     from gigagan_core.encoders.open_clip_encoder import load_encoder
@@ -138,5 +147,5 @@ def _export(
         "torch": torch.__version__,
     }
     card = model_card(settings, _one_by_one(work.inputs), config, parameters, state["history"])
-    export_bundle(work.output / "bundle", network, config, card)
+    export_bundle(folder / "bundle", network, config, card)
     return state["history"], state["images_seen"], parameters

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from torch import nn
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.training.sharding import map_tensors
-from gigagan_core.training.state import TrainState
+from gigagan_core.training.state import TrainState, load_network
 from gigagan_core.training.world import World
 
 STATE = "state.pt"
@@ -141,6 +141,49 @@ class CheckpointFolder:
         return found[-1] if found else None
 
 
+MILESTONES = "milestones"
+
+
+def keep_milestone(checkpoint: Path, folder: Path, images_seen: int, every: int) -> None:
+    """Keep a copy below ``folder/milestones/`` where this is the first checkpoint after `every` more images; 0: never.
+
+    The copy shares the files of a checkpoint on the same disk. It is whole or not there.
+    """
+    if not every or images_seen < every:
+        return
+    root = folder / MILESTONES
+    if any(path.images_seen // every == images_seen // every for path in milestones(folder)):
+        return
+    link_checkpoint(checkpoint, root / f".{images_seen:012d}.partial").rename(root / f"{images_seen:012d}")
+
+
+class Milestone(NamedTuple):
+    """A checkpoint that is kept whatever is pruned."""
+
+    images_seen: int
+    folder: Path
+
+
+def milestones(folder: Path) -> list[Milestone]:
+    """Those below ``folder/milestones/``, oldest first."""
+    found = (folder / MILESTONES).glob("[0-9]*")
+    return sorted(Milestone(int(path.name), path) for path in found)
+
+
+def link_checkpoint(checkpoint: Path, target: Path) -> Path:
+    """A copy at `target`, replacing what is there, that outlives the checkpoint; it shares its files where it can."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(checkpoint, target, copy_function=_link)
+    return target
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
 def _sync(path: Path) -> None:
     """Have the file or folder on the disk before anything says that it is there."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -199,6 +242,27 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> tuple[n
     except (SafetensorError, RuntimeError, OSError) as error:
         raise _unusable(path, error) from error
     return network, config
+
+
+def start_warm(state: TrainState, path: Path) -> None:
+    """Give generator and average the weights of an earlier model; the discriminator starts as it is.
+
+    path: as `load_bundle`'s. Raises GigaganError where the bundle's network is another.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_config(path)
+    try:
+        weights = load_file(bundle_folder(path) / WEIGHTS)
+        for network in (state.generator, state.ema):
+            load_network(network, weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise GigaganError(
+            f"model bundle {path} cannot be the start of this training ({reason}); give one whose network has the "
+            "same settings, or leave out init-from"
+        ) from error
 
 
 def load_untrained(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gigagan_core.models.adaptive_conv import AdaptiveConv2d
 from gigagan_core.models.attention import CrossAttention, L2SelfAttention
+from gigagan_core.training.world import World
 
 SAMPLES = 2
 """Of a batch, whose attention weights are written out: they take L x L numbers a head."""
@@ -84,15 +85,12 @@ def relative_entropy(weights: Tensor, count: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def relative_distance(average: nn.Module, network: nn.Module) -> Tensor:
-    """|average - network| / |network| over all parameters, Euclidean. Scalar."""
+def relative_distance(average: nn.Module, network: nn.Module, world: World | None = None) -> Tensor:
+    """|average - network| / |network| over all parameters, Euclidean, also where `world` shares them. Scalar."""
+    norm = (world or World()).norm
     theirs = [parameter.detach() for parameter in network.parameters()]
     difference = torch._foreach_sub([parameter.detach() for parameter in average.parameters()], theirs)
-    return _norm(difference) / _norm(theirs)
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm(difference) / norm(theirs)
 
 
 _MEASURES: dict[type[nn.Module], tuple[str, Callable[..., Tensor | None]]] = {

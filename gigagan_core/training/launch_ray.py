@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.training.launch_plain import give_up
 from gigagan_core.training.record import Event
 from gigagan_core.training.worker import TrainingJob, train
 
+if TYPE_CHECKING:
+    from gigagan_core.training.world import World
+
 RUN_NAME = "train"
 POLL_SECONDS = 0.5
-MAX_FAILURES = 2
 
 # On one machine nothing is preempted, and each watcher is a process that imports all of Ray Train (about
 # 5 s of CPU); a cluster keeps Ray's own defaults.
+_PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _LOCAL_SWITCHES = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    _PREEMPTION_WATCHER: "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
@@ -44,22 +50,24 @@ def launch(
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = job.settings.use_gpu
+    use_gpu, restarts = job.settings.use_gpu, job.settings.max_restarts
+    _remove_partial(folder / "ray" / RUN_NAME)
     resources = _resources_per_worker(ray.cluster_resources(), workers, use_gpu)
     relay = ray.remote(num_cpus=0)(_Relay).remote()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job, "relay": relay},
+        train_loop_config={"job": job, "relay": relay, "folder": str(folder)},
         torch_config=TorchConfig(backend=None if use_gpu else "gloo"),
         # Without resources_per_worker a CPU worker gets one CPU, and with it one OpenMP thread.
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=RUN_NAME,
             storage_path=str(folder / "ray"),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.settings.training.schedule.keep_checkpoints),
+            failure_config=FailureConfig(max_failures=restarts),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
+        validation_config=_validation(job, relay) if job.settings.validation_images else None,
     )
     failures: list[str] = []
 
@@ -74,7 +82,7 @@ def launch(
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise GigaganError(
-            f"training in Ray failed {MAX_FAILURES + 1} times, last with: {_reason(error)}; finished checkpoints "
+            f"training in Ray failed {restarts + 1} times, last with: {_reason(error)}; finished checkpoints "
             "are kept, so the same command goes on from the last one"
         ) from error
     finally:
@@ -86,6 +94,29 @@ def launch(
             f"training in Ray ended without a checkpoint; Ray's logs are under {folder / 'ray'}"
         )
     return Path(result.checkpoint.path)
+
+
+def _validation(job: TrainingJob, relay: Any) -> Any:
+    """Ray Train's own validation: a task for every checkpoint, which training does not wait for."""
+    from ray.train import ValidationConfig
+
+    # The workers may hold every CPU of a small cluster.
+    return ValidationConfig(fn=_Validation(job, relay), ray_remote_kwargs={"num_cpus": 0})
+
+
+class _Validation:
+    def __init__(self, job: TrainingJob, relay: Any):
+        self._job, self._relay = job, relay
+
+    def __call__(self, checkpoint: Any) -> dict[str, float]:
+        import ray
+
+        from gigagan_core.training.validation import validate
+
+        with checkpoint.as_directory() as folder:
+            images_seen, figures = validate(Path(folder), self._job)
+        ray.get(self._relay.push.remote(Event("validated", images_seen, metrics=figures)))
+        return figures
 
 
 def _resources_per_worker(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
@@ -146,29 +177,33 @@ def _relayed(ray: ModuleType, relay: Any, handle: Callable[[Event], None]) -> It
 
 def _train_worker(config: dict[str, Any]) -> None:
     """Ray Train's train function."""
-    import ray.train
-
     from gigagan_core.training.loop import NonFiniteError
     from gigagan_core.training.world import World
 
-    world = World.joined()
-    reporter = _RayReporter(config["relay"])
+    job, world = config["job"], World.joined()
+    reporter = _RayReporter(config["relay"], job, Path(config["folder"]), world)
     try:
-        with contextlib.ExitStack() as stack:
-            checkpoint = ray.train.get_checkpoint()
-            resume_from = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
-            train(config["job"], world, reporter, resume_from)
-    except (NonFiniteError, GigaganError) as error:
-        # A restart would meet the same fault again, so the worker ends in peace and the driver raises. With
-        # several workers only a fault that all of them see may do so: the others would wait for this one.
-        if world.size > 1 and not isinstance(error, NonFiniteError):
+        train(job, world, reporter)
+    except NonFiniteError as error:
+        # A restart would meet the same fault again, so the workers end in peace and the driver raises; all of them
+        # see it.
+        if world.rank == 0:
+            reporter.failed(give_up(error))
+    except GigaganError as error:
+        # Of several workers, the others would wait for this one.
+        if world.size > 1:
             raise
         reporter.failed(str(error))
 
 
 class _RayReporter:
-    def __init__(self, relay: Any):
-        self._relay = relay
+    """Checkpoints go through `ray.train.report`, which writes them in a thread while training goes on."""
+
+    def __init__(self, relay: Any, job: TrainingJob, folder: Path, world: World):
+        self._relay, self._job, self._folder, self._world = relay, job, folder, world
+        self._written = threading.Event()
+        self._written.set()
+        self._reported = self._saved_for_preemption = False
 
     def _push(self, event: Event) -> None:
         import ray
@@ -185,6 +220,9 @@ class _RayReporter:
     def sample(self, images_seen: int, png: bytes) -> None:
         self._push(Event("sample", images_seen, png=png))
 
+    def rolled_back(self, images_seen: int, message: str, details: dict[str, Any]) -> None:
+        self._push(Event("rolled_back", images_seen, message=message, details=json.dumps(details)))
+
     def failed(self, message: str) -> None:
         self._push(Event("failed", 0, message=message))
 
@@ -192,16 +230,95 @@ class _RayReporter:
         import ray.train
 
         # Every worker must report equally often: report() waits for all of them.
-        figures = {"images_seen": images_seen}
+        figures, self._reported = {"images_seen": images_seen}, True
         if write is None:
-            ray.train.report(figures, checkpoint=None)
+            ray.train.report(figures, checkpoint=None, checkpoint_upload_mode=_in_background())
             return
-        with tempfile.TemporaryDirectory(prefix="gigagan-checkpoint-") as local:
-            write(Path(local))
-            ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(local))
+        storage = ray.train.get_context().get_storage()
+        self._written.clear()
+
+        def upload(empty: Any, name: str) -> Any:
+            try:
+                return self._upload(storage, empty, name, images_seen, write)
+            finally:
+                self._written.set()
+
+        ray.train.report(
+            figures,
+            checkpoint=ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="gigagan-checkpoint-")),
+            checkpoint_upload_mode=_in_background(),
+            checkpoint_upload_fn=upload,
+            validation=bool(self._job.settings.validation_images),
+        )
+
+    def _upload(
+        self, storage: Any, empty: Any, name: str, images_seen: int, write: Callable[[Path], None]
+    ) -> Any:
+        """Write into Ray's storage: at once where that is a folder, else by way of a local one."""
+        import ray.train
+        from pyarrow.fs import LocalFileSystem
+
+        from gigagan_core.training.checkpoint import keep_milestone
+
+        if isinstance(storage.storage_filesystem, LocalFileSystem):
+            place = Path(storage.build_checkpoint_path_from_name(name))
+            place.mkdir(parents=True)
+            write(place)
+            kept = ray.train.Checkpoint(str(place), storage.storage_filesystem)
+        else:
+            place = Path(empty.path)
+            write(place)
+            kept = storage.persist_current_checkpoint(empty, name)
+        every = self._job.settings.training.schedule.keep_every_images
+        keep_milestone(place, self._folder, images_seen, every)
+        return kept
+
+    def settle(self) -> None:
+        self._written.wait()
+
+    @contextlib.contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        import ray.train
+
+        if self._reported:
+            # This process's own context knows rank 0's checkpoints on rank 0 only.
+            committed = ray.train.CheckpointConsistencyMode.COMMITTED
+            found = ray.train.get_all_reported_checkpoints(consistency_mode=committed)
+            checkpoint = found[-1].checkpoint if found else None
+        else:
+            checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def should_save(self) -> bool:
+        import ray.train
+
+        if self._saved_for_preemption or os.environ.get(_PREEMPTION_WATCHER) == "0":
+            return False
+        # As Ray advises: save and go on; when the node is gone, it restarts the workers from there.
+        self._saved_for_preemption = ray.train.get_preemption_info() is not None
+        return self._saved_for_preemption
 
     def should_stop(self) -> bool:
         return False
+
+
+def _in_background() -> Any:
+    import ray.train
+
+    return ray.train.CheckpointUploadMode.ASYNC
+
+
+def _remove_partial(run: Path) -> None:
+    """Checkpoint folders that a kill has left unfinished."""
+    from gigagan_core.training.checkpoint import read_meta
+
+    for folder in run.glob("checkpoint_*"):
+        if folder.is_dir() and read_meta(folder) is None:
+            shutil.rmtree(folder)
 
 
 def _reason(error: BaseException) -> str:

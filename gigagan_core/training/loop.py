@@ -26,16 +26,14 @@ class NonFiniteError(RuntimeError):
     """A loss or a gradient is not finite; no weight was changed by this update.
 
     images_seen: before the step. network: whose update it was. losses: the values by name. keys: the samples of this
-    worker's batch.
+    worker's batch. reason: the first part of the message, without the keys.
     """
 
     def __init__(self, step: int, images_seen: int, network: str, losses: dict[str, float], keys: list[str]):
         bad = [f"loss {name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
         what = ", ".join(bad) or f"the gradient of {' + '.join(losses)} is not finite though the loss is"
-        super().__init__(
-            f"step {step} ({images_seen} images seen), update of the {network}: {what}; no update was applied; "
-            f"batch keys: {' '.join(keys)}"
-        )
+        self.reason = f"step {step} ({images_seen} images seen), update of the {network}: {what}"
+        super().__init__(f"{self.reason}; no update was applied; batch keys: {' '.join(keys)}")
         self.step, self.images_seen, self.network = step, images_seen, network
         self.losses, self.keys = losses, keys
 
@@ -116,6 +114,9 @@ class Hooks(Protocol):
     def on_checkpoint(self, state: TrainState) -> None:
         """Time to save; called once more at the end."""
 
+    def should_save(self) -> bool:
+        """Whether to save out of turn and go on: a machine is about to be taken away."""
+
     def should_stop(self) -> bool:
         """Whether to save and leave early."""
 
@@ -130,7 +131,7 @@ def run_loop(
 ) -> None:
     """Train from `state.images_seen` to `schedule.total_images`, or until a hook says stop.
 
-    batches: this worker's, starting at image `state.images_seen`. Raises NonFiniteError.
+    batches: this worker's, starting at image `state.next_index`. Raises NonFiniteError.
     """
     if state.images_seen == 0 and schedule.sample_every_images:
         hooks.on_samples(state)
@@ -143,16 +144,19 @@ def run_loop(
             batch = next(source)
         state.window.add(train_step(state, recipe, batch, world))
         last = state.images_seen >= schedule.total_images
+        save = last or _crossed(before, state.images_seen, schedule.checkpoint_every_images)
+        stop = False
         if state.step % schedule.metrics_every_steps == 0 or last:
             metrics = state.window.read(world)
             state.history.append({"images": state.images_seen, **metrics})
             hooks.on_metrics(state.images_seen, {**metrics, **clock.read(state.images_seen)})
+            # Asked now, since agreeing with the other workers waits for the device as well.
+            stop = world.any(hooks.should_stop())
+            save = save or stop or world.any(hooks.should_save())
         if last or _crossed(before, state.images_seen, schedule.sample_every_images):
             with clock.spent("samples"):
                 hooks.on_samples(state)
-        # Asked when the metrics are read: agreeing with the other workers waits for the device as well.
-        stop = state.step % schedule.metrics_every_steps == 0 and world.any(hooks.should_stop())
-        if last or stop or _crossed(before, state.images_seen, schedule.checkpoint_every_images):
+        if save:
             with clock.spent("checkpoint"):
                 hooks.on_checkpoint(state)
             saved_at = state.images_seen

@@ -152,7 +152,8 @@ def _diagnosis(
                 metrics |= diagnostics.entropies(
                     models.discriminator, lambda: models.discriminator.features(batch.real), "discriminator"
                 )
-        return metrics | {"ema_distance": diagnostics.relative_distance(state.ema, state.generator)}
+        distance = diagnostics.relative_distance(state.ema, state.generator, models.world)
+        return metrics | {"ema_distance": distance}
 
     return diagnose
 

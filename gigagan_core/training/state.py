@@ -52,7 +52,8 @@ class TrainState:
 
     networks: "generator" (or upsampler), and "discriminator" where there is one. optimizers: same names.
     ema: the moving average of the generator; equal on every worker, or split like it.
-    images_seen: over all workers; also the position in the data, and the step axis of every metric.
+    images_seen: over all workers; the step axis of every metric.
+    skipped_images: left out after losses that were not finite, so that training does not meet them again.
     history: one dict a read of the metrics: {"images": n, metric: value}; the learning curves.
     """
 
@@ -60,6 +61,7 @@ class TrainState:
     ema: nn.Module
     optimizers: dict[str, Optimizer]
     images_seen: int = 0
+    skipped_images: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     window: MetricWindow = field(default_factory=MetricWindow)
@@ -68,6 +70,11 @@ class TrainState:
     def generator(self) -> nn.Module:
         """The generator, or the upsampler."""
         return self.networks["generator"]
+
+    @property
+    def next_index(self) -> int:
+        """Global index of the next image: the position in the data."""
+        return self.images_seen + self.skipped_images
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, of tensors and plain values only: loads with ``weights_only=True``.
@@ -80,6 +87,7 @@ class TrainState:
             "ema": self.ema.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "images_seen": self.images_seen,
+            "skipped_images": self.skipped_images,
             "step": self.step,
             "history": self.history,
             "window": self.window.state_dict(),
@@ -96,7 +104,8 @@ class TrainState:
         load_network(self.ema, saved["ema"])
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, saved["optimizers"][name])
-        self.images_seen, self.step = saved["images_seen"], saved["step"]
+        self.images_seen, self.skipped_images = saved["images_seen"], saved["skipped_images"]
+        self.step = saved["step"]
         self.history = list(saved["history"])
         device = next(self.generator.parameters()).device
         self.window.load_state_dict(map_tensors(lambda tensor: tensor.to(device), saved["window"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from gigagan_core.errors import GigaganError
 if TYPE_CHECKING:
     from gigagan_core.data.mixture import Mixture
     from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
-    from gigagan_core.training.loop import Recipe
+    from gigagan_core.training.loop import NonFiniteError, Recipe
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
     from gigagan_core.training.state import TrainState
     from gigagan_core.training.world import World
@@ -26,7 +27,7 @@ class TrainingJob:
     """All that a worker needs to know; picklable, paths absolute since workers start in other folders.
 
     data: folders of shard sets, each with its weight in the mixture. encoder, vision_encoder: an encoder's folder or
-    ARCH:PATH. lpips: BACKBONE:PATH.
+    ARCH:PATH. lpips: BACKBONE:PATH. init_from: a model's bundle, or a folder that holds one.
     """
 
     settings: BaseTrainingSettings | UpsamplerTrainingSettings
@@ -34,6 +35,7 @@ class TrainingJob:
     encoder: str
     vision_encoder: str | None = None
     lpips: str | None = None
+    init_from: str | None = None
 
     @property
     def total_images(self) -> int:
@@ -42,7 +44,10 @@ class TrainingJob:
 
 
 class Reporter(Protocol):
-    """Where a worker's news go. `checkpoint` is called on every worker, the others on rank 0 only."""
+    """Where a worker's news go, and where checkpoints come from.
+
+    `checkpoint`, `settle` and `newest` are called on every worker, the others on rank 0 only.
+    """
 
     def started(self, images_seen: int) -> None:
         """Training starts or goes on at this many images."""
@@ -53,25 +58,38 @@ class Reporter(Protocol):
     def sample(self, images_seen: int, png: bytes) -> None:
         """A grid of sample images."""
 
+    def rolled_back(self, images_seen: int, message: str, details: dict[str, Any]) -> None:
+        """A loss or gradient was not finite; training goes on from `images_seen`. details: for a JSON file."""
+
     def checkpoint(self, images_seen: int, write: Callable[[Path], None] | None) -> None:
-        """Keep a checkpoint: `write` fills an existing folder; None on ranks above 0."""
+        """Keep a checkpoint: `write` fills an existing folder, maybe later and in another thread; None above rank 0."""
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is kept. Raises GigaganError where it could not be."""
+
+    def newest(self) -> AbstractContextManager[Path | None]:
+        """Inside, the folder of the newest checkpoint; None where there is none yet."""
+
+    def should_save(self) -> bool:
+        """Whether to save out of turn and go on."""
 
     def should_stop(self) -> bool:
         """Whether to save and leave early."""
 
 
-def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path | None) -> None:
-    """Train to the end, from the beginning or from a checkpoint folder.
+def train(job: TrainingJob, world: World, reporter: Reporter) -> None:
+    """Train to the end, from the beginning or from the newest checkpoint.
 
-    Raises GigaganError for what the user can mend and NonFiniteError where a loss or gradient blew up.
+    Where a loss or gradient is not finite, training goes back to the newest checkpoint and leaves out the images up to
+    that step, `max_rollbacks` times from one checkpoint.
+    Raises GigaganError for what the user can mend and NonFiniteError where a loss or gradient blew up once more.
     """
     import torch
 
     from gigagan_core.data.mixture import Mixture
     from gigagan_core.data.reader import ShardReader
     from gigagan_core.encoders.open_clip_encoder import load_encoder
-    from gigagan_core.training.checkpoint import load_checkpoint
-    from gigagan_core.training.loop import run_loop
+    from gigagan_core.training.loop import NonFiniteError, run_loop
 
     settings, schedule = job.settings, job.settings.training.schedule
     if settings.use_gpu and not torch.cuda.is_available():
@@ -79,11 +97,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
     torch.set_num_threads(schedule.threads or _cpus())
     device = torch.device("cuda" if settings.use_gpu else "cpu")
     data = Mixture(job.data)
-    _check_labels(data, _network(settings))
-    encoder = load_encoder(job.encoder, device=device)
-    state, recipe, sampler = _build(job, encoder, device, world)
-    if resume_from is not None:
-        load_checkpoint(resume_from, state)
+    _check_labels(data, network_settings(settings))
     reader = partial(
         ShardReader,
         data,
@@ -92,20 +106,91 @@ def train(job: TrainingJob, world: World, reporter: Reporter, resume_from: Path 
         crop=settings.crop,
         decode_threads=settings.decode_threads,
     )
-    if world.rank == 0:
-        sampler.choose(next(iter(reader(batch_size=settings.sample_count))))
-        reporter.started(state.images_seen)
-    batches = reader(
-        batch_size=schedule.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        flip=schedule.flip,
-        start_image=state.images_seen,
-    )
-    run_loop(state, recipe, batches, schedule, _Hooks(job, world, reporter, sampler), world)
+    encoder = load_encoder(job.encoder, device=device)
+    rollbacks = _Rollbacks(schedule.max_rollbacks, schedule.batch_size)
+    while True:
+        state, recipe, sampler = _build(job, encoder, device, world)
+        _go_on(state, job, reporter)
+        news = rollbacks.skip(state)
+        if world.rank == 0:
+            sampler.choose(next(iter(reader(batch_size=settings.sample_count))))
+            reporter.started(state.images_seen)
+            if news is not None:
+                reporter.rolled_back(state.images_seen, *news)
+        batches = reader(
+            batch_size=schedule.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            flip=schedule.flip,
+            start_image=state.next_index,
+        )
+        try:
+            run_loop(state, recipe, batches, schedule, _Hooks(job, world, reporter, sampler), world)
+            reporter.settle()
+            return
+        except NonFiniteError as error:
+            rollbacks.note(error, state.next_index, world)
 
 
-def _network(
+def _go_on(state: TrainState, job: TrainingJob, reporter: Reporter) -> None:
+    """From the newest checkpoint, or else from the model to start from."""
+    from gigagan_core.training.checkpoint import load_checkpoint, start_warm
+
+    with reporter.newest() as folder:
+        if folder is not None:
+            load_checkpoint(folder, state)
+        elif job.init_from is not None:
+            start_warm(state, Path(job.init_from))
+
+
+class _Rollbacks:
+    """How often training went back to one checkpoint, and what it leaves out when it goes on.
+
+    A step is a function of state and image indices, so that it must not be met again: the images from the checkpoint
+    to the bad step are left out, and those after it take their place.
+    """
+
+    def __init__(self, limit: int, batch_size: int):
+        self._limit, self._batch_size = limit, batch_size
+        self._failed: tuple[NonFiniteError, int, list[list[str]]] | None = None
+        self._base, self._count = -1, 0
+
+    def note(self, error: NonFiniteError, index: int, world: World) -> None:
+        """A step that began at image `index` failed; every worker calls this, as all of them see the same gradient."""
+        self._failed = error, index, world.collect(error.keys)
+
+    def skip(self, state: TrainState) -> tuple[str, dict[str, Any]] | None:
+        """Have `state`, fresh from the checkpoint, leave images out; returns a sentence and details for the record.
+
+        None where nothing has failed. Raises NonFiniteError where it was the last one allowed.
+        """
+        if self._failed is None:
+            return None
+        error, index, keys = self._failed
+        self._count = self._count + 1 if state.images_seen == self._base else 1
+        self._base = state.images_seen
+        if self._count > self._limit:
+            raise error
+        state.skipped_images = index + self._batch_size - state.images_seen
+        message = (
+            f"{error.reason}; training goes back to {state.images_seen} images and leaves out the images up to that "
+            f"step (rollback {self._count} of {self._limit} from this checkpoint)"
+        )
+        details = {
+            "step": error.step,
+            "images_seen": error.images_seen,
+            "network": error.network,
+            "losses": {name: repr(value) for name, value in error.losses.items()},
+            "first_index": index,
+            "keys_by_worker": keys,
+            "back_to_images": state.images_seen,
+            "skipped_images": state.skipped_images,
+        }
+        self._failed = None
+        return message, details
+
+
+def network_settings(
     settings: BaseTrainingSettings | UpsamplerTrainingSettings,
 ) -> GeneratorSettings | UpsamplerSettings:
     """The network that is trained to make images."""
@@ -138,7 +223,7 @@ def _build(
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
 
     settings = job.settings
-    first = _network(settings)
+    first = network_settings(settings)
     for name, network in (("the generator", first), ("discriminator", settings.discriminator)):
         if network.text_conditioned and network.text_dim != encoder.width:
             raise GigaganError(
@@ -178,12 +263,16 @@ class _Hooks:
     def on_checkpoint(self, state: TrainState) -> None:
         from gigagan_core.training.checkpoint import snapshot, write_checkpoint
 
+        self._reporter.settle()  # two snapshots at once would need twice the memory
         saved = snapshot(state, self._world)  # by all workers
 
         def write(folder: Path) -> None:
             write_checkpoint(folder, saved, self._world, self._job.settings.training.schedule.seed)
 
         self._reporter.checkpoint(state.images_seen, write if self._world.rank == 0 else None)
+
+    def should_save(self) -> bool:
+        return self._reporter.should_save()
 
     def should_stop(self) -> bool:
         return self._reporter.should_stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -81,13 +82,17 @@ class World:
             return rows
         return _Gather.apply(rows, self.rank, self.size)
 
-    def any(self, flag: bool, device: torch.device | None = None) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether the flag is set on any worker; waits for all of them."""
+        return any(self.collect(flag))
+
+    def collect(self, value: Any) -> list[Any]:
+        """Every worker's `value` (small and picklable), in rank order; waits for all of them."""
         if self.size == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=device)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return bool(raised.item())
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
 
 class _Gather(torch.autograd.Function):

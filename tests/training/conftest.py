@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
-from gigagan_core.encoders.open_clip_encoder import ClipEncoder, Preprocessing
+from gigagan_core.encoders.open_clip_encoder import ClipEncoder, Preprocessing, save_encoder
 from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings, UpsamplerSettings
+from gigagan_core.store.artifact import Artifact
 from gigagan_core.training.loop import Batch, Recipe
 from gigagan_core.training.recipes import base_training, upsampler_training
 from gigagan_core.training.settings import (
@@ -204,6 +212,9 @@ class Hooks:
 
         self.checkpoints.append((state.images_seen, copy.deepcopy(state.state_dict())))
 
+    def should_save(self) -> bool:
+        return False
+
     def should_stop(self) -> bool:
         if self._stop_after is None:
             return False
@@ -219,3 +230,38 @@ def weights(state: TrainState) -> dict[str, torch.Tensor]:
         for key, value in network.state_dict().items()
     }
     return found | {f"ema.{key}": value for key, value in state.ema.state_dict().items()}
+
+
+EVIL = "<script>alert(1)</script> | *bold* \x1b[31m"
+
+
+def artifact(stage: str, kind: str, folder: Path, notes: dict) -> Artifact:
+    manifest = {"notes": notes, "label": stage, "counts": {"in": 16, "out": 16, "rejected": {}}}
+    return Artifact(stage, kind, f"{stage}-fingerprint", 1, f"{stage}-digest", str(folder), manifest)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """16 pictures of 16 px in one shard, and a tiny encoder."""
+    data, encoder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("encoder")
+    rows = []
+    with tarfile.open(data / "00000.tar", "w") as tar:
+        for number in range(16):
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(number))
+            picture = io.BytesIO()
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(picture, format="PNG")
+            key, caption = f"{number:09d}", CAPTIONS[number % len(CAPTIONS)]
+            members = {"png": picture.getvalue(), "txt": caption.encode(), "json": b"{}"}
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            rows.append({"key": key, "caption": caption, "status": "success", "selected": True})
+    pq.write_table(pa.Table.from_pylist(rows), data / "00000.parquet")
+    index = [{"tar": "00000.tar", "parquet": "00000.parquet", "rows": 16, "selected": 16}]
+    (data / "shards.json").write_text(json.dumps(index))
+    save_encoder(encoder, make_encoder().model, Preprocessing(), name="tiny", role="condition")
+    return {
+        "data": artifact("ingest", "shard-set", data, {"licence": "CC BY-SA 4.0", "attribution": EVIL}),
+        "encoder": artifact("train-encoder", "encoder", encoder, {"role": "condition"}),
+    }

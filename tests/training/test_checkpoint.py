@@ -13,9 +13,11 @@ from gigagan_core.inference.generate import generate, upsample
 from gigagan_core.training.checkpoint import (
     CheckpointFolder,
     export_bundle,
+    keep_milestone,
     load_bundle,
     load_checkpoint,
     load_untrained,
+    milestones,
     snapshot,
     write_checkpoint,
 )
@@ -106,6 +108,19 @@ def test_a_checkpoint_of_another_network_is_refused(trained, tmp_path) -> None:
     other, _ = make_upsampler()
     with pytest.raises(GigaganError, match="other networks"):
         load_checkpoint(folder.latest(), other)
+
+
+def test_the_first_checkpoint_after_each_milestone_outlives_the_others(trained, tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep=1)
+    for images in (8, 16, 24, 32, 40, 48):
+        trained.images_seen = images
+        save(folder, trained)
+        keep_milestone(folder.latest(), tmp_path, images, every=20)
+    assert [path.name for path in folder.all()] == ["000000000048"]
+    assert [kept.images_seen for kept in milestones(tmp_path)] == [24, 40]
+    fresh, _ = make_base()
+    load_checkpoint(milestones(tmp_path)[0].folder, fresh)
+    assert fresh.images_seen == 24
 
 
 @pytest.fixture

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import multiprocessing
 import os
 import signal
-import tarfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
@@ -23,58 +19,24 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
-from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import generate
 from gigagan_core.stages import train_base, train_upsampler
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.references import lpips_weights
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.training import checkpoint, steps
 
 from .conftest import (
-    CAPTIONS,
     DISCRIMINATOR,
     GENERATOR,
     LARGE_DISCRIMINATOR,
     UPSAMPLER,
+    artifact,
     base_settings,
-    make_encoder,
     upsampler_settings,
 )
-
-EVIL = "<script>alert(1)</script> | *bold* \x1b[31m"
-
-
-def artifact(stage: str, kind: str, folder: Path, notes: dict) -> Artifact:
-    manifest = {"notes": notes, "label": stage, "counts": {"in": 16, "out": 16, "rejected": {}}}
-    return Artifact(stage, kind, f"{stage}-fingerprint", 1, f"{stage}-digest", str(folder), manifest)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """16 pictures of 16 px in one shard, and a tiny encoder."""
-    data, encoder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("encoder")
-    rows = []
-    with tarfile.open(data / "00000.tar", "w") as tar:
-        for number in range(16):
-            pixels = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(number))
-            picture = io.BytesIO()
-            Image.fromarray(pixels.to(torch.uint8).numpy()).save(picture, format="PNG")
-            key, caption = f"{number:09d}", CAPTIONS[number % len(CAPTIONS)]
-            members = {"png": picture.getvalue(), "txt": caption.encode(), "json": b"{}"}
-            for suffix, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            rows.append({"key": key, "caption": caption, "status": "success", "selected": True})
-    pq.write_table(pa.Table.from_pylist(rows), data / "00000.parquet")
-    index = [{"tar": "00000.tar", "parquet": "00000.parquet", "rows": 16, "selected": 16}]
-    (data / "shards.json").write_text(json.dumps(index))
-    save_encoder(encoder, make_encoder().model, Preprocessing(), name="tiny", role="condition")
-    return {
-        "data": artifact("ingest", "shard-set", data, {"licence": "CC BY-SA 4.0", "attribution": EVIL}),
-        "encoder": artifact("train-encoder", "encoder", encoder, {"role": "condition"}),
-    }
 
 
 def settings(launcher: str = "plain", **schedule) -> BaseTrainingSettings:
@@ -251,8 +213,123 @@ def test_what_does_not_fit_is_said_before_training_starts(inputs, tmp_path) -> N
         train_base.run(settings(), {"encoder": inputs["encoder"]}, context)
 
 
+def poison(monkeypatch: pytest.MonkeyPatch, indices: set[int]) -> None:
+    """The generator's loss is NaN in every batch that holds one of these images."""
+    original = steps.generator_step
+
+    def poisoned(models, batch, settings):
+        loss, metrics = original(models, batch, settings)
+        bad = indices & set(batch.indices.tolist())
+        return (loss * float("nan") if bad else loss), metrics
+
+    monkeypatch.setattr(steps, "generator_step", poisoned)
+
+
+def images_fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Index of the first image of every batch that the networks see from now on."""
+    first: list[int] = []
+    original = steps.prepare_base
+    monkeypatch.setattr(
+        steps,
+        "prepare_base",
+        lambda models, images, captions, indices: (
+            first.append(int(indices[0])) or original(models, images, captions, indices)
+        ),
+    )
+    return first
+
+
+def test_a_bad_batch_is_left_out_and_training_goes_on_from_the_last_checkpoint(
+    inputs, tmp_path, monkeypatch, capsys
+) -> None:
+    poison(monkeypatch, {42})
+    fed = images_fed(monkeypatch)
+    made = train(tmp_path, inputs, total_images=96)
+    # checkpoints at 16, 32, ...: 32 to 47 are left out, and 48 to 111 come in their place and after it
+    assert fed == [*range(0, 48, 8), *range(48, 112, 8)]
+    curves = json.loads((made.path / "curves.json").read_text())
+    assert curves["images"] == list(range(16, 97, 16))
+    assert all(torch.isfinite(value).all() for value in trained_weights(made).values())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "loss generator is nan; training goes back to 32 images" in said
+    assert "rollback 1 of 3" in said
+    (note,) = (made.path / "non-finite").glob("*.json")
+    details = json.loads(note.read_text())
+    assert details["first_index"] == 40
+    assert len(details["keys_by_worker"][0]) == 8
+    assert details["losses"]["generator"] == "nan"
+
+
+def test_going_back_to_one_checkpoint_has_a_limit(inputs, tmp_path, monkeypatch) -> None:
+    poison(monkeypatch, set(range(40, 1000)))
+    fed = images_fed(monkeypatch)
+    with pytest.raises(GigaganError, match=r"no update was applied; batch keys: 0.*learning rate"):
+        train(tmp_path, inputs, total_images=96, max_rollbacks=2)
+    assert fed[5:] == [40, 48, 56]
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(inputs, tmp_path, monkeypatch) -> None:
+    order: list[str] = []
+    started, fed = threading.Event(), images_fed(monkeypatch)
+    original = checkpoint.write_checkpoint
+
+    def slow(folder, saved, *given):
+        if saved["images_seen"] == 16:
+            started.set()
+            deadline = time.monotonic() + 60
+            while fed[-1] < 24 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            order.append(f"wrote 16 at {fed[-1]}")
+        original(folder, saved, *given)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
+    made = train(tmp_path, inputs, total_images=48)
+    assert started.is_set()
+    # two more steps were made before the first write ended, and the second write waited for it
+    assert order == ["wrote 16 at 24"]
+    assert made.summary["images_seen"] == 48
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(inputs, tmp_path, monkeypatch) -> None:
+    def full(folder, saved, *given):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
+    with pytest.raises(
+        GigaganError, match=r"could not be written below .*Input/output error.*same command again"
+    ):
+        train(tmp_path, inputs, total_images=48)
+
+
+def test_told_to_end_it_saves_first_and_goes_on_from_there(base, inputs, tmp_path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=train, args=(tmp_path, inputs), kwargs={"total_images": 320, "checkpoint_every_images": 10_000}
+    )
+    child.start()
+
+    def terminate() -> bool:
+        os.kill(child.pid, signal.SIGTERM)
+        return True
+
+    when_there_is("*/samples/000000032.png", tmp_path, terminate)
+    child.join(600)
+    assert child.exitcode != 0
+    (saved,) = tmp_path.glob("_work/*/checkpoints/0*")
+    assert 0 < int(saved.name) < 320
+    assert_equal_weights(train(tmp_path, inputs, total_images=320), base)
+
+
+def test_milestones_become_models_of_their_own(inputs, tmp_path) -> None:
+    made = train(tmp_path, inputs, total_images=96, keep_every_images=40)
+    kept = sorted(made.path.glob("milestones/*"))
+    assert [path.name for path in kept] == ["000000048", "000000080"]
+    encoder = load_encoder(inputs["encoder"].path)
+    early, late = (generate(path, ["red apple"], encoder) for path in (kept[0], made.path))
+    assert not torch.equal(early, late)
+
+
 def test_a_blow_up_is_one_sentence(inputs, tmp_path) -> None:
-    training = base_settings(threads=1)
+    training = base_settings(threads=1, max_rollbacks=0)
     wild = dataclasses.replace(training.generator, learning_rate=1e30)
     wanted = settings().model_copy(update={"training": dataclasses.replace(training, generator=wild)})
     with (
