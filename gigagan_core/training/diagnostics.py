@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gigagan_core.models.adaptive_conv import AdaptiveConv2d
 from gigagan_core.models.attention import CrossAttention, L2SelfAttention
-from gigagan_core.training.world import World
+from gigagan_core.training.world import total_norm
 
 SAMPLES = 2
 """Of a batch, whose attention weights are written out: they take L x L numbers a head."""
@@ -85,12 +85,11 @@ def relative_entropy(weights: Tensor, count: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def relative_distance(average: nn.Module, network: nn.Module, world: World | None = None) -> Tensor:
-    """|average - network| / |network| over all parameters, Euclidean, also where `world` shares them. Scalar."""
-    norm = (world or World()).norm
+def relative_distance(average: nn.Module, network: nn.Module) -> Tensor:
+    """|average - network| / |network| over all parameters, Euclidean, also where workers share them. Scalar."""
     theirs = [parameter.detach() for parameter in network.parameters()]
     difference = torch._foreach_sub([parameter.detach() for parameter in average.parameters()], theirs)
-    return norm(difference) / norm(theirs)
+    return total_norm(difference) / total_norm(theirs)
 
 
 _MEASURES: dict[type[nn.Module], tuple[str, Callable[..., Tensor | None]]] = {

@@ -19,7 +19,7 @@ from gigagan_core.training.optimisation import ema_decay, set_learning_rate, upd
 from gigagan_core.training.settings import EmaSettings, OptimiserSettings, ScheduleSettings
 from gigagan_core.training.sharding import training_only
 from gigagan_core.training.state import TrainState
-from gigagan_core.training.world import World
+from gigagan_core.training.world import World, total_norm
 
 
 class NonFiniteError(RuntimeError):
@@ -196,7 +196,7 @@ def _make_update(
     losses, metrics = _accumulate(update, micros, state.step)
     world.average_gradients(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = world.norm(gradients)
+    norm = total_norm(gradients)
     # The one wait for the device a step that buys the promise "before the update".
     if not torch.isfinite(norm):
         values = {name: loss.item() for name, loss in losses.items()}
@@ -220,9 +220,8 @@ def _accumulate(
             continue
         for micro in micros:
             loss, found = term.function(micro)
-            (
-                loss / len(micros)
-            ).backward()  # without `inputs`: split weights are not the leaves that the graph knows
+            # Without `inputs`: split weights are not the leaves that the graph knows.
+            (loss / len(micros)).backward()
             _add(losses, {term.name: loss.detach()}, len(micros))
             _add(metrics, found, len(micros))
     return losses, metrics

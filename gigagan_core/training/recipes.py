@@ -152,7 +152,7 @@ def _diagnosis(
                 metrics |= diagnostics.entropies(
                     models.discriminator, lambda: models.discriminator.features(batch.real), "discriminator"
                 )
-        distance = diagnostics.relative_distance(state.ema, state.generator, models.world)
+        distance = diagnostics.relative_distance(state.ema, state.generator)
         return metrics | {"ema_distance": distance}
 
     return diagnose
@@ -192,8 +192,8 @@ def _compile(state: TrainState) -> None:
 
 
 def _r1_term(models: BaseModels | UpsamplerModels, training: BaseTraining | UpsamplerTraining) -> list[Term]:
-    """The penalty comes before the other terms of its update: it leaves gathered weights behind, and where networks
-    are split the backward pass of the next term averages and splits whatever gradients it left with them.
+    """To stand before the other terms of its update: of split networks it leaves gathered weights behind, and may leave
+    gradients in them, which the backward pass of the next term splits.
     """
     if not training.r1.strength:
         return []

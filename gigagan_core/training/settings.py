@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 Precision = Literal["float32", "bfloat16", "float64"]
-Parallelism = Literal["replicated", "sharded"]
 
 
 def _operational(default: Any) -> Any:
@@ -95,7 +94,7 @@ class ScheduleSettings:
     activation_checkpointing: bool = _operational(False)
     # "replicated": every worker holds all weights and optimiser state. "sharded": each holds its part and gathers the
     # rest when needed (FSDP2): less memory, more traffic, the same steps. One worker always holds all.
-    parallelism: Parallelism = field(default="replicated", metadata={"operational": True})
+    parallelism: Literal["replicated", "sharded"] = _operational("replicated")
     compile: bool = _operational(False)  # torch.compile of the networks; R1 always runs eagerly
     threads: int = _operational(0)  # CPU threads a worker; 0: all it is given
     metrics_every_steps: int = _operational(10)  # losses stay on the device in between

@@ -30,7 +30,8 @@ def sharding_units(network: nn.Module) -> list[nn.Module]:
     units: list[nn.Module] = []
     for child in network.children():
         units += child if isinstance(child, nn.ModuleList) else [child]
-    return [unit for unit in units if any(True for _ in unit.parameters())] + [network]
+    # A scale without predictions has no predictor.
+    return [unit for unit in units if unit is not None and any(True for _ in unit.parameters())] + [network]
 
 
 def data_parallel_mesh(device_type: str) -> DeviceMesh:
@@ -91,7 +92,7 @@ def settle(network: nn.Module) -> None:
 def training_only(networks: dict[str, nn.Module], name: str) -> Iterator[None]:
     """While the block runs, gradients are taken for the weights of one network; the others take part frozen.
 
-    At its end what is still gathered is split again.
+    At its end what is still gathered is split again. Raises RuntimeError where a gradient was left in it.
     """
     frozen = [
         parameter
@@ -104,10 +105,20 @@ def training_only(networks: dict[str, nn.Module], name: str) -> Iterator[None]:
         parameter.requires_grad_(False)
     try:
         yield
+        _check_nothing_left(networks[name])
     finally:
         settle(networks[name])
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+def _check_nothing_left(network: nn.Module) -> None:
+    """A backward pass that reaches no output of a unit, as a penalty's may, leaves its gradients for the next one."""
+    if not is_sharded(network):
+        return
+    for name, parameter in network.named_parameters():
+        if not isinstance(parameter, DTensor) and parameter.grad is not None:
+            raise RuntimeError(f"the gradient of {name} was not shared: let a term without penalty come last")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -139,9 +150,9 @@ def gather(tree: Any) -> Any:
 
 
 def split_like(whole: Tensor, pattern: Tensor) -> Tensor:
-    """This worker's part of a whole tensor, split as `pattern` is where it has that shape; a copy, on its device.
+    """This worker's part of a whole tensor, where `pattern` is split and has its shape; else all of it.
 
-    Nothing is sent: every worker has the whole one.
+    A copy, on the pattern's device. Nothing is sent: every worker has the whole one.
     """
     if not isinstance(pattern, DTensor) or whole.shape != pattern.shape:
         return whole.to(pattern.device, copy=True)

@@ -52,17 +52,6 @@ class World:
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
-    def norm(self, tensors: list[Tensor]) -> Tensor:
-        """The Euclidean norm of all tensors together; the same on every worker, also where they are split."""
-        if not any(isinstance(tensor, DTensor) for tensor in tensors):
-            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-        parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-        squares = torch.stack(torch._foreach_norm(parts)).square()
-        split = torch.tensor([isinstance(tensor, DTensor) for tensor in tensors], device=squares.device)
-        total = torch.where(split, squares, 0.0).sum()
-        dist.all_reduce(total)
-        return (total + torch.where(split, 0.0, squares).sum()).sqrt()
-
     def mean(self, value: Tensor) -> Tensor:
         """The mean of `value` over the workers, without gradient."""
         if self.size == 1:
@@ -93,6 +82,18 @@ class World:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all tensors together; where some are split, every worker calls it and gets the same."""
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    squares = torch.stack(torch._foreach_norm(parts)).square()
+    split = torch.tensor([isinstance(tensor, DTensor) for tensor in tensors], device=squares.device)
+    total = torch.where(split, squares, 0.0).sum()
+    dist.all_reduce(total)
+    return (total + torch.where(split, 0.0, squares).sum()).sqrt()
 
 
 class _Gather(torch.autograd.Function):

@@ -10,43 +10,58 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch import nn
 from torch.distributed.tensor import DTensor
 
+from gigagan_core.training import loop
 from gigagan_core.training.checkpoint import load_checkpoint, snapshot, write_checkpoint
-from gigagan_core.training.loop import run_loop
-from gigagan_core.training.sharding import gathered, sharding_units, split_dimension
+from gigagan_core.training.loop import run_loop, train_step
+from gigagan_core.training.sharding import (
+    data_parallel_mesh,
+    gathered,
+    keep_gathered,
+    shard,
+    sharding_units,
+    split_dimension,
+    training_only,
+)
 from gigagan_core.training.state import TrainState
 from gigagan_core.training.world import World
 
 from .conftest import Hooks, base_settings, batches, make_base, make_upsampler, upsampler_settings
 
-MIDDLE, END = 16, 32  # images; 8 a step, and R1 is due in steps 0 and 3
+MIDDLE, END = 2, 4  # steps; R1 is due in steps 0 and 3
 # name: how the networks are made, its settings, size of the images, the schedule
 CASES: dict[str, tuple[Any, Any, int, dict[str, Any]]] = {
     "base": (make_base, base_settings, 8, {}),
-    "base-recomputed": (make_base, base_settings, 8, {"activation_checkpointing": True}),
-    "upsampler": (make_upsampler, upsampler_settings, 16, {}),
+    "upsampler": (
+        make_upsampler,
+        upsampler_settings,
+        16,
+        {"batch_size": 16, "micro_batch_size": 4, "activation_checkpointing": True},
+    ),
 }
-# world size and parallelism before the checkpoint, and after it
+# the checkpoint that two workers go on from, and how
 MOVES = {
-    "1-to-sharded": ((1, "replicated"), (2, "sharded")),
-    "sharded-to-1": ((2, "sharded"), (1, "replicated")),
-    "sharded-to-replicated": ((2, "sharded"), (2, "replicated")),
-    "replicated-to-sharded": ((2, "replicated"), (2, "sharded")),
-    "sharded-to-sharded": ((2, "sharded"), (2, "sharded")),
+    "one-to-sharded": ("one", "sharded"),
+    "sharded-to-sharded": ("sharded", "sharded"),
+    "sharded-to-replicated": ("sharded", "replicated"),
 }
 
 
 def train(
     case: str, world: World, parallelism: str, until: int, resume: Path | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state after `until` images, and its snapshot; on every worker."""
+    """The state after `until` steps, and its snapshot; on every worker."""
     make, settings, size, schedule = CASES[case]
-    training = settings(precision="float64", total_images=until, parallelism=parallelism, **schedule)
+    batch = schedule.get("batch_size", 8)
+    training = settings(precision="float64", total_images=until * batch, parallelism=parallelism, **schedule)
     state, recipe = make(training, world=world)
     if resume is not None:
+        # A step into another state first: a checkpoint is also gone back to in the middle of training.
+        train_step(state, recipe, next(batches(size, batch, 1000, world)), world)
         load_checkpoint(resume, state)
-    source = batches(size, start_image=state.images_seen, world=world)
+    source = batches(size, batch, state.images_seen, world)
     run_loop(state, recipe, source, training.schedule, SilentHooks(), world)
     return state, snapshot(state, world)
 
@@ -81,11 +96,11 @@ def worker(rank: int, port: int, folder: str) -> None:
             average = gathered(state.ema)
             if rank == 0:
                 keep(root / f"{case}-average.pt", rank, average.state_dict())
-        for name, ((before, first), (after, second)) in MOVES.items():
-            made = root / "alone" if before == 1 else checkpoint(root / name, "base", world, first)
-            dist.barrier()
-            if after == 2:
-                keep(root / f"{name}.pt", rank, train("base", world, second, END, made)[1])
+        checkpoint(root / "sharded", "base", world, "sharded")
+        dist.barrier()  # it is rank 0 that writes
+        for name, (start, parallelism) in MOVES.items():
+            keep(root / f"{name}.pt", rank, train("base", world, parallelism, END, root / start)[1])
+        penalise(root, rank)
         spoil(root, rank, world)
     finally:
         dist.destroy_process_group()
@@ -111,12 +126,44 @@ def share(state: TrainState) -> dict[str, list[int]]:
     }
 
 
+def linear() -> nn.Module:
+    """A network whose second backward pass reaches no output of its units, and so none of their hooks."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter.copy_(torch.arange(parameter.numel()).view_as(parameter) / 10 + number)
+    return network
+
+
+def penalty(network: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(network(rows).sum(), rows, create_graph=True)
+    return slopes.square().mean()
+
+
+def penalise(root: Path, rank: int) -> None:
+    """The penalty before another term, and alone."""
+    rows, gradients, error = torch.ones(2, 4, dtype=torch.float64), {}, ""
+    for alone in (False, True):
+        network = shard(linear(), data_parallel_mesh("cpu"))
+        try:
+            with training_only({"linear": network}, "linear"):
+                keep_gathered(network, True)
+                penalty(network, rows).backward()
+                keep_gathered(network, False)
+                if not alone:
+                    network(rows).square().mean().backward()
+        except RuntimeError as raised:
+            error = str(raised)
+        if not alone:
+            gradients = {name: parameter.grad.full_tensor() for name, parameter in network.named_parameters()}
+    keep(root / "penalty.pt", rank, {"gradients": gradients, "error": error})
+
+
 def spoil(root: Path, rank: int, world: World) -> None:
-    """Planted faults: the norm of a worker's own part; the second half of the batch left out."""
-    World.norm = lambda self, tensors: torch.stack(
-        torch._foreach_norm([t.to_local() for t in tensors])
-    ).norm()
-    keep(root / "own-norm.pt", rank, train("base", world, "sharded", 16)[1])
+    """The planted fault: a gradient norm over this worker's part alone."""
+    loop.total_norm = lambda tensors: torch.stack(torch._foreach_norm([t.to_local() for t in tensors])).norm()
+    keep(root / "own-norm.pt", rank, train("base", world, "sharded", 2)[1])
 
 
 # ---- in the test -----------------------------------------------------------------------------------
@@ -131,7 +178,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    checkpoint(folder / "alone", "base", World(), "replicated")
+    checkpoint(folder / "one", "base", World(), "replicated")
     # Fresh processes: a fork would inherit the threads of whatever the test run has started before.
     # They find this module the way sys.path, which they are given, says.
     with pytest.MonkeyPatch.context() as patch:
@@ -158,7 +205,11 @@ def flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 
 def assert_same_state(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    ours, theirs = flat(ours), flat(theirs)
+    # Entropies are those of a worker's first samples.
+    ours, theirs = (
+        {name: leaf for name, leaf in flat(tree).items() if "/entropy/" not in name}
+        for tree in (ours, theirs)
+    )
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         if isinstance(value, str | bool) or value is None:
@@ -172,19 +223,21 @@ def assert_same_state(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 def test_split_networks_train_as_whole_ones(case: str, two_workers: Path, alone) -> None:
     """Weights, average, optimiser state, counters and the whole history of losses and gradient norms."""
     saved = torch.load(two_workers / f"{case}.pt", weights_only=True)
-    assert {"discriminator/r1", "generator/loss", "grad_norm/generator"} <= saved["history"][0].keys()
+    assert {"discriminator/r1", "generator/loss", "grad_norm/generator", "ema_distance"} <= saved["history"][
+        0
+    ].keys()
     assert_same_state(saved, alone[case])
 
 
 @pytest.mark.parametrize("move", MOVES)
 def test_a_checkpoint_goes_on_with_other_workers_and_parallelism(move: str, two_workers: Path, alone) -> None:
-    (_, _), (after, parallelism) = MOVES[move]
-    if after == 1:
-        saved = train("base", World(), parallelism, END, two_workers / move)[1]
-    else:
-        saved = torch.load(two_workers / f"{move}.pt", weights_only=True)
-    assert saved["images_seen"] == END
+    saved = torch.load(two_workers / f"{move}.pt", weights_only=True)
+    assert saved["step"] == END
     assert_same_state(saved, alone["base"])
+
+
+def test_a_checkpoint_of_split_networks_goes_on_with_one_worker(two_workers: Path, alone) -> None:
+    assert_same_state(train("base", World(), "sharded", END, two_workers / "sharded")[1], alone["base"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -205,19 +258,28 @@ def test_the_average_is_made_whole_for_samples(case: str, two_workers: Path, alo
     assert_same_state(average, alone[case]["ema"])
 
 
+def test_a_penalty_leaves_its_gradients_to_the_next_backward_pass(two_workers: Path) -> None:
+    network, rows = linear(), torch.ones(2, 4, dtype=torch.float64)
+    (penalty(network, rows) + network(rows).square().mean()).backward()
+    found = torch.load(two_workers / "penalty.pt", weights_only=True)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(found["gradients"][name], parameter.grad, rtol=0, atol=1e-12, msg=name)
+    assert "was not shared" in found["error"]
+
+
 def test_a_norm_of_one_part_would_be_noticed(two_workers: Path) -> None:
     spoiled = torch.load(two_workers / "own-norm.pt", weights_only=True)["history"][0]
-    right = train("base", World(), "replicated", 16)[1]["history"][0]
+    right = train("base", World(), "replicated", 2)[1]["history"][0]
     assert abs(spoiled["grad_norm/generator"] - right["grad_norm/generator"]) > 1e-6
 
 
 def test_a_snapshot_is_left_alone_by_later_steps() -> None:
-    state, saved = train("base", World(), "replicated", 8)
+    state, saved = train("base", World(), "replicated", 1)
     with torch.no_grad():
         for tensor in flat(state.state_dict()).values():
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(7)
-    assert_same_state(saved, train("base", World(), "replicated", 8)[1])
+    assert_same_state(saved, train("base", World(), "replicated", 1)[1])
 
 
 def test_units_hold_every_parameter_once() -> None:

@@ -27,6 +27,7 @@ from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.references import lpips_weights
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.training import checkpoint, steps
+from gigagan_core.training.checkpoint import load_untrained
 
 from .conftest import (
     DISCRIMINATOR,
@@ -337,3 +338,26 @@ def test_a_blow_up_is_one_sentence(inputs, tmp_path) -> None:
         pytest.raises(GigaganError, match=r"no update was applied; batch keys: 0.*learning rate"),
     ):
         train_base.run(wanted, inputs, context)
+
+
+@pytest.mark.slow
+def test_two_ray_workers_with_split_networks_make_the_model_of_one_worker(inputs, tmp_path) -> None:
+    schedule = {"total_images": 32, "parallelism": "sharded"}
+    alone = train(tmp_path / "alone", inputs, **schedule)
+    two = settings("ray", **schedule).model_copy(update={"workers": 2})
+    with RunContext.open(str(tmp_path / "two")) as context:
+        made = train_base.run(two, inputs, context)
+    # In float32 a gradient about zero may change its sign, and AdamW's first step is all sign: compared as a whole.
+    start = load_untrained(made.path)[0].state_dict()
+    theirs, ours = trained_weights(alone), trained_weights(made)
+    assert ours.keys() == theirs.keys()
+    moved, apart = (
+        torch.cat([(value - other[name]).flatten() for name, value in theirs.items()]).norm()
+        for other in (start, ours)
+    )
+    assert apart < 0.02 * moved
+    first, second = (json.loads((each.path / "curves.json").read_text())["metrics"] for each in (alone, made))
+    for name in ("discriminator/loss", "generator/loss", "grad_norm/generator"):
+        assert second[name] == pytest.approx(first[name], rel=1e-2)
+    grids = [sorted(path.name for path in (each.path / "samples").glob("*.png")) for each in (made, alone)]
+    assert grids[0] == grids[1] == [f"{images:09d}.png" for images in (0, 16, 32)]
