@@ -34,7 +34,17 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     tuple(
         f"gigagan_core.training.{name}"
-        for name in ("steps", "loop", "recipes", "settings", "sharding", "state", "world", "optimisation")
+        for name in (
+            "steps",
+            "diagnostics",
+            "loop",
+            "recipes",
+            "settings",
+            "sharding",
+            "state",
+            "world",
+            "optimisation",
+        )
     ),
     ("gigagan_core.models", "gigagan_core.losses"),
 ]
