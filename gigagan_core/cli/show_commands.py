@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gigagan_core.store.artifact import Artifact
 
 data_app = typer.Typer(no_args_is_help=True, help="The embedded data set, and the page of any shard set.")
+records_app = typer.Typer(no_args_is_help=True, help="What MLflow has not got yet.")
 store_app = typer.Typer(no_args_is_help=True, help="Look at the artifact store.")
 
 
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("presets")(presets)
     app.add_typer(store_app, name="store")
     app.add_typer(data_app, name="data")
+    app.add_typer(records_app, name="records")
 
 
 def presets(as_json: JsonOption = False) -> None:
@@ -251,3 +253,18 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     screen = Console()
     # A pipe has no width: whole lines, for grep and awk.
     Console(width=None if screen.is_terminal else 400).print(table)
+
+
+@records_app.command("send")
+def records_send(as_json: JsonOption = False) -> None:
+    """Send the metrics that a run could not, since MLflow was away and had not come back before it ended."""
+    with answering(as_json) as answer:
+        from gigagan_core import console
+        from gigagan_core.tracking import spool
+
+        sent = [spool.send(path) for path in spool.waiting()]
+        for of_run in sent:
+            console.note(f"run {of_run.run_id}: {of_run.metrics} metrics sent to {of_run.tracking_uri}")
+        if not sent:
+            console.note(f"no metrics wait in {spool.folder()}")
+        answer({"sent": [of_run._asdict() for of_run in sent]})

@@ -27,6 +27,8 @@ NOT_DECIDING = (
     # the values of settings are in the fingerprint themselves, without the operational ones
     "gigagan_core.config",
     "gigagan_core.stages.base",
+    # watches training from beside; without this an edited metric would train again
+    "gigagan_core.training.validation",
 )
 
 

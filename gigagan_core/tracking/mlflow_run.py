@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gigagan_core import environment
+from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.provenance import git_commit
 from gigagan_core.text import plain
@@ -27,11 +27,12 @@ from gigagan_core.tracking.connection import Connection
 from gigagan_core.tracking.experiment import end_dead_runs, experiment_id, run_url, user
 from gigagan_core.tracking.null import NullRun
 from gigagan_core.tracking.process import owner, sigterm_raises, was_stopped
+from gigagan_core.tracking.spool import METRICS_A_BATCH, Spool
 
 EXPERIMENT = "gigagan"
 METRIC_NAME = re.compile(r"[A-Za-z0-9_\-./]+")
 # What MLflow accepts in one request, and in one value.
-_METRICS_A_BATCH, _PARAMS_A_BATCH, _VALUE_LENGTH = 1000, 100, 5000
+_PARAMS_A_BATCH, _VALUE_LENGTH = 100, 5000
 # Metrics kept while MLflow is away, about 50 MB; the oldest go first.
 _KEPT_METRICS = 100_000
 _DATASET_FIELDS = ("name", "digest", "source_type", "source", "schema", "profile")
@@ -58,6 +59,7 @@ class StageRun:
         self._experiment_id = experiment_id
         self.run_id = run_id
         self._pending: deque[Any] = deque(maxlen=_KEPT_METRICS)
+        self._spool = Spool(connection.tracking_uri, run_id)
 
     @property
     def url(self) -> str | None:
@@ -84,25 +86,33 @@ class StageRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Figures at `step` images seen, in one round trip; names hold letters, digits and ``_-./``.
 
-        Kept and sent later while MLflow is away. Raises ValueError for any other name.
+        Kept and sent later while MLflow is away, and meanwhile in a file that `gigagan records send` reads, should this
+        process not live to see it. Raises ValueError for any other name.
         """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
+        added = []
         for name, value in metrics.items():
             if not METRIC_NAME.fullmatch(name):
                 raise ValueError(f"metric name {name!r}: only letters, digits and _-./ are allowed")
-            self._pending.append(Metric(name, float(value), now, int(step)))
+            added.append(Metric(name, float(value), now, int(step)))
+        self._pending.extend(added)
         self.flush()
+        if self._pending:
+            self._spool.append(added)
 
     def flush(self, at_once: bool = False) -> None:
         """Send the metrics that wait; at_once: though MLflow has just refused."""
+        if not self._pending:
+            return
         while self._pending:
-            batch = list(self._pending)[:_METRICS_A_BATCH]
+            batch = list(self._pending)[:METRICS_A_BATCH]
             if not self._connection.call("metrics", "log_batch", self.run_id, metrics=batch, at_once=at_once):
                 return
             for _ in batch:
                 self._pending.popleft()
+        self._spool.clear()
 
     def log_image(self, key: str, image: Any, step: int = 0) -> None:
         """A picture at `step` images seen; MLflow shows one key's pictures as a series.
@@ -170,6 +180,11 @@ class StageRun:
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
         self.flush(at_once=True)
+        if self._pending:
+            console.warn(
+                f"MLflow at {self._connection.tracking_uri} is still away: {len(self._pending)} metrics of run "
+                f"{self.run_id} wait in {self._spool.path}; give `gigagan records send` when it is back"
+            )
         self._connection.call("the end of a run", "set_terminated", self.run_id, status, at_once=True)
 
 

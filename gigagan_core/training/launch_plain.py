@@ -55,13 +55,20 @@ def give_up(error: Exception) -> str:
 def _notice_of_end(stop: threading.Event) -> Iterator[None]:
     """Inside, SIGTERM sets `stop` and reaches the handler before it at the block's end; a second one does at once."""
     previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, previous)
+        if callable(previous):
+            previous(number, frame)
+        else:
+            signal.raise_signal(number)
+
     def noticed(number: int, frame: Any) -> None:
         if stop.is_set():
-            previous(number, frame)
+            end(number, frame)
         stop.set()
 
     signal.signal(signal.SIGTERM, noticed)
@@ -70,7 +77,7 @@ def _notice_of_end(stop: threading.Event) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, previous)
         if stop.is_set():
-            previous(signal.SIGTERM, None)
+            end(signal.SIGTERM, None)
 
 
 class _Reporter:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
-from gigagan_core.tracking import connection
+from gigagan_core.tracking import connection, spool
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun, artifact_metrics
 from gigagan_core.tracking.null import NullHandle, NullRun, NullTracker
 from gigagan_core.tracking.process import Terminated, owner
@@ -259,6 +259,46 @@ def test_mlflow_going_away_in_the_middle_costs_one_warning_and_no_metric(
     assert shown.count("did not take") == 2
     assert "answers again" in shown
     assert "\x1b" not in shown
+
+
+def test_metrics_that_mlflow_did_not_take_before_the_end_wait_in_a_file_and_are_sent_later(
+    tracker: MlflowTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracker.stage_run("train-base") as run:
+        run.log_metrics({"loss": 0.0}, step=0)
+        away = Refusing(client_of(tracker))
+        tracker._connection._client = away
+        for step in range(1, 4):
+            run.log_metrics({"loss": float(step), "gap": float("inf")}, step=step)
+    assert "records send" in " ".join(capsys.readouterr().err.split())
+    (path,) = spool.waiting()
+    with path.open("a") as file:
+        file.write('["loss", 99.0, 1')  # a kill in the middle of a line
+    tracker._connection._client = away.client
+    assert spool.send(path) == spool.Sent(run.run_id, tracker.tracking_uri, 6)
+    history = client_of(tracker).get_metric_history(run.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+    assert spool.waiting() == []
+
+
+def test_metrics_sent_after_all_leave_no_file(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracker.stage_run("train-base") as run:
+        away = Refusing(client_of(tracker))
+        tracker._connection._client = away
+        run.log_metrics({"loss": 1.0}, step=1)
+        assert len(spool.waiting()) == 1
+        away.away = False
+        monkeypatch.setattr(tracker._connection, "_retry_at", time.monotonic())
+        run.log_metrics({"loss": 2.0}, step=2)
+        assert spool.waiting() == []
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("no\n")
+    with pytest.raises(GigaganError, match="no file of unsent metrics"):
+        spool.send(tmp_path / "x.jsonl")
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/no/such/mlflow.db"])

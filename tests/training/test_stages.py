@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -24,10 +25,15 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import generate
 from gigagan_core.stages import train_base, train_upsampler
 from gigagan_core.stages.base import RunContext
-from gigagan_core.stages.references import lpips_weights
+from gigagan_core.stages.references import initial_model, lpips_weights
 from gigagan_core.store.artifact import Artifact
-from gigagan_core.training import checkpoint, steps
+from gigagan_core.tracking import connection
+from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
+from gigagan_core.training import checkpoint, launch_plain, steps
 from gigagan_core.training.checkpoint import load_untrained
+from gigagan_core.training.record import Event
+from gigagan_core.training.validation import validate
+from gigagan_core.training.worker import TrainingJob
 
 from .conftest import (
     DISCRIMINATOR,
@@ -318,6 +324,104 @@ def test_told_to_end_it_saves_first_and_goes_on_from_there(base, inputs, tmp_pat
     (saved,) = tmp_path.glob("_work/*/checkpoints/0*")
     assert 0 < int(saved.name) < 320
     assert_equal_weights(train(tmp_path, inputs, total_images=320), base)
+
+
+class Away:
+    """An MLflow client that answers nothing."""
+
+    def __getattr__(self, name: str):
+        raise ConnectionError("refused")
+
+
+def test_mlflow_away_in_the_middle_does_not_stop_training_and_costs_no_metric(
+    inputs, tmp_path, monkeypatch, capsys
+) -> None:
+    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr(connection, "RETRY_AFTER_SECONDS", 0.0)
+    log_metrics, asked = StageRun.log_metrics, []
+
+    def shaky(run, metrics, step=0):
+        asked.append(step)
+        client = run._connection._client
+        run._connection._client = Away() if 32 <= step < 80 else client
+        log_metrics(run, metrics, step)
+        run._connection._client = client
+
+    monkeypatch.setattr(StageRun, "log_metrics", shaky)
+    with RunContext.open(str(tmp_path / "store"), tracker) as context:
+        made = train_base.run(settings(total_images=96, sample_every_images=0), inputs, context)
+    assert asked[:6] == list(range(16, 97, 16))
+    history = tracker._connection.client.get_metric_history(
+        made.manifest["mlflow"]["run_id"], "generator/loss"
+    )
+    assert {point.step for point in history} >= set(range(16, 97, 16))
+    said = capsys.readouterr().err
+    assert said.count("did not take") == 1
+    assert said.count("db answers again") == 1
+
+
+def test_a_model_starts_warm_from_an_earlier_one_and_names_it(base, inputs, tmp_path) -> None:
+    with RunContext.open(str(tmp_path)) as context:
+        start = initial_model(context.store, str(base.path / "bundle"), "base-model")
+        wanted = settings(total_images=8)
+        still = dataclasses.replace(wanted.training.generator, learning_rate=1e-12)
+        wanted = wanted.model_copy(update={"training": dataclasses.replace(wanted.training, generator=still)})
+        made = train_base.run(wanted, {**inputs, "init_from": start}, context)
+    for name, value in trained_weights(made).items():
+        if name != "w_mean":  # moves by itself
+            torch.testing.assert_close(value, trained_weights(base)[name], rtol=0, atol=1e-3, msg=name)
+    assert made.manifest["inputs"]["init_from"]["sha256"] == start.sha256
+    # without it the same settings end elsewhere
+    assert any(
+        (value - trained_weights(base)[name]).abs().max() > 0.1
+        for name, value in trained_weights(train(tmp_path, inputs, total_images=8)).items()
+    )
+
+
+def test_a_bundle_of_another_network_is_no_start(base, inputs, tmp_path) -> None:
+    wide = dataclasses.replace(GENERATOR, mapping_depth=3)
+    with RunContext.open(str(tmp_path)) as context:
+        start = initial_model(context.store, str(base.path / "bundle"), "base-model")
+        wanted = settings(total_images=8).model_copy(update={"generator": wide})
+        with pytest.raises(GigaganError, match="cannot be the start of this training"):
+            train_base.run(wanted, {**inputs, "init_from": start}, context)
+        with pytest.raises(GigaganError, match="no base model to start from"):
+            initial_model(context.store, "0123456", "base-model")
+
+
+@pytest.mark.parametrize("kind", ["base", "upsampler"])
+def test_checkpoints_are_measured_beside_training(kind: str, inputs, tmp_path) -> None:
+    logged: dict[int, dict[str, float]] = {}
+    job = TrainingJob(
+        settings=settings(total_images=48).model_copy(update={"validation_images": 12})
+        if kind == "base"
+        else UpsamplerTrainingSettings(
+            upsampler=UPSAMPLER,
+            discriminator=LARGE_DISCRIMINATOR,
+            training=dataclasses.replace(
+                upsampler_settings("l1", threads=1, total_images=48, checkpoint_every_images=16)
+            ),
+            launcher="plain",
+            sample_count=2,
+            validation_images=12,
+        ),
+        data=((str(inputs["data"].path), 1.0),),
+        encoder=str(inputs["encoder"].path),
+    )
+    size = job.settings.image_size
+
+    def see(event: Event) -> None:
+        if event.kind == "validated":
+            logged[event.images_seen] = event.metrics
+
+    last = launch_plain.launch(job, tmp_path, see)
+    assert set(logged) <= {16, 32, 48}
+    assert logged, "the first checkpoint is always measured"
+    images_seen, figures = validate(last, job)
+    assert images_seen == 48
+    assert set(figures) == {f"validation/fd_tiny_{size}_12", f"validation/clip-score_tiny_{size}_12"}
+    assert all(np.isfinite(value) for value in figures.values())
+    assert validate(last, job)[1] == figures
 
 
 def test_milestones_become_models_of_their_own(inputs, tmp_path) -> None:
