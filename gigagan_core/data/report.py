@@ -15,7 +15,8 @@ from markupsafe import Markup
 from gigagan_core.data import histograms, report_template
 from gigagan_core.data.histograms import Histogram
 from gigagan_core.data.pictures import CorruptPicture, decode
-from gigagan_core.data.scoring import VERSION, pictures_of
+from gigagan_core.data.scores import VERSION
+from gigagan_core.data.scoring import pictures_of
 from gigagan_core.data.shards import Shard, read_table
 from gigagan_core.data.status import SUCCESS
 from gigagan_core.evaluation.report_style import STYLE

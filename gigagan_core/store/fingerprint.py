@@ -29,6 +29,7 @@ NOT_DECIDING = (
     "gigagan_core.stages.base",
     # watches training from beside; without this an edited metric would train again
     "gigagan_core.training.validation",
+    "gigagan_core.stages.pages",
 )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gigagan_core.data.histograms import Histogram
 from gigagan_core.data.report import data_report
-from gigagan_core.data.scoring import SCORER, VERSION, score_field
+from gigagan_core.data.scores import SCORER, VERSION, score_field
 from gigagan_core.data.shards import Shard, read_index, write_shard
 
 ROWS = 40

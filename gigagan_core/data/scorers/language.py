@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gigagan_core.config.curate import ScoreSettings
+from gigagan_core.data.scoring import Scorer
 from gigagan_core.errors import GigaganError, nearest
 
 PACKAGE = "py3langid"
@@ -79,6 +80,6 @@ def library() -> str:
         ) from None
 
 
-def load(settings: ScoreSettings, places: Mapping[str, Any]) -> LanguageScorer:
+def load(settings: ScoreSettings, places: Mapping[str, Any]) -> Scorer:
     """Needs no file."""
     return LanguageScorer(settings.language, settings.library)
