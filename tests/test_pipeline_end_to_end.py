@@ -20,6 +20,7 @@ STAGES = [
     "ingest heldout",
     "train-encoder (condition)",
     "train-encoder (judge)",
+    "curate (embeddings)",
     "curate (scores)",
     "curate",
     "train-base",

@@ -26,7 +26,7 @@ class FreeScorer:
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
-    def score(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    def score(self, inputs: Tensor, captions: list[str]) -> dict[str, Tensor]:
         return {self.name: torch.zeros(len(captions))}
 
 

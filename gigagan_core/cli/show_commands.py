@@ -150,7 +150,7 @@ def store_forget(
                 _print_table(columns, [_row(each)[:4] for each in removal.trained])
 
 
-_PARTS = ("partition", "scores")
+_PARTS = ("partition", "scores", "embeddings")
 
 
 def _document(artifact: Artifact) -> dict[str, Any]:

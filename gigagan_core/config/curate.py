@@ -13,6 +13,9 @@ ScorerName = Literal["clip_similarity", "aesthetic_v1", "aesthetic_v2", "waterma
 SCORERS: tuple[ScorerName, ...] = get_args(ScorerName)
 """Every scorer, in the order in which their rules are asked; also the names of the rules in `CurateSettings`."""
 
+HEAD_WIDTH = 768
+"""Of the embedding that LAION's heads read: OpenAI's ViT-L/14."""
+
 BOILERPLATE = {
     # The whole caption, or its end, is a file's name: IMG_1234.jpg, red-shoes_480x480.png.
     "file_name": r"\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$",
@@ -133,8 +136,24 @@ class NearDuplicateRule(Settings):
     """What a row meets that has no perceptual hash."""
 
 
-class CurateSettings(Settings):
+class SpreadSettings(Settings):
+    """How scoring is spread; none of it decides a score."""
+
+    batch_size: int = operational(128, ge=1)
+    """Images scored at once."""
+
+    in_process_shards: int = operational(4, ge=0)
+    """Up to so many shards are scored in this process; more are spread over Ray, one task a shard."""
+
+    cpus_per_task: float = operational(1.0, gt=0)
+
+    gpus_per_task: float = operational(0.0, ge=0, le=1)
+    """What a task asks Ray for; above 0, networks run on CUDA, in this process too. 0.25: four tasks share a GPU."""
+
+
+class CurateSettings(SpreadSettings):
     """Scores are artifacts of their own, one a scorer: other rules score nothing again, one more scorer reruns none.
+    So are the image embeddings of a CLIP: whatever reads them, it looks at every picture once.
 
     A row's reason is the first of: captions, the scores in the order of `SCORERS`, duplicates.
     """
@@ -165,14 +184,6 @@ class CurateSettings(Settings):
 
     duplicates: NearDuplicateRule = NearDuplicateRule()
 
-    batch_size: int = operational(128, ge=1)
-    """Images scored at once."""
-
-    in_process_shards: int = operational(4, ge=0)
-    """Up to so many shards are scored in this process; more are spread over Ray, one task a shard."""
-
-    cpus_per_task: float = operational(1.0, gt=0)
-
     @model_validator(mode="after")
     def _embedding_for_heads(self) -> CurateSettings:
         heads = [name for name in ("aesthetic_v1", "aesthetic_v2", "nsfw") if getattr(self, name).weights]
@@ -181,10 +192,11 @@ class CurateSettings(Settings):
         return self
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(SpreadSettings):
     """What decides one scorer's scores, beside the pictures and the weights."""
 
-    scorer: ScorerName = "clip_similarity"
+    scorer: ScorerName | Literal["image_embedding"] = "clip_similarity"
+    """`image_embedding` judges nothing: it is what scorers that read embeddings are given."""
 
     architecture: str | None = None
     """Of a CLIP's weight file from outside (ARCH of ARCH:PATH); None for an encoder artifact, which knows its own."""
@@ -193,6 +205,10 @@ class ScoreSettings(Settings):
     library: str | None = None
     """Name and version of the library whose model scores, where it is not a weight file."""
 
-    batch_size: int = operational(128, ge=1)
-    in_process_shards: int = operational(4, ge=0)
-    cpus_per_task: float = operational(1.0, gt=0)
+    width: int | None = operational(None)
+    """What an embedding must have for those who will read it; None: any."""
+
+    @property
+    def device(self) -> str:
+        """Where a network runs."""
+        return "cuda" if self.gpus_per_task else "cpu"

@@ -1,39 +1,44 @@
-"""Scoring a shard: its pictures are decoded once, in batches, and judged by one scorer."""
+"""Scoring a shard: its rows are read once, in batches, and judged by one scorer."""
 
 from __future__ import annotations
 
+import itertools
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from gigagan_core.data.pictures import ENDINGS, CorruptPicture, Sample, decode
-from gigagan_core.data.scores import KEY, SCORER, VERSION, ShardScores, write_scores
+from gigagan_core.data.scores import KEY, SCORER, VERSION, ShardScores, read_scores, write_scores
 from gigagan_core.data.shards import Shard, selected_rows
 from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 
 class Scorer(Protocol):
-    """Judges pictures and captions, in batches.
+    """Judges rows, in batches.
 
     name: of its column, and unlike any other scorer's. version: sha256 of its weights, or what else decides its
     scores. image_size: side in pixels of the pictures it is given (centre square, antialiased); None where it reads
-    captions only.
+    embeddings, or captions only.
     """
 
     name: str
     version: str
     image_size: int | None
 
-    def score(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
-        """uint8 [N, 3, S, S] and N captions -> column: float32 [N]; NaN where there is no score.
+    def score(self, inputs: Tensor, captions: list[str]) -> dict[str, Tensor]:
+        """Pictures uint8 [N, 3, S, S] or embeddings float32 [N, E], and N captions -> column: float32 [N].
 
-        S is 0 for a scorer of captions.
+        All on the CPU; NaN where there is no score. A scorer of captions is given inputs [N, 0]. What makes
+        embeddings gives a column of vectors, float32 [N, E].
         """
         ...
 
@@ -49,71 +54,104 @@ def score_shard(
     path: Path,
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
+    embeddings: Path | None = None,
 ) -> None:
     """Score the rows that count and write them to `path`, as `data.scores` says.
 
     Rows are in the order of the table. A picture that does not decode, or whose score is not finite, gets a null.
-    Raises GigaganError for a damaged tar and for lost pictures.
+    embeddings: the file of this shard's embeddings, for a scorer that reads them; a row without one gets a null for
+    the same reason. Raises GigaganError for a damaged tar and for lost pictures.
     """
     captions = {row[KEY]: row["caption"] or "" for row in selected_rows(shard, [KEY, "caption"])}
-    scored: dict[str, dict[str, float]] = {}
-    missing: dict[str, str] = {}
-    samples = pictures_of(shard, captions) if scorer.image_size else _captions(shard, captions)
-    for batch in _batches(samples, batch_size):
-        _score_batch(batch, scorer, scored, missing)
-        on_batch(len(batch))
-    if lost := [key for key in captions if key not in scored and key not in missing]:
+    if scorer.image_size is not None:
+        batches = _pictures(shard, captions, scorer.image_size, batch_size)
+    elif embeddings is not None:
+        batches = _embeddings(embeddings, list(captions), batch_size)
+    else:
+        batches = (Batch(keys, np.empty((len(keys), 0))) for keys in _batches(captions, batch_size))
+    found = _Found(list(captions))
+    for batch in batches:
+        found.add(batch, scorer, captions)
+        on_batch(len(batch.keys) + len(batch.unreadable))
+    if lost := found.lost():
         raise GigaganError(
             f"shard {shard.tar} lacks the picture of {len(lost)} of {len(captions)} rows (first: {lost[0]}); remove "
             "its artifact and run ingest again"
         )
-    # a shard of which no row could be scored still has the column
-    names = dict.fromkeys(name for columns in scored.values() for name in columns) or [scorer.name]
-    columns = {
-        name: np.array([scored.get(key, {}).get(name, np.nan) for key in captions], np.float32)
-        for name in names
-    }
-    metadata = {SCORER: scorer.name, VERSION: scorer.version}
-    reasons = [missing.get(key) for key in captions]
-    write_scores(ShardScores(list(captions), columns, dict.fromkeys(names, metadata), reasons), path)
+    write_scores(found.scores(scorer), path)
 
 
-def _score_batch(
-    batch: list[Sample], scorer: Scorer, scored: dict[str, dict[str, float]], missing: dict[str, str]
-) -> None:
-    import torch
+@dataclass(frozen=True)
+class Batch:
+    """Some rows and what a scorer is given of them. inputs: [N, ...]. unreadable: key -> why it has none."""
 
-    readable, pixels = _pixels(batch, scorer.image_size, missing)
-    if not readable:
-        return
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    columns = scorer.score(images, [sample.caption for sample in readable])
-    values = {name: column.tolist() for name, column in columns.items()}
-    for row, sample in enumerate(readable):
-        scored[sample.key] = {name: column[row] for name, column in values.items()}
-        if not np.isfinite(list(scored[sample.key].values())).all():
-            missing[sample.key] = "score_not_finite"
+    keys: Sequence[str]
+    inputs: np.ndarray
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
-def _pixels(
-    batch: list[Sample], image_size: int | None, missing: dict[str, str]
-) -> tuple[list[Sample], np.ndarray]:
-    """The samples that decode, and uint8 [N, S, S, 3]."""
-    if image_size is None:
-        return batch, np.empty((len(batch), 0, 0, 3), np.uint8)
-    readable, pixels = [], []
-    for sample in batch:
-        try:
-            pixels.append(decode(sample, image_size))
-            readable.append(sample)
-        except CorruptPicture:
-            missing[sample.key] = "picture_unreadable"
-    return readable, np.stack(pixels) if pixels else np.empty((0, image_size, image_size, 3), np.uint8)
+class _Found:
+    """What is known so far of the rows of a shard."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self._row = {key: row for row, key in enumerate(keys)}
+        self._columns: dict[str, np.ndarray] = {}
+        self._reasons: dict[str, str] = {}
+        self._seen = np.zeros(len(keys), bool)
+
+    def add(self, batch: Batch, scorer: Scorer, captions: Mapping[str, str]) -> None:
+        import torch
+
+        self._reasons |= batch.unreadable
+        self._seen[[self._row[key] for key in (*batch.keys, *batch.unreadable)]] = True
+        if not batch.keys:
+            return
+        rows = [self._row[key] for key in batch.keys]
+        scored = scorer.score(torch.from_numpy(batch.inputs), [captions[key] for key in batch.keys])
+        for name, tensor in scored.items():
+            values = tensor.numpy()
+            if name not in self._columns:
+                self._columns[name] = np.full((len(self._row), *values.shape[1:]), np.nan, np.float32)
+            self._columns[name][rows] = values
+            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            self._reasons |= {batch.keys[place]: "score_not_finite" for place in np.flatnonzero(~finite)}
+
+    def lost(self) -> list[str]:
+        """Keys that no batch had."""
+        return [key for key, row in self._row.items() if not self._seen[row]]
+
+    def scores(self, scorer: Scorer) -> ShardScores:
+        # a shard of which no row could be scored still has the column
+        columns = self._columns or {scorer.name: np.full(len(self._row), np.nan, np.float32)}
+        metadata = {SCORER: scorer.name, VERSION: scorer.version}
+        reasons = [self._reasons.get(key) for key in self._row]
+        return ShardScores(list(self._row), columns, dict.fromkeys(columns, metadata), reasons)
 
 
-def _captions(shard: Shard, captions: dict[str, str]) -> Iterator[Sample]:
-    """The captions alone: the tar stays closed."""
-    return (Sample(key, caption, shard.tar, 0, 0) for key, caption in captions.items())
+def _pictures(shard: Shard, captions: Mapping[str, str], image_size: int, batch_size: int) -> Iterator[Batch]:
+    """uint8 [N, 3, S, S], in the order of the tar."""
+    for samples in _batches(pictures_of(shard, captions), batch_size):
+        keys, unreadable = [], {}
+        pixels = np.empty((len(samples), image_size, image_size, 3), np.uint8)
+        for sample in samples:
+            try:
+                pixels[len(keys)] = decode(sample, image_size)
+                keys.append(sample.key)
+            except CorruptPicture:
+                unreadable[sample.key] = "picture_unreadable"
+        yield Batch(keys, pixels[: len(keys)].transpose(0, 3, 1, 2), unreadable)
+
+
+def _embeddings(path: Path, keys: list[str], batch_size: int) -> Iterator[Batch]:
+    """float32 [N, E], in the order of the table."""
+    stored = read_scores(path)
+    if stored.keys != keys:
+        raise AssertionError(f"the embeddings {path} are of another shard")
+    (vectors,) = stored.columns.values()
+    for rows in _batches(range(len(keys)), batch_size):
+        there = [row for row in rows if stored.reasons[row] is None]
+        unreadable = {keys[row]: reason for row in rows if (reason := stored.reasons[row]) is not None}
+        yield Batch([keys[row] for row in there], vectors[there], unreadable)
 
 
 def pictures_of(shard: Shard, captions: Mapping[str, str]) -> Iterator[Sample]:
@@ -130,12 +168,7 @@ def pictures_of(shard: Shard, captions: Mapping[str, str]) -> Iterator[Sample]:
         ) from None
 
 
-def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
         yield batch

@@ -1,8 +1,9 @@
 """The curate stage: scores are added to every row, and rules decide which rows stay selected.
 
-Artifacts: one of scores for each scorer (stage ``score``, decided by shard set and weights) and the curated shard set
-(decided by scores and rules), so other rules do not score again and one more scorer reruns no other one. The curated
-set has tables of its own and shares the tars.
+Artifacts: embeddings, one for each CLIP (stage ``embed``, decided by shard set and encoder); scores, one for each
+scorer (stage ``score``, decided by shard set or embeddings, and weights); and the curated shard set (decided by scores
+and rules). So other rules do not score again, one more scorer reruns no other one, and heads on one CLIP run it once.
+The curated set has tables of its own and shares the tars.
 
 Inputs by name: ``data`` (shard set), ``encoder`` (encoder artifact of role condition, or a weight file).
 """
@@ -11,7 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gigagan_core.config.curate import SCORERS, CurateSettings, ScorerName, ScoreSettings
+from gigagan_core.config.curate import (
+    HEAD_WIDTH,
+    SCORERS,
+    CurateSettings,
+    ScorerName,
+    ScoreSettings,
+    SpreadSettings,
+)
 from gigagan_core.encoders.roles import CONDITION, require_role
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import scoring, selection
@@ -20,6 +28,10 @@ from gigagan_core.store.artifact import Artifact, ExternalFile, Input
 from gigagan_core.store.fingerprint import sha256_file
 
 SPEC = selection.SPEC
+HEADS: tuple[ScorerName, ...] = ("aesthetic_v1", "aesthetic_v2", "nsfw")
+"""Scorers that read the embedding of OpenAI's ViT-L/14."""
+NETWORKS = (scoring.EMBEDDING, "clip_similarity", "watermark")
+"""What gains from a GPU."""
 
 
 def run(settings: CurateSettings, inputs: dict[str, Input], context: RunContext) -> Artifact:
@@ -34,19 +46,46 @@ def run(settings: CurateSettings, inputs: dict[str, Input], context: RunContext)
         raise GigaganError(f"curate needs {' and '.join(missing)}; give a shard set and a condition encoder")
     # Choosing training data by the judge would be training on the test.
     require_role(inputs["encoder"], CONDITION)
+    wanted = _wanted(settings)
+    # Every file is looked at before anything is computed.
+    weights = {scorer: _weights(scorer, settings, inputs["encoder"]) for scorer in wanted}
+    embeddings = _embeddings(wanted, settings, inputs, context)
     scores: dict[str, Input] = {}
-    for scorer in _wanted(settings):
-        score_settings, weights = _scoring(scorer, settings, inputs["encoder"])
+    for scorer in wanted:
+        read = {scoring.EMBEDDINGS: embeddings[scorer]} if scorer in embeddings else {}
         scores[selection.PREFIX + scorer] = materialise(
             scoring.spec_of(scorer),
-            score_settings,
-            {"data": inputs["data"], **weights},
+            _score_settings(scorer, settings, weights[scorer]),
+            {"data": inputs["data"], **read, **weights[scorer]},
             context,
             scoring.score,
             # the one scorer that every run has goes without a name
             label="curate (scores)" if scorer == "clip_similarity" else f"curate ({scorer} scores)",
         )
     return materialise(SPEC, settings, {"data": inputs["data"], **scores}, context, selection.select)
+
+
+def _embeddings(
+    wanted: list[ScorerName], settings: CurateSettings, inputs: dict[str, Input], context: RunContext
+) -> dict[ScorerName, Artifact]:
+    """Of the pictures, by the scorer that reads them. Where both CLIPs are one file, so is the artifact."""
+
+    def embed(encoder: Input, label: str, width: int | None = None) -> Artifact:
+        files = {"encoder": encoder}
+        return materialise(
+            scoring.spec_of(scoring.EMBEDDING),
+            _score_settings(scoring.EMBEDDING, settings, files).model_copy(update={"width": width}),
+            {"data": inputs["data"], **files},
+            context,
+            scoring.embed,
+            label=label,
+        )
+
+    found: dict[ScorerName, Artifact] = {}
+    if heads := [scorer for scorer in HEADS if scorer in wanted]:
+        clip = _clip_vit_l14(str(settings.clip_vit_l14))
+        found |= dict.fromkeys(heads, embed(clip, "curate (embeddings for the heads)", HEAD_WIDTH))
+    return found | {"clip_similarity": embed(inputs["encoder"], "curate (embeddings)")}
 
 
 def _wanted(settings: CurateSettings) -> list[ScorerName]:
@@ -59,33 +98,31 @@ def _wanted(settings: CurateSettings) -> list[ScorerName]:
     return [scorer for scorer in SCORERS if on[scorer]]
 
 
-def _scoring(
-    scorer: ScorerName, settings: CurateSettings, encoder: Input
-) -> tuple[ScoreSettings, dict[str, Input]]:
-    """A scorer's settings, and the files that its scores depend on."""
-    files: dict[str, Input] = {}
-    language = library = None
+def _weights(scorer: ScorerName, settings: CurateSettings, encoder: Input) -> dict[str, Input]:
+    """The weight files that a scorer's scores depend on."""
     if scorer == "clip_similarity":
-        files["encoder"] = encoder
-    elif scorer == "language":
+        return {"encoder": encoder}
+    if scorer == "language":
+        return {}
+    rule = getattr(settings, scorer)
+    return {"weights": _weight_file(rule.weights, rule.sha256, scorer)}
+
+
+def _score_settings(scorer: str, settings: CurateSettings, weights: dict[str, Input]) -> ScoreSettings:
+    language = library = None
+    if scorer == "language":
         from gigagan_core.data.scorers.language import library as language_library
 
         language, library = settings.language.language, language_library()
-    else:
-        rule = getattr(settings, scorer)
-        files["weights"] = _weight_file(rule.weights, rule.sha256, scorer)
-        if scorer != "watermark":
-            files["encoder"] = _clip_vit_l14(str(settings.clip_vit_l14))
-    clip = files.get("encoder")
+    clip = weights.get("encoder")
+    spread = {name: getattr(settings, name) for name in SpreadSettings.model_fields}
     return ScoreSettings(
         scorer=scorer,
         architecture=clip.uri.partition(":")[0] if isinstance(clip, ExternalFile) else None,
         language=language,
         library=library,
-        batch_size=settings.batch_size,
-        in_process_shards=settings.in_process_shards,
-        cpus_per_task=settings.cpus_per_task,
-    ), files
+        **{**spread, "gpus_per_task": settings.gpus_per_task if scorer in NETWORKS else 0.0},
+    )
 
 
 def _weight_file(place: str, expected: str | None, scorer: str) -> ExternalFile:

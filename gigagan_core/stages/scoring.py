@@ -1,4 +1,4 @@
-"""Scores of a shard set by one scorer: one parquet a shard, here or spread over Ray.
+"""Scores of a shard set by one scorer, or a CLIP's embeddings of it: one parquet a shard, here or spread over Ray.
 
 Which scorer is in the settings, and its module alone decides the scores: how the shards are spread does not.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core import console
-from gigagan_core.config.curate import ScorerName, ScoreSettings
+from gigagan_core.config.curate import ScoreSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, StageSpec, StageWork
 from gigagan_core.store.artifact import Artifact, Input
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from gigagan_core.data.scoring import Scorer
     from gigagan_core.data.shards import Shard
 
-SCORER_MODULES: dict[ScorerName, str] = {
+EMBEDDING = "image_embedding"
+EMBEDDINGS = "embeddings"
+"""Name of the input, and kind of the artifact."""
+SCORER_MODULES = {
+    EMBEDDING: "gigagan_core.data.scorers.image_embedding",
     "clip_similarity": "gigagan_core.data.scorers.clip_similarity",
     "aesthetic_v1": "gigagan_core.data.scorers.aesthetic",
     "aesthetic_v2": "gigagan_core.data.scorers.aesthetic",
@@ -32,18 +38,55 @@ SCORER_MODULES: dict[ScorerName, str] = {
     "nsfw": "gigagan_core.data.scorers.nsfw",
     "language": "gigagan_core.data.scorers.language",
 }
+Places = tuple[tuple[str, str], ...]
+"""Where a scorer finds its files, by name."""
 
 
-def spec_of(scorer: ScorerName) -> StageSpec:
+def spec_of(scorer: str) -> StageSpec:
     """The stage that computes one scorer's scores."""
+    if scorer == EMBEDDING:
+        return StageSpec("embed", kind=EMBEDDINGS, module=SCORER_MODULES[scorer])
     return StageSpec("score", kind="scores", module=SCORER_MODULES[scorer])
 
 
+def embed(work: StageWork) -> Outcome:
+    """A CLIP's embedding of every picture; `work.inputs`: "data", "encoder"."""
+    from gigagan_core.data.scores import read_reasons
+
+    files = _files(work)
+    reasons = Counter(itertools.chain.from_iterable(read_reasons(path) for path in files))
+    rows, embedded = reasons.total(), reasons.pop(None, 0)
+    return Outcome(
+        counts={"in": rows, "out": embedded, "rejected": dict(sorted(reasons.items()))},
+        notes={"files": [path.name for path in files]},
+    )
+
+
 def score(work: StageWork) -> Outcome:
-    """One parquet a shard; a run that was cut off goes on with the shards that have none."""
+    """One scorer's scores; `work.inputs`: "data" and what the scorer needs."""
     import numpy as np
 
     from gigagan_core.data.scores import read_scores
+
+    missing: Counter[str] = Counter()
+    values = []
+    files = _files(work)
+    for path in files:
+        stored = read_scores(path)
+        column, metadata = next(iter(stored.metadata.items()))
+        missing += stored.missing
+        values.append(stored.columns[column])
+    scores = np.concatenate(values)
+    present = scores[np.isfinite(scores)]
+    return Outcome(
+        counts={"in": len(scores), "out": len(present), "rejected": dict(sorted(missing.items()))},
+        summary=_quantiles(work.settings.scorer, present),
+        notes={"column": column, **metadata, "files": [path.name for path in files]},
+    )
+
+
+def _files(work: StageWork) -> list[Path]:
+    """One parquet a shard, all there: a run that was cut off goes on with the shards that have none."""
     from gigagan_core.data.shards import read_index
 
     shards = read_index(work.inputs["data"])
@@ -58,24 +101,10 @@ def score(work: StageWork) -> Outcome:
         bar.start_from(rows - sum(shard.selected for shard in pending))
         spread = len(pending) > work.settings.in_process_shards
         (_score_in_ray if spread else _score_here)(pending, work, bar.advance)
-    missing: Counter[str] = Counter()
-    values = []
-    for path in files.values():
-        shard_scores = read_scores(path)
-        column, metadata = next(iter(shard_scores.metadata.items()))
-        missing.update(shard_scores.missing)
-        values.append(shard_scores.columns[column])
-    scores = np.concatenate(values)
-    present = scores[np.isfinite(scores)]
-    return Outcome(
-        counts={"in": len(scores), "out": len(present), "rejected": dict(sorted(missing.items()))},
-        summary=_quantiles(work.settings.scorer, present),
-        notes={"column": column, **metadata, "files": [path.name for path in files.values()]},
-    )
+    return list(files.values())
 
 
-def _places(inputs: Mapping[str, Input]) -> tuple[tuple[str, str], ...]:
-    """Where a scorer finds its files, by name."""
+def _places(inputs: Mapping[str, Input]) -> Places:
     return tuple(
         (name, str(value.path) if isinstance(value, Artifact) else value.uri)
         for name, value in inputs.items()
@@ -83,7 +112,7 @@ def _places(inputs: Mapping[str, Input]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _load(settings: ScoreSettings, places: tuple[tuple[str, str], ...]) -> Scorer:
+def _load(settings: ScoreSettings, places: Places) -> Scorer:
     return importlib.import_module(SCORER_MODULES[settings.scorer]).load(settings, dict(places))
 
 
@@ -94,18 +123,33 @@ _load_once = functools.lru_cache(maxsize=1)(_load)
 def _score_here(pending: dict[Shard, Path], work: StageWork, on_done: Callable[[int], None]) -> None:
     from gigagan_core.data.scoring import score_shard
 
-    if pending:
-        scorer = _load(work.settings, _places(work.inputs))
+    if not pending:
+        return
+    settings, places = work.settings, _places(work.inputs)
+    if settings.gpus_per_task:
+        _require_cuda(settings)
+    scorer = _load(settings, places)
     for shard, path in pending.items():
-        score_shard(shard, scorer, path, work.settings.batch_size, on_done)
+        score_shard(shard, scorer, path, settings.batch_size, on_done, _embeddings_of(path, places))
+
+
+def _require_cuda(settings: ScoreSettings) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise GigaganError(
+            f"gpus_per_task={settings.gpus_per_task:g} and torch sees no CUDA device on this machine; set it to 0, or "
+            "in_process_shards=0 to score on a Ray cluster that has GPUs (RAY_ADDRESS)"
+        )
 
 
 def _score_in_ray(pending: dict[Shard, Path], work: StageWork, on_done: Callable[[int], None]) -> None:
-    """One task a shard, as many in flight as there are CPUs for."""
+    """One task a shard, as many in flight as the cluster has CPUs and GPUs for."""
     ray = work.ray()
     settings: ScoreSettings = work.settings
-    task = ray.remote(num_cpus=settings.cpus_per_task, max_retries=2)(_score_one)
-    in_flight = max(1, int(ray.cluster_resources().get("CPU", 1) / settings.cpus_per_task))
+    in_flight = _in_flight(ray, settings)
+    asked = {"num_cpus": settings.cpus_per_task, "num_gpus": settings.gpus_per_task}
+    task = ray.remote(**asked, max_retries=2)(_score_one)
     places, waiting, running = _places(work.inputs), list(pending.items()), []
     while waiting or running:
         while waiting and len(running) < in_flight:
@@ -116,12 +160,37 @@ def _score_in_ray(pending: dict[Shard, Path], work: StageWork, on_done: Callable
             on_done(rows)
 
 
-def _score_one(shard: Shard, settings: ScoreSettings, places: tuple[tuple[str, str], ...], path: Path) -> int:
+def _in_flight(ray: ModuleType | Any, settings: ScoreSettings) -> int:
+    """Tasks that run at a time. Raises GigaganError where no node has what one asks for: Ray would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = []
+    for kind in ("CPU", "GPU"):
+        setting = f"{kind.lower()}s_per_task"
+        if not (wanted := getattr(settings, setting)):
+            continue
+        most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+        if most < wanted:
+            raise GigaganError(
+                f"{setting}={wanted:g} and no node of the Ray cluster has more than {most:g} {kind}; lower it, or join "
+                "a cluster with such a node (RAY_ADDRESS)"
+            )
+        fitting.append(sum(int(node.get(kind, 0.0) / wanted) for node in nodes))
+    return min(fitting)
+
+
+def _score_one(shard: Shard, settings: ScoreSettings, places: Places, path: Path) -> int:
     """In a Ray worker; returns the rows scored."""
     from gigagan_core.data.scoring import score_shard
 
-    score_shard(shard, _load_once(settings, places), path, settings.batch_size)
+    scorer = _load_once(settings, places)
+    score_shard(shard, scorer, path, settings.batch_size, embeddings=_embeddings_of(path, places))
     return shard.selected
+
+
+def _embeddings_of(path: Path, places: Places) -> Path | None:
+    """The same shard's file in the artifact of embeddings, where the scorer was given one."""
+    folder = dict(places).get(EMBEDDINGS)
+    return None if folder is None else Path(folder) / path.name
 
 
 def _quantiles(scorer: str, scores: np.ndarray) -> dict[str, float]:

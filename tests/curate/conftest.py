@@ -134,19 +134,17 @@ def encoder(context: RunContext) -> Callable[[str], Artifact]:
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that the CLIP scorer was given, call by call."""
-    from gigagan_core.data.scorers.clip_similarity import ClipSimilarityScorer
+    """The sizes of the batches of pictures that a CLIP was given, call by call."""
+    from gigagan_core.data.scorers.image_embedding import ImageEmbedding
 
     calls: list[int] = []
-    original = ClipSimilarityScorer.score
+    original = ImageEmbedding.score
 
-    def counted(
-        self: ClipSimilarityScorer, images: torch.Tensor, captions: list[str]
-    ) -> dict[str, torch.Tensor]:
-        assert images.dtype == torch.uint8
-        assert images.shape == (len(captions), 3, self.image_size, self.image_size)
+    def counted(self: ImageEmbedding, inputs: torch.Tensor, captions: list[str]) -> dict[str, torch.Tensor]:
+        assert inputs.dtype == torch.uint8
+        assert inputs.shape == (len(captions), 3, self.image_size, self.image_size)
         calls.append(len(captions))
-        return original(self, images, captions)
+        return original(self, inputs, captions)
 
-    monkeypatch.setattr(ClipSimilarityScorer, "score", counted)
+    monkeypatch.setattr(ImageEmbedding, "score", counted)
     return calls

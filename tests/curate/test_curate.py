@@ -16,14 +16,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gigagan_core.config.curate import CaptionRules, CurateSettings, NearDuplicateRule, ScoreRule
+from gigagan_core.config.curate import (
+    CaptionRules,
+    CurateSettings,
+    LanguageRule,
+    NearDuplicateRule,
+    ScoreRule,
+    ScoreSettings,
+)
 from gigagan_core.data import scoring
 from gigagan_core.data.reader import load_all
+from gigagan_core.data.scorers import clip_similarity, image_embedding
 from gigagan_core.data.scorers.clip_similarity import ClipSimilarityScorer
 from gigagan_core.data.shards import read_index
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import curate
+from gigagan_core.stages import scoring as scoring_stage
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.fingerprint import code_digest
@@ -102,11 +111,11 @@ def test_scoring_cut_off_goes_on_with_the_shards_that_are_left(
     inputs = {"data": shard_set(shards=3), "encoder": encoder()}
     original, shards = scoring.score_shard, []
 
-    def killed(shard, scorer, path, batch_size, on_batch=lambda done: None) -> None:
+    def killed(shard, scorer, path, *others) -> None:
         shards.append(path.name)
         if len(shards) == 3:
             raise KeyboardInterrupt
-        original(shard, scorer, path, batch_size, on_batch)
+        original(shard, scorer, path, *others)
 
     monkeypatch.setattr(scoring, "score_shard", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -152,8 +161,8 @@ def test_a_score_that_is_not_a_number_is_null(
 ) -> None:
     original = ClipSimilarityScorer.score
 
-    def broken(self, images, captions):
-        scores = original(self, images, captions)
+    def broken(self, inputs, captions):
+        scores = original(self, inputs, captions)
         scores[COLUMN][0] = math.nan
         return scores
 
@@ -210,15 +219,17 @@ def test_in_a_remote_store_the_curated_set_holds_its_tars(
 
 
 class InlineRay:
-    """Ray's calls that scoring makes, done at once; remembers the most tasks ever in flight."""
+    """Ray's calls that scoring makes, done at once; remembers what tasks ask for and the most ever in flight."""
 
-    def __init__(self, cpus: int) -> None:
-        self.cpus, self.most = cpus, 0
+    def __init__(self, **resources: float) -> None:
+        self.resources, self.most, self.asked = resources, 0, []
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self.cpus)}
+    def nodes(self) -> list[dict]:
+        dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        return [dead, {"Alive": True, "Resources": self.resources}]
 
     def remote(self, **options: object) -> Callable:
+        self.asked.append(options)
         return lambda function: SimpleNamespace(remote=lambda *given: functools.partial(function, *given))
 
     def wait(self, running: list, num_returns: int) -> tuple[list, list]:
@@ -240,10 +251,66 @@ def test_many_shards_are_scored_in_bounded_tasks_with_equal_scores(
 ) -> None:
     inputs = {"data": shard_set(shards=5), "encoder": encoder()}
     here = curate.run(settings(), inputs, context)
-    ray = InlineRay(cpus=2)
+    ray = InlineRay(CPU=2.0)
     monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
     assert [row[COLUMN] for row in rows_of(spread(context, inputs))] == [row[COLUMN] for row in rows_of(here)]
     assert ray.most == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "sentence"),
+    [
+        ({"gpus_per_task": 1.0}, {"CPU": 4.0}, "gpus_per_task=1 and no node .* more than 0 GPU"),
+        ({"gpus_per_task": 0.5}, {"CPU": 4.0, "GPU": 0.0}, "gpus_per_task=0.5 and no node"),
+        ({"cpus_per_task": 8.0}, {"CPU": 4.0}, "cpus_per_task=8 and no node .* more than 4 CPU"),
+    ],
+)
+def test_what_no_node_has_is_refused_where_ray_would_wait_for_ever(
+    wanted: dict, there: dict, sentence: str, context: RunContext, shard_set: Make, encoder: Make, monkeypatch
+) -> None:
+    ray = InlineRay(**there)
+    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    with pytest.raises(GigaganError, match=sentence):
+        curate.run(CurateSettings(in_process_shards=0, **wanted), inputs, context)
+    assert ray.asked == []
+
+
+def test_networks_ask_for_a_gpu_and_run_on_it_and_nothing_else_does(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, devices = InlineRay(CPU=8.0, GPU=1.0), []
+    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
+    for module in (image_embedding, clip_similarity):
+        monkeypatch.setattr(
+            module, "load_encoder", lambda place, device: devices.append(device) or load_encoder(place)
+        )
+    # What the stub of an encoder stays on: this machine need not have a GPU.
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: self)
+    language = CurateSettings(
+        in_process_shards=0, gpus_per_task=0.5, language=LanguageRule(language="en", minimum=None)
+    )
+    curate.run(language, {"data": shard_set(shards=5), "encoder": encoder()}, context)
+    assert [asked["num_gpus"] for asked in ray.asked] == [0.5, 0.5, 0.0]
+    assert devices == ["cuda", "cuda"]
+    assert ray.most == 5, "scorers of captions are bounded by the CPUs"
+    embedded = ScoreSettings(scorer="image_embedding", gpus_per_task=0.5)
+    assert scoring_stage._in_flight(ray, embedded) == 2
+
+
+def test_without_cuda_scoring_on_it_is_refused_here(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    with pytest.raises(GigaganError, match="gpus_per_task=1 and torch sees no CUDA device"):
+        curate.run(CurateSettings(gpus_per_task=1), inputs, context)
+
+
+def test_gpus_and_spreading_decide_no_score(context: RunContext, shard_set: Make, encoder: Make) -> None:
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    first = curate.run(settings(), inputs, context)
+    assert curate.run(CurateSettings(clip_similarity=ScoreRule(), gpus_per_task=1), inputs, context) == first
 
 
 @pytest.mark.slow

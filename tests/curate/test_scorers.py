@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from gigagan_core.config.curate import AestheticRule, CurateSettings, ScoreRule, ScoreSettings, UnwantedRule
-from gigagan_core.data.scorers import aesthetic, embedding, nsfw, watermark
+from gigagan_core.data.pictures import decode
+from gigagan_core.data.reader import load_all
+from gigagan_core.data.scorers import aesthetic, clip_similarity, image_embedding, nsfw, watermark
+from gigagan_core.data.scores import SCORER, VERSION, ShardScores, write_scores
+from gigagan_core.data.scoring import pictures_of
 from gigagan_core.data.shards import read_index
+from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import curate
 from gigagan_core.stages.base import RunContext
-from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 
 Make = Callable[..., Artifact]
@@ -39,13 +44,43 @@ class FlatClip:
         return images.flatten(1) @ self.projection
 
 
+class WithText(FlatClip):
+    """A caption's embedding is a function of its length."""
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        return torch.tensor([[len(caption)] for caption in captions])
+
+    def text_embed(self, tokens: Tensor) -> Tensor:
+        return torch.cos(tokens * torch.arange(float(self.embed_dim)))
+
+
 @pytest.fixture
 def clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """ARCH:PATH of a file that stands for ViT-L/14's."""
     path = tmp_path / "clip.safetensors"
     path.write_bytes(b"a clip")
-    monkeypatch.setattr(embedding, "load_encoder", lambda place: FlatClip())
-    return f"ViT-L-14-quickgelu:{path}"
+    named = f"ViT-L-14-quickgelu:{path}"
+    monkeypatch.setattr(
+        image_embedding,
+        "load_encoder",
+        lambda place, device: FlatClip() if place == named else load_encoder(place, device),
+    )
+    return named
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> str:
+    """A folder of embeddings by `FlatClip`, as a head is given it."""
+    stored = np.zeros((1, FlatClip.embed_dim), np.float32)
+    metadata = {"embedding": {SCORER: "embedding", VERSION: FlatClip.sha256}}
+    path = tmp_path / "embed" / "output" / "00000.parquet"
+    path.parent.mkdir(parents=True)
+    write_scores(ShardScores(["k"], {"embedding": stored}, metadata, [None]), path)
+    return str(path.parent)
+
+
+def embedded(images: Tensor) -> Tensor:
+    return image_embedding.ImageEmbedding(FlatClip()).score(images, [""] * len(images))["embedding"]
 
 
 def random_linear(name: str, inputs: int, outputs: int, seed: int) -> dict[str, Tensor]:
@@ -92,47 +127,48 @@ def of(weights: dict[str, Tensor], name: str) -> tuple[np.ndarray, np.ndarray]:
     return weights[f"{name}weight"].double().numpy(), weights[f"{name}bias"].double().numpy()
 
 
-def test_aesthetic_v1_is_one_linear_layer_on_the_unit_embedding(tmp_path: Path, clip: str) -> None:
+def test_aesthetic_v1_is_one_linear_layer_on_the_unit_embedding(tmp_path: Path, embeddings: str) -> None:
     path = v1_file(tmp_path)
-    scorer = aesthetic.load(ScoreSettings(scorer="aesthetic_v1"), {"encoder": clip, "weights": str(path)})
+    places = {"embeddings": embeddings, "weights": str(path)}
+    scorer = aesthetic.load(ScoreSettings(scorer="aesthetic_v1"), places)
     images = pictures(5, SIZE)
     weight, bias = of(torch.load(path), "")
-    scores = scorer.score(images, [""] * 5)
+    scores = scorer.score(embedded(images), [""] * 5)
     assert list(scores) == [f"aesthetic_v1_{sha256_file(path)[:8]}"]
     np.testing.assert_allclose(
         scores[scorer.name], (unit_features(images) @ weight.T + bias)[:, 0], atol=1e-5
     )
 
 
-def test_aesthetic_v2_is_one_affine_map_of_the_unit_embedding(tmp_path: Path, clip: str) -> None:
+def test_aesthetic_v2_is_one_affine_map_of_the_unit_embedding(tmp_path: Path, embeddings: str) -> None:
     path = v2_file(tmp_path)
-    scorer = aesthetic.load(ScoreSettings(scorer="aesthetic_v2"), {"encoder": clip, "weights": str(path)})
+    places = {"embeddings": embeddings, "weights": str(path)}
+    scorer = aesthetic.load(ScoreSettings(scorer="aesthetic_v2"), places)
     images, weights = pictures(5, SIZE), torch.load(path)
     matrix, offset = np.eye(768), np.zeros(768)
     for number in "02467":
         weight, bias = of(weights, f"layers.{number}.")
         matrix, offset = weight @ matrix, weight @ offset + bias
-    scores = scorer.score(images, [""] * 5)
+    scores = scorer.score(embedded(images), [""] * 5)
     assert list(scores) == [f"aesthetic_v2_{sha256_file(path)[:8]}"]
     np.testing.assert_allclose(
         scores[scorer.name], (unit_features(images) @ matrix.T + offset)[:, 0], atol=1e-5
     )
-    other = aesthetic.load(
-        ScoreSettings(scorer="aesthetic_v1"), {"encoder": clip, "weights": str(v1_file(tmp_path))}
-    )
+    places["weights"] = str(v1_file(tmp_path))
+    other = aesthetic.load(ScoreSettings(scorer="aesthetic_v1"), places)
     assert other.version != scorer.version
 
 
-def test_nsfw_is_a_relu_network_on_the_standardised_unit_embedding(tmp_path: Path, clip: str) -> None:
+def test_nsfw_is_a_relu_network_on_the_standardised_unit_embedding(tmp_path: Path, embeddings: str) -> None:
     path = nsfw_file(tmp_path)
-    scorer = nsfw.load(ScoreSettings(scorer="nsfw"), {"encoder": clip, "weights": str(path)})
+    scorer = nsfw.load(ScoreSettings(scorer="nsfw"), {"embeddings": embeddings, "weights": str(path)})
     images, weights = pictures(5, SIZE), torch.load(path)
     x = (unit_features(images) - 0.01) / 0.002**0.5
     for number in range(1, 5):
         weight, bias = of(weights, f"linear_{number}.")
         x = x @ weight.T + bias
         x = np.maximum(x, 0) if number < 4 else 1 / (1 + np.exp(-x))
-    np.testing.assert_allclose(scorer.score(images, [""] * 5)[scorer.name], x[:, 0], atol=1e-5)
+    np.testing.assert_allclose(scorer.score(embedded(images), [""] * 5)[scorer.name], x[:, 0], atol=1e-5)
 
 
 def test_watermark_is_efficientnet_b3_with_three_layers_and_index_0_is_the_watermark(tmp_path: Path) -> None:
@@ -164,8 +200,8 @@ def test_watermark_is_efficientnet_b3_with_three_layers_and_index_0_is_the_water
     assert scorer.version == sha256_file(path)
 
 
-def test_a_file_of_another_head_is_refused(tmp_path: Path, clip: str) -> None:
-    places = {"encoder": clip, "weights": str(v1_file(tmp_path))}
+def test_a_file_of_another_head_is_refused(tmp_path: Path, embeddings: str) -> None:
+    places = {"embeddings": embeddings, "weights": str(v1_file(tmp_path))}
     with pytest.raises(GigaganError, match="is not aesthetic predictor V2's"):
         aesthetic.load(ScoreSettings(scorer="aesthetic_v2"), places)
     with pytest.raises(GigaganError, match="is not the NSFW detector's"):
@@ -178,10 +214,21 @@ def test_a_file_of_another_head_is_refused(tmp_path: Path, clip: str) -> None:
         watermark.load(ScoreSettings(scorer="watermark"), {"weights": str(garbage)})
 
 
-def test_an_embedding_of_another_width_is_refused(tmp_path: Path, clip: str, monkeypatch) -> None:
+def test_an_embedding_of_another_width_is_refused(
+    context: RunContext, shard_set: Make, encoder: Make, tmp_path: Path, clip: str, scored, monkeypatch
+) -> None:
     monkeypatch.setattr(FlatClip, "embed_dim", 512)
+    head = {"nsfw": UnwantedRule(weights=str(nsfw_file(tmp_path)))}
+    inputs = {"data": shard_set(), "encoder": encoder()}
     with pytest.raises(GigaganError, match="has an embedding of 512, the heads read 768"):
-        nsfw.load(ScoreSettings(scorer="nsfw"), {"encoder": clip, "weights": str(nsfw_file(tmp_path))})
+        curate.run(settings(clip, **head), inputs, context)
+    assert scored == [], "before a picture is looked at"
+    # ... and where the embedding is there already, for another reader
+    same = ExternalFile(clip, sha256_file(Path(clip.partition(":")[2])))
+    monkeypatch.setattr(clip_similarity, "load_encoder", lambda place, device: WithText())
+    curate.run(settings(clip), {**inputs, "encoder": same}, context)
+    with pytest.raises(GigaganError, match="has an embedding of 512, the heads read 768"):
+        curate.run(settings(clip, **head), {**inputs, "encoder": same}, context)
 
 
 # ---- in a curate run -------------------------------------------------------------------------------
@@ -248,11 +295,81 @@ def test_one_more_scorer_reruns_no_other_one_and_a_moved_file_none(
     curate.run(settings(clip, **rules), inputs, context)
     assert len(scored) == calls
     assert [(record.label, record.cached) for record in context.history[made:]] == [
+        ("curate (embeddings for the heads)", True),
+        ("curate (embeddings)", True),
         ("curate (scores)", True),
         ("curate (aesthetic_v1 scores)", True),
         ("curate (aesthetic_v2 scores)", False),
         ("curate", False),
     ]
+
+
+def heads(folder: Path) -> dict:
+    return {
+        "aesthetic_v1": AestheticRule(weights=str(v1_file(folder))),
+        "aesthetic_v2": AestheticRule(weights=str(v2_file(folder))),
+        "nsfw": UnwantedRule(weights=str(nsfw_file(folder))),
+    }
+
+
+def test_a_clip_looks_at_every_picture_once_whatever_reads_its_embedding(
+    context: RunContext, shard_set: Make, encoder: Make, tmp_path: Path, clip: str, scored: list[int]
+) -> None:
+    inputs = {"data": shard_set(), "encoder": encoder()}
+    curate.run(settings(clip), inputs, context)
+    assert sum(scored) == 20
+    rules = heads(tmp_path)
+    curate.run(settings(clip, **rules), inputs, context)
+    assert sum(scored) == 40, "once by the encoder, once by the heads' CLIP"
+    other = write(tmp_path / "other.pth", random_linear("", 768, 1, 99))
+    curate.run(
+        settings(clip, **{**rules, "aesthetic_v1": AestheticRule(weights=str(other))}), inputs, context
+    )
+    assert sum(scored) == 40, "another weight file"
+
+
+def test_where_the_encoder_is_the_heads_clip_it_runs_once_for_both(
+    context: RunContext, shard_set: Make, tmp_path: Path, clip: str, scored: list[int], monkeypatch
+) -> None:
+    monkeypatch.setattr(clip_similarity, "load_encoder", lambda place, device: WithText())
+    same = ExternalFile(clip, sha256_file(Path(clip.partition(":")[2])))
+    data = shard_set()
+    curated = curate.run(settings(clip, **heads(tmp_path)), {"data": data, "encoder": same}, context)
+    assert sum(scored) == 20
+    images, captions, keys = load_all(data, SIZE)
+    pictures = torch.from_numpy(unit_features(images))
+    expected = torch.cosine_similarity(pictures, WithText().text_embed(WithText().tokenize(captions)))
+    found = {row["key"]: row["clip_similarity_ViT-L-14"] for row in rows_of(curated)}
+    np.testing.assert_allclose([found[key] for key in keys], expected.numpy(), atol=1e-5)
+
+
+def test_heads_give_what_they_give_on_the_picture_s_own_embedding(
+    context: RunContext, shard_set: Make, encoder: Make, tmp_path: Path, clip: str
+) -> None:
+    data, corrupt = shard_set(corrupt=("000010007",)), "000010007"
+    rules = heads(tmp_path)
+    curated = curate.run(settings(clip, **rules), {"data": data, "encoder": encoder()}, context)
+    (shard, _), rows = read_index(data), {row["key"]: row for row in rows_of(curated)}
+    captions = {key: row["caption"] for key, row in rows.items() if row["status"] == "success"}
+    samples = list(pictures_of(shard, captions))
+    pixels = torch.from_numpy(np.stack([decode(sample, SIZE) for sample in samples])).permute(0, 3, 1, 2)
+    unit = torch.nn.functional.normalize(FlatClip().image_embed(pixels.float() / 127.5 - 1), dim=1)
+    networks = {
+        "aesthetic_v1": aesthetic.linear_v1(),
+        "aesthetic_v2": aesthetic.mlp_v2(),
+        "nsfw": nsfw.NsfwHead(),
+    }
+    for name, network in networks.items():
+        weights = torch.load(rules[name].weights)
+        network.load_state_dict({key.removeprefix("layers."): value for key, value in weights.items()})
+        column = curated.notes["columns"][name]
+        with torch.no_grad():
+            expected = network(unit).squeeze(1)
+        found = torch.tensor([rows[sample.key][column] for sample in samples])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert rows[corrupt][column] is None
+    scores = {each.notes.get("column"): each.manifest["counts"] for each in context.store.artifacts("score")}
+    assert scores[curated.notes["columns"]["nsfw"]]["rejected"] == {"picture_unreadable": 1}
 
 
 def test_weights_that_are_not_the_expected_ones_are_refused(

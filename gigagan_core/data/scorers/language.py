@@ -61,7 +61,7 @@ class LanguageScorer:
             raise GigaganError(f"language.language {language!r} is not known; {nearest(language, known)}")
         self._model.set_languages({*RIVALS, language} & {*known})
 
-    def score(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    def score(self, inputs: Tensor, captions: list[str]) -> dict[str, Tensor]:
         return {self.name: torch.tensor([self._probability(caption) for caption in captions])}
 
     def _probability(self, caption: str) -> float:

@@ -8,24 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gigagan_core.config.curate import ScoreSettings
-from gigagan_core.data.scorers.embedding import WIDTH, load_clip, load_head, unit_embedding
-from gigagan_core.encoders.protocol import Encoder
+from gigagan_core.config.curate import HEAD_WIDTH, ScoreSettings
+from gigagan_core.data.scorers.heads import encoder_version, load_head, unit
+from gigagan_core.data.scoring import Scorer
 from gigagan_core.store.fingerprint import digest, sha256_file
 
 
 class NsfwScorer:
-    """Probability that a picture is not safe for work, in [0, 1]. sha256: of the head's weight file."""
+    """Probability that a picture is not safe for work, in [0, 1].
 
-    def __init__(self, encoder: Encoder, head: nn.Module, sha256: str) -> None:
+    encoder, sha256: sums of the CLIP's weight file and of the head's.
+    """
+
+    image_size = None
+
+    def __init__(self, encoder: str, head: nn.Module, sha256: str) -> None:
         self.name = f"nsfw_clip_l14_{sha256[:8]}"
-        self.version = digest({"encoder": encoder.sha256, "head": sha256})
-        self.image_size = encoder.image_size
-        self._encoder, self._head = encoder, head
+        self.version = digest({"encoder": encoder, "head": sha256})
+        self._head = head
 
-    def score(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    def score(self, inputs: Tensor, captions: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():
-            return {self.name: self._head(unit_embedding(self._encoder, images)).squeeze(1)}
+            return {self.name: self._head(unit(inputs)).squeeze(1)}
 
 
 class Standardised(nn.Module):
@@ -45,8 +49,8 @@ class NsfwHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = Standardised(WIDTH)
-        self.linear_1 = nn.Linear(WIDTH, 64)
+        self.norm = Standardised(HEAD_WIDTH)
+        self.linear_1 = nn.Linear(HEAD_WIDTH, 64)
         self.linear_2 = nn.Linear(64, 512)
         self.linear_3 = nn.Linear(512, 256)
         self.linear_4 = nn.Linear(256, 1)
@@ -58,8 +62,8 @@ class NsfwHead(nn.Module):
         return self.linear_4(x).sigmoid()
 
 
-def load(settings: ScoreSettings, places: Mapping[str, str]) -> NsfwScorer:
-    """places: "encoder" (ARCH:PATH of ViT-L/14), "weights" (the head's file)."""
+def load(settings: ScoreSettings, places: Mapping[str, str]) -> Scorer:
+    """places: "embeddings" (of ViT-L/14), "weights" (the head's file)."""
     path = Path(places["weights"])
     head = load_head(NsfwHead(), path, "the NSFW detector")
-    return NsfwScorer(load_clip(places["encoder"]), head, sha256_file(path))
+    return NsfwScorer(encoder_version(places), head, sha256_file(path))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.config.curate import ScoreSettings
-from gigagan_core.data.scorers.embedding import fitted
+from gigagan_core.data.scorers.heads import fitted
 from gigagan_core.data.scoring import in_unit_range
 from gigagan_core.encoders.weights import read_weights
 from gigagan_core.errors import GigaganError
@@ -23,16 +23,17 @@ class WatermarkScorer:
 
     image_size = 256
 
-    def __init__(self, model: nn.Module, sha256: str) -> None:
+    def __init__(self, model: nn.Module, sha256: str, device: str = "cpu") -> None:
         self.name = f"watermark_efficientnet_b3_{sha256[:8]}"
         self.version = sha256
-        self._model = model
+        self._model, self._device = model.to(device), device
 
-    def score(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    def score(self, inputs: Tensor, captions: list[str]) -> dict[str, Tensor]:
+        images = in_unit_range(inputs.to(self._device))
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         with torch.no_grad():
-            logits = self._model((in_unit_range(images) - mean) / std)
-        return {self.name: logits.softmax(dim=1)[:, 0]}
+            logits = self._model((images - mean) / std)
+        return {self.name: logits.softmax(dim=1)[:, 0].cpu()}
 
 
 def network() -> nn.Module:
@@ -49,7 +50,8 @@ def network() -> nn.Module:
 def load(settings: ScoreSettings, places: Mapping[str, str]) -> WatermarkScorer:
     """places["weights"]: the detector's file."""
     path = Path(places["weights"])
-    return WatermarkScorer(fitted(network(), _read(path), path, "the watermark detector"), sha256_file(path))
+    model = fitted(network(), _read(path), path, "the watermark detector")
+    return WatermarkScorer(model, sha256_file(path), settings.device)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,37 +1,33 @@
-"""The embedding that LAION's heads were trained on, and how a head gets its weights."""
+"""What LAION's heads on ViT-L/14 have in common: the embedding they read, and how they get their weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gigagan_core.data.scoring import in_unit_range
-from gigagan_core.encoders.open_clip_encoder import load_encoder
-from gigagan_core.encoders.protocol import Encoder
+from gigagan_core.config.curate import HEAD_WIDTH
+from gigagan_core.data.scores import version_of
 from gigagan_core.encoders.weights import read_weights
 from gigagan_core.errors import GigaganError
 
-WIDTH = 768
-"""Of ViT-L/14's image embedding."""
+
+def encoder_version(places: Mapping[str, str]) -> str:
+    """sha256 of the CLIP whose embeddings lie in places["embeddings"]."""
+    return version_of(next(iter(sorted(Path(places["embeddings"]).glob("*.parquet")))))
 
 
-def load_clip(place: str) -> Encoder:
-    """OpenAI's ViT-L/14 from ARCH:PATH. Raises GigaganError where its embedding has another width."""
-    encoder = load_encoder(place)
-    if encoder.embed_dim != WIDTH:
+def unit(embeddings: Tensor) -> Tensor:
+    """float32 [N, 768] of any length -> of length 1. Raises GigaganError for another width."""
+    if embeddings.shape[1] != HEAD_WIDTH:
         raise GigaganError(
-            f"clip_vit_l14 {place} has an embedding of {encoder.embed_dim}, the heads read {WIDTH}; give OpenAI's "
+            f"clip_vit_l14 has an embedding of {embeddings.shape[1]}, the heads read {HEAD_WIDTH}; give OpenAI's "
             "ViT-L/14 as ViT-L-14-quickgelu:PATH"
         )
-    return encoder
-
-
-def unit_embedding(encoder: Encoder, images: Tensor) -> Tensor:
-    """uint8 [N, 3, S, S] -> float32 [N, 768] of unit length."""
-    return F.normalize(encoder.image_embed(2 * in_unit_range(images) - 1).float(), dim=1)
+    return F.normalize(embeddings, dim=1)
 
 
 def load_head(head: nn.Module, path: Path, what: str, prefix: str = "") -> nn.Module:
