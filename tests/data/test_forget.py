@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from gigagan_core.config.ingest import IngestSettings
@@ -21,24 +18,7 @@ from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.lineage import made_of
 from gigagan_core.store.store import Store, open_store
 
-
-def run(metadata: object, settings: IngestSettings, store: Path) -> Artifact:
-    with RunContext.open(str(store)) as context:
-        return ingest.run(settings, {"metadata": metadata}, context)
-
-
-def rows_of(artifact: Artifact) -> list[dict]:
-    shards = json.loads((artifact.path / "shards.json").read_text())
-    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
-
-
-def pictures_of(folder: Path) -> set[str]:
-    """Keys of the pictures in every tar of a folder."""
-    keys = set()
-    for path in folder.glob("*.tar"):
-        with tarfile.open(path) as tar:
-            keys |= {name.partition(".")[0] for name in tar.getnames()}
-    return keys
+from .helpers import pictures_of, rows_of, run_ingest
 
 
 def first_table(published: PublishedSet) -> str:
@@ -49,7 +29,7 @@ def first_table(published: PublishedSet) -> str:
 def ingested(published: PublishedSet, ingest_settings: Callable[..., IngestSettings], tmp_path: Path):
     """A store with one table ingested, and the settings that did it."""
     settings = ingest_settings()
-    return open_store(str(tmp_path)), run(first_table(published), settings, tmp_path), settings
+    return open_store(str(tmp_path)), run_ingest(first_table(published), settings, tmp_path), settings
 
 
 @pytest.mark.parametrize("by", ["url", "sha256"])

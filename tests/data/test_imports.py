@@ -25,6 +25,8 @@ from gigagan_core.stages import import_data
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
 
+from .helpers import rows_of
+
 
 def picture(number: int, kind: str = "JPEG", size: tuple[int, int] = (24, 20)) -> bytes:
     """Noise that only `number` decides."""
@@ -54,11 +56,6 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 def run(source: Path, store: Path, captions: Path | None = None, **settings: Any) -> Artifact:
     with RunContext.open(str(store)) as context:
         return import_data.run(ImportSettings(**settings), {"source": source, "captions": captions}, context)
-
-
-def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
-    shards = json.loads((artifact.path / "shards.json").read_text())
-    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
 
 
 def by_name(artifact: Artifact) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,9 +25,9 @@ from gigagan_core.data.openmoji import PublishedSet
 from gigagan_core.data.reader import load_all
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.errors import GigaganError
-from gigagan_core.stages import ingest
-from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
+
+from .helpers import fates, members_of, pictures_of, rows_of, run_ingest, table_of
 
 MakeSettings = Callable[..., IngestSettings]
 REASON_OF_FAULT = {
@@ -42,21 +41,6 @@ REASON_OF_FAULT = {
 }
 
 
-def run(metadata: object, settings: IngestSettings, store: Path) -> Artifact:
-    with RunContext.open(str(store)) as context:
-        return ingest.run(settings, {"metadata": metadata}, context)
-
-
-def rows_of(artifact: Artifact) -> list[dict]:
-    shards = json.loads((artifact.path / "shards.json").read_text())
-    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
-
-
-def fates(artifact: Artifact) -> dict[str, tuple[str, str | None]]:
-    """Key -> (status, sha256 of the fetched bytes)."""
-    return {row["key"]: (row["status"], row["sha256"]) for row in rows_of(artifact)}
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
@@ -65,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ingested(published: PublishedSet, ingest_settings: MakeSettings, store: Path) -> Artifact:
     """The training tables, ingested once in an undisturbed run."""
-    return run(published.train, ingest_settings(licence="L", attribution="A"), store)
+    return run_ingest(published.train, ingest_settings(licence="L", attribution="A"), store)
 
 
 def test_every_row_has_the_fate_that_the_sites_faults_decide(ingested: Artifact, site: OpenMojiSite) -> None:
@@ -99,8 +83,7 @@ def test_sums_are_those_of_the_fetched_bytes(ingested: Artifact) -> None:
 def test_a_shard_has_img2datasets_layout(ingested: Artifact, store: Path) -> None:
     successes = [row for row in rows_of(ingested) if row["key"].startswith(rows_of(ingested)[0]["key"][:12])]
     successes = {row["key"]: row for row in successes if row["status"] == "success"}
-    with tarfile.open(ingested.path / "00000.tar") as tar:
-        members = {member.name: tar.extractfile(member).read() for member in tar}
+    members = members_of(ingested.path / "00000.tar")
     assert set(members) == {f"{key}.{ending}" for key in successes for ending in ("png", "txt", "json")}
     for key, row in successes.items():
         assert members[f"{key}.txt"].decode() == row["caption"]
@@ -130,8 +113,8 @@ def test_a_second_run_fetches_nothing_and_other_rules_fetch_nothing(
     site: OpenMojiSite,
 ) -> None:
     before = len(site.requests())
-    assert run(published.train, ingest_settings(licence="L", attribution="A"), store) == ingested
-    stricter = run(published.train, ingest_settings(rules={"min_caption_words": 3}), store)
+    assert run_ingest(published.train, ingest_settings(licence="L", attribution="A"), store) == ingested
+    stricter = run_ingest(published.train, ingest_settings(rules={"min_caption_words": 3}), store)
     assert stricter.manifest["counts"]["out"] < ingested.manifest["counts"]["out"]
     assert stricter.manifest["counts"]["rejected"]["caption_too_few_words"] > 0
     assert len(site.requests()) == before
@@ -148,7 +131,7 @@ def test_a_folder_with_one_more_table_fetches_that_one_only(
     shutil.copytree(published.train, tmp_path / "more")
     shutil.copy(published.heldout_tables[0], tmp_path / "more" / "part-00009.parquet")
     before = len(site.requests())
-    more = run(tmp_path / "more", ingest_settings(), store)
+    more = run_ingest(tmp_path / "more", ingest_settings(), store)
     new_urls = set(pq.read_table(published.heldout_tables[0])["URL"].to_pylist())
     assert {request["url"] for request in site.requests()[before:]} == new_urls
     assert more.manifest["counts"]["in"] == 60
@@ -186,7 +169,7 @@ def test_a_run_killed_in_the_middle_and_given_again_ends_as_if_it_never_was(
     (finished,) = tmp_path.glob("download/*/manifest.json")
     done = set(pq.read_table(finished.with_name("00000.parquet"))["url"].to_pylist())
     asked_before = len(site.requests())
-    resumed = run(published.train, settings, tmp_path)
+    resumed = run_ingest(published.train, settings, tmp_path)
     assert fates(resumed) == fates(ingested)
     assert resumed.manifest["counts"] == ingested.manifest["counts"]
     assert not done & {request["url"] for request in site.requests()[asked_before:]}
@@ -216,19 +199,11 @@ def test_killed_at_any_moment_and_given_again_nothing_is_lost_and_nothing_comes_
         time.sleep(random.random() * 0.3)
         killed.kill()
         killed.wait(10)
-    resumed = run(published.train, settings, tmp_path)
+    resumed = run_ingest(published.train, settings, tmp_path)
     assert fates(resumed) == fates(ingested)
     assert len(rows_of(resumed)) == len(fates(resumed)), "no row twice"
     assert resumed.manifest["counts"] == ingested.manifest["counts"]
     assert list((tmp_path / "_work").glob("*/")) == []
-
-
-def table_of(folder: Path, urls: list[str], captions: list[str | None] | None = None) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / f"t{len(list(folder.iterdir()))}.parquet"
-    captions = captions or [f"caption {url}" for url in urls]
-    pq.write_table(pa.table({"url": urls, "caption": pa.array(captions, pa.string())}), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -247,11 +222,11 @@ def test_hostile_captions_pass_untouched_and_null_ones_are_counted(
         "[bold]x[/bold]",
     ]
     table = table_of(tmp_path / "in", good_urls[:5], captions)
-    artifact = run(table, ingest_settings(), tmp_path / "store")
+    artifact = run_ingest(table, ingest_settings(), tmp_path / "store")
     kept = [caption for caption in captions if caption is not None]
     assert load_all(artifact, 32)[1] == kept
-    with tarfile.open(artifact.path / "00000.tar") as tar:
-        texts = {tar.extractfile(name).read().decode() for name in tar.getnames() if name.endswith(".txt")}
+    members = members_of(artifact.path / "00000.tar")
+    texts = {content.decode() for name, content in members.items() if name.endswith(".txt")}
     assert texts == set(kept)
     assert artifact.manifest["counts"] == {"in": 5, "out": 4, "rejected": {"no_caption": 1}}
 
@@ -263,7 +238,7 @@ def test_equal_pictures_under_two_urls_are_kept_once(
         table_of(tmp_path / "in", [good_urls[0], good_urls[1], good_urls[1]]),
         table_of(tmp_path / "in", [good_urls[0], f"{good_urls[0]}?again", good_urls[2]]),
     ]
-    artifact = run(tables, ingest_settings(), tmp_path / "store")
+    artifact = run_ingest(tables, ingest_settings(), tmp_path / "store")
     assert [row["status"] for row in rows_of(artifact)] == [
         *("success", "success", "duplicate_url"),
         *("duplicate_url", "duplicate_bytes", "success"),
@@ -274,7 +249,7 @@ def test_a_long_table_is_cut_into_partitions(
     good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
 ) -> None:
     table = table_of(tmp_path / "in", good_urls[:7])
-    artifact = run(table, ingest_settings(rows_per_partition=3), tmp_path / "store")
+    artifact = run_ingest(table, ingest_settings(rows_per_partition=3), tmp_path / "store")
     shards = json.loads((artifact.path / "shards.json").read_text())
     assert [shard["rows"] for shard in shards] == [3, 3, 1]
     assert len(set(fates(artifact))) == 7
@@ -293,11 +268,11 @@ def test_over_the_error_budget_the_run_stops_and_finished_partitions_stay(
         r"t1\.parquet: 75% of 4 URLs failed, more than fetch\.max_failed_share=0\.5 allows \(http_404 3\)"
     )
     with pytest.raises(GigaganError, match=sentence):
-        run([good, dead], settings, tmp_path / "store")
+        run_ingest([good, dead], settings, tmp_path / "store")
     assert len(list(tmp_path.glob("store/download/*/manifest.json"))) == 1
     before = len(site.requests())
     generous = ingest_settings(partitions_in_flight=1, fetch={"max_failed_share": 1.0})
-    artifact = run([good, dead], generous, tmp_path / "store")
+    artifact = run_ingest([good, dead], generous, tmp_path / "store")
     assert artifact.manifest["counts"]["rejected"] == {"http_404": 3}
     assert not {request["url"] for request in site.requests()[before:]} & set(good_urls[:4])
 
@@ -310,15 +285,15 @@ def test_bad_input_is_one_sentence_before_anything_is_asked_for(
     wrong = tmp_path / "wrong.parquet"
     pq.write_table(pa.table({"a": [1], "b": [2]}), wrong)
     with pytest.raises(GigaganError, match=r"wrong\.parquet has the columns a, b"):
-        run([good, wrong], ingest_settings(), tmp_path / "store")
+        run_ingest([good, wrong], ingest_settings(), tmp_path / "store")
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(good.read_bytes()[:200])
     with pytest.raises(GigaganError, match=r"cut\.parquet is not a whole parquet file"):
-        run([good, cut], ingest_settings(), tmp_path / "store")
+        run_ingest([good, cut], ingest_settings(), tmp_path / "store")
     empty = tmp_path / "empty.parquet"
     pq.write_table(pq.read_table(good).slice(0, 0), empty)
     with pytest.raises(GigaganError, match="without a row"):
-        run(empty, ingest_settings(), tmp_path / "store")
+        run_ingest(empty, ingest_settings(), tmp_path / "store")
     assert len(site.requests()) == before
 
 
@@ -327,7 +302,7 @@ def test_rules_that_leave_nothing_are_one_sentence(
 ) -> None:
     table = table_of(tmp_path / "in", good_urls[:2])
     with pytest.raises(GigaganError, match=r"none of 2 rows is left \(picture_too_small 2\)"):
-        run(table, ingest_settings(rules={"min_side": 161}), tmp_path / "store")
+        run_ingest(table, ingest_settings(rules={"min_side": 161}), tmp_path / "store")
 
 
 def test_images_on_the_block_list_are_not_kept_and_the_list_is_known_by_its_sums(
@@ -336,21 +311,17 @@ def test_images_on_the_block_list_are_not_kept_and_the_list_is_known_by_its_sums
     blocked = sorted({row["sha256"] for row in rows_of(ingested) if row["status"] == "success"})[:2]
     listed = tmp_path / "blocked.txt"
     listed.write_text(f"# known to be harmful\n{blocked[0].upper()}\n\n{blocked[1]}  # twice seen\n")
-    made = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    made = run_ingest(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
     statuses = {row["sha256"]: row["status"] for row in rows_of(made) if row["sha256"]}
     assert {statuses[each] for each in blocked} == {"blocked"}
     assert made.manifest["counts"]["rejected"]["blocked"] == len(blocked)
-    kept = set()
-    for path in made.path.glob("*.tar"):
-        with tarfile.open(path) as tar:
-            kept |= set(tar.getnames())
     keys = {row["key"] for row in rows_of(made) if row["status"] == "blocked"}
-    assert not any(name.partition(".")[0] in keys for name in kept)
+    assert not keys & pictures_of(made.path)
     listed.write_text("\n".join(reversed(blocked)))
-    again = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    again = run_ingest(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
     assert again.fingerprint == made.fingerprint, "order and comments decide nothing"
     listed.write_text(blocked[0])
-    other = run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+    other = run_ingest(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
     assert other.fingerprint != made.fingerprint
 
 
@@ -364,20 +335,20 @@ def test_a_block_list_that_is_none_is_refused_before_anything_is_fetched(
     if text is not None:
         listed.write_text(text)
     with pytest.raises(GigaganError, match=sentence):
-        run(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
+        run_ingest(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
     assert not list((tmp_path / "store").glob("download/*"))
 
 
 def test_a_withdrawn_release_gets_a_warning_that_stays_with_the_artifact(
     published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    made = run(published.train, ingest_settings(), tmp_path / "store")
+    made = run_ingest(published.train, ingest_settings(), tmp_path / "store")
     (warning,) = made.manifest["notes"]["warnings"]
     assert "laion2B-en-joined" in warning
     assert "Re-LAION" in warning
     assert "block_list" in warning
     assert warning in " ".join(capsys.readouterr().err.split())
-    run(published.train, ingest_settings(), tmp_path / "store")
+    run_ingest(published.train, ingest_settings(), tmp_path / "store")
     assert "warning: tables of laion2B-en-joined" in capsys.readouterr().err, (
         "also where nothing is to be done"
     )
@@ -398,10 +369,10 @@ def test_a_body_that_is_not_the_one_the_table_knows_is_refused(
         "sha256": [sums[0].upper(), *sums[1:5], None],
     }
     pq.write_table(pa.table(table), tmp_path / "table.parquet")
-    made = run(tmp_path / "table.parquet", ingest_settings(), tmp_path / "store")
+    made = run_ingest(tmp_path / "table.parquet", ingest_settings(), tmp_path / "store")
     statuses = {row["url"]: row["status"] for row in rows_of(made)}
     expected = {row["url"]: "success" for row in good} | {good[1]["url"]: "sha256_mismatch"}
     assert statuses == expected
     trusting = ingest_settings(fetch={"verify_sha256": False})
-    made = run(tmp_path / "table.parquet", trusting, tmp_path / "store")
+    made = run_ingest(tmp_path / "table.parquet", trusting, tmp_path / "store")
     assert {row["status"] for row in rows_of(made)} == {"success"}

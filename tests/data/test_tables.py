@@ -19,26 +19,15 @@ from gigagan_core.data import openmoji
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.data.tables import find_tables, read_rows, rows_before
 from gigagan_core.errors import GigaganError
-from gigagan_core.stages import ingest
-from gigagan_core.stages.base import RunContext
-from gigagan_core.store.artifact import Artifact
+
+from .helpers import rows_of, run_ingest
 
 MakeSettings = Callable[..., IngestSettings]
-
-
-def run(table: Path, settings: IngestSettings, store: Path) -> Artifact:
-    with RunContext.open(str(store)) as context:
-        return ingest.run(settings, {"metadata": table}, context)
 
 
 def write(path: Path, columns: dict, **options: object) -> Path:
     pq.write_table(pa.table(columns), path, **options)
     return path
-
-
-def rows_of(artifact: Artifact) -> list[dict]:
-    shards = json.loads((artifact.path / "shards.json").read_text())
-    return [row for shard in shards for row in pq.read_table(artifact.path / shard["parquet"]).to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +95,7 @@ def test_a_url_in_two_partitions_of_one_table_is_asked_for_once(
     captions = ["a", None, "b", "c", "d", "e"]
     table = write(tmp_path / "t.parquet", {"url": urls, "caption": captions})
     before = len(site.requests())
-    artifact = run(table, ingest_settings(rows_per_partition=2), tmp_path / "store")
+    artifact = run_ingest(table, ingest_settings(rows_per_partition=2), tmp_path / "store")
     asked = Counter(request["url"] for request in site.requests()[before:])
     assert asked == dict.fromkeys(good_urls[:4], 1)
     statuses = [row["status"] for row in rows_of(artifact)]
@@ -206,7 +195,7 @@ def test_strange_rows_are_kept_or_counted_by_their_reason(
         tmp_path / "t.parquet", {"url": [row[0] for row in rows], "caption": [row[1] for row in rows]}
     )
     before = len(site.requests())
-    artifact = run(table, ingest_settings(), tmp_path / "store")
+    artifact = run_ingest(table, ingest_settings(), tmp_path / "store")
     assert [row["status"] for row in rows_of(artifact)] == [row[2] for row in rows]
     counts = artifact.manifest["counts"]
     assert (counts["in"], counts["out"]) == (12, 2)
@@ -225,7 +214,7 @@ def test_a_table_damaged_in_the_middle_is_one_sentence_and_names_the_table(
     # The footer is whole, so the damage is found when the rows are read.
     path.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
     with pytest.raises(GigaganError, match=r"t\.parquet is not a whole parquet file .*copy it again"):
-        run(path, ingest_settings(), tmp_path / "store")
+        run_ingest(path, ingest_settings(), tmp_path / "store")
 
 
 def test_captions_that_are_numbers_stop_the_run_before_anything_is_asked_for(
@@ -234,7 +223,7 @@ def test_captions_that_are_numbers_stop_the_run_before_anything_is_asked_for(
     before = len(site.requests())
     table = write(tmp_path / "t.parquet", {"url": good_urls, "caption": list(range(len(good_urls)))})
     with pytest.raises(GigaganError, match=r"column 'caption' of type int64 cannot be read as caption"):
-        run(table, ingest_settings(), tmp_path / "store")
+        run_ingest(table, ingest_settings(), tmp_path / "store")
     assert len(site.requests()) == before
 
 
