@@ -177,8 +177,9 @@ class RuleSettings(Settings):
     """Keep the first of pictures whose fetched bytes are equal."""
 
     duplicate_pictures: Literal["off", "with-caption", "any-caption"] = "with-caption"
-    """Keep the first of pictures with equal perceptual hash, where the captions are equal too, or whatever
-    the captions say."""
+    """Keep the first of pictures with equal perceptual hash, where the captions are equal too, or whatever the
+    captions say. The hash is the one computed here, and also the table's own where it has one (COYO's image_phash).
+    Of what was fetched: a duplicate whose first one is dead stays."""
 
 
 class KeptSettings(Settings):

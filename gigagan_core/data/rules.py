@@ -88,9 +88,13 @@ class Rules:
             marks["duplicate_url"] = row["url"]
         if rules.duplicate_bytes:
             marks["duplicate_bytes"] = row["sha256"]
-        if rules.duplicate_pictures != "off" and row["phash"] is not None:
+        if rules.duplicate_pictures != "off":
             caption = row["caption"] if rules.duplicate_pictures == "with-caption" else None
-            marks["duplicate_picture"] = (row["phash"], caption)
+            # Its own picture's hash, and the one that the table knows the original by.
+            if row["phash"] is not None:
+                marks["duplicate_picture"] = (row["phash"], caption)
+            if row["image_phash"] is not None:
+                marks["duplicate_picture_in_table"] = (row["source"], row["image_phash"], caption)
         # A picture that was imported has no URL, and shares that with no other.
         sums = {reason: _short_sum(reason, mark) for reason, mark in marks.items() if mark is not None}
         for reason, mark in sums.items():
@@ -108,5 +112,6 @@ def _short_sum(reason: str, mark: Any) -> int:
 
 
 def _rows(rows: pa.Table) -> list[dict[str, Any]]:
-    needed = ["url", "caption", "status", "original_width", "original_height", "sha256", "phash"]
+    needed = ["url", "caption", "status", "original_width", "original_height"]
+    needed += ["sha256", "phash", "image_phash", "source"]
     return rows.select(needed).to_pylist()

@@ -2,9 +2,10 @@
 
 Canonical columns, all of which may be null except the first and `source`: ``key`` (string, unique over all
 tables), ``url``, ``caption`` (string), ``width``, ``height`` (int32, pixels, as the table says), the scores of
-`SCORE_FAMILIES` (float64), ``nsfw_tag`` (string, as LAION-2B wrote it: UNLIKELY, UNSURE, NSFW), ``sha256``
-(string, 64 hex digits, of the image's bytes), ``source`` (string, the schema's name), ``extra`` (string, JSON of
-every column that has no canonical name).
+`SCORE_FAMILIES` (float64), ``nsfw_tag`` (string, as LAION-2B wrote it: UNLIKELY, UNSURE, NSFW), ``image_phash``
+(string, the publisher's perceptual hash of the image, comparable within one schema), ``sha256`` (string, 64 hex digits,
+of the image's bytes), ``source`` (string, the schema's name), ``extra`` (string, JSON of every column that has no
+canonical name).
 
 A score's column names the model that its publisher took: scores of different models are not comparable, whatever
 they are called. Those that `curate` computes have columns of their own. A score that the table does not have is null,
@@ -24,7 +25,7 @@ from gigagan_core.errors import GigaganError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXTS = ("url", "caption", "nsfw_tag", "sha256")
+TEXTS = ("url", "caption", "nsfw_tag", "image_phash", "sha256")
 SIZES = ("width", "height")
 SCORE_FAMILIES: Mapping[str, tuple[str, ...]] = {
     # Cosine of image and caption by OpenAI's CLIP of this size.
@@ -39,7 +40,7 @@ SCORE_FAMILIES: Mapping[str, tuple[str, ...]] = {
 """What is judged -> the canonical columns that judge it, one for each model."""
 
 SCORES = tuple(column for columns in SCORE_FAMILIES.values() for column in columns)
-CANONICAL = ("key", "url", "caption", *SIZES, *SCORES, "nsfw_tag", "sha256", "source", "extra")
+CANONICAL = ("key", "url", "caption", *SIZES, *SCORES, "nsfw_tag", "image_phash", "sha256", "source", "extra")
 
 
 def canonical_schema() -> pa.Schema:
@@ -114,6 +115,7 @@ COYO = TableSchema(
         "aesthetic_laion_v2": "aesthetic_score_laion_v2",
         "watermark_coyo": "watermark_score",
         "nsfw_coyo": "nsfw_score_opennsfw2",
+        "image_phash": "image_phash",
     },
     required=frozenset({"url", "text", "width", "height", "clip_similarity_vitb32", "watermark_score"}),
 )
@@ -254,9 +256,13 @@ def _cast(column: pa.Array, canonical: str) -> pa.Array:
 
     if canonical == "sha256":
         return _sums(column)
-    if canonical == "nsfw_tag":
-        tags = pc.utf8_upper(pc.utf8_trim_whitespace(_texts(column)))
-        return pc.if_else(pc.equal(tags, ""), None, tags)
+    if canonical == "image_phash" and pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    if canonical in ("nsfw_tag", "image_phash"):
+        # one spelling: of a tag in capitals, of a hash as it is written in hex
+        to_one_case = pc.utf8_upper if canonical == "nsfw_tag" else pc.utf8_lower
+        texts = to_one_case(pc.utf8_trim_whitespace(_texts(column)))
+        return pc.if_else(pc.equal(texts, ""), None, texts)
     if canonical in TEXTS:
         return _texts(column)
     values = column.cast(pa.float64())

@@ -138,6 +138,16 @@ def test_the_order_of_the_columns_does_not_matter(name: str) -> None:
     assert canonical(dict(reversed(columns.items())))[0]["source"] == name
 
 
+def test_coyos_hash_is_canonical_in_one_spelling_and_an_empty_one_is_missing() -> None:
+    assert canonical(COYO)[0]["image_phash"] == "e9d6f0f0f0c0c0c0"
+    assert "image_phash" not in json.loads(canonical(COYO)[0]["extra"])
+    for given, read in (("E9D6 ", "e9d6"), ("", None), (None, None)):
+        table = {**COYO, "image_phash": pa.array([given], pa.string())}
+        assert canonical(table)[0]["image_phash"] == read
+    assert canonical({**COYO, "image_phash": pa.array([-7])})[0]["image_phash"] == "-7"
+    assert canonical(DATACOMP)[0]["image_phash"] is None
+
+
 def test_what_has_no_canonical_name_is_kept_in_extra() -> None:
     assert json.loads(canonical(COYO)[0]["extra"])["nsfw_score_gantman"] == 0.75
     assert json.loads(canonical({**LAION, **TAGS})[0]["extra"]) == {"hash": -7_000_000_000_000_000_001}

@@ -80,6 +80,22 @@ def test_equal_hashes_alone_are_enough_where_captions_do_not_count() -> None:
     assert statuses(*rows, duplicate_pictures="any-caption") == [["success"], ["duplicate_picture"]]
 
 
+def test_the_tables_own_hash_and_the_caption_make_a_duplicate_across_partitions() -> None:
+    first = partition({"image_phash": "e9d6", "source": "coyo-700m"})
+    others = [
+        {"image_phash": "e9d6", "source": "coyo-700m"},
+        {"image_phash": "e9d6", "source": "coyo-700m", "caption": "another"},
+        {"image_phash": "e9d6", "source": "another publisher's"},
+        {"image_phash": None, "source": "coyo-700m"},
+    ]
+    rejected = ["duplicate_picture_in_table", "success", "success", "success"]
+    assert statuses(first, partition(*others, first=1)) == [["success"], rejected]
+    rejected[1] = "duplicate_picture_in_table"
+    second = partition(*others, first=1)
+    assert statuses(first, second, duplicate_pictures="any-caption") == [["success"], rejected]
+    assert statuses(first, second, duplicate_pictures="off") == [["success"], ["success"] * 4]
+
+
 def test_a_rejected_row_makes_no_other_row_a_duplicate() -> None:
     rows = partition({"original_width": 10}, {"sha256": "s0"}, {"sha256": "s0"})
     assert statuses(rows) == [["picture_too_small", "success", "duplicate_bytes"]]
