@@ -30,6 +30,7 @@ NOT_SELECTED = "not_selected"
 """Of a row that no reason is written to: another tool took its selection away."""
 _SHARDS_SHOWN = 16
 _SAMPLES_A_DECILE = 8
+_SAMPLES_WITHOUT_SCORES = 24
 _THUMBNAIL = 96
 _JPEG_QUALITY = 82
 
@@ -203,7 +204,7 @@ def _chart(
 def _pages(
     shards: Sequence[Shard], rows: _Rows, figures: Mapping[str, np.ndarray], generator: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """For each score its deciles, with samples drawn from each."""
+    """For each score its deciles, with samples drawn from each; without a score, samples of what is selected."""
     stride = -(-len(shards) // _SHARDS_SHOWN)
     shown = range(0, len(shards), max(1, stride))
     starts = [0, *rows.ends]
@@ -215,12 +216,16 @@ def _pages(
         for name in rows.versions
         if len(np.unique(figures[name][np.isfinite(figures[name])])) > 1
     }
+    where = "" if len(shown) == len(shards) else f" from {len(shown)} of the {len(shards)} shards"
+    if not drawn:
+        return _page_without_scores(shards, rows, inside & (figures[SELECTED] == 1), generator, where)
     wanted = sorted({row for deciles in drawn.values() for _, chosen in deciles for row in chosen})
     samples = _samples(shards, rows.ends, wanted)
     return [
         {
-            "column": name,
-            "note": _page_note(len(shown), len(shards)),
+            "title": f"Samples by {name}",
+            "note": f"Drawn at random{where}, the lowest tenth of the scored rows first. A faded picture is not "
+            "selected, for the reason under it.",
             "deciles": [
                 {
                     "name": f"decile {number}",
@@ -234,12 +239,23 @@ def _pages(
     ]
 
 
-def _page_note(shown: int, shards: int) -> str:
-    where = "" if shown == shards else f" from {shown} of the {shards} shards"
-    return (
-        f"Drawn at random{where}, the lowest tenth of the scored rows first. A faded picture is not selected, for the "
-        "reason under it."
-    )
+def _page_without_scores(
+    shards: Sequence[Shard], rows: _Rows, among: np.ndarray, generator: np.random.Generator, where: str
+) -> list[dict[str, Any]]:
+    candidates = np.flatnonzero(among)
+    if not len(candidates):
+        return []
+    count = min(_SAMPLES_WITHOUT_SCORES, len(candidates))
+    chosen = sorted(generator.choice(candidates, count, replace=False).tolist())
+    found = list(_samples(shards, rows.ends, chosen).values())
+    part = {"name": "selected", "range": "", "samples": found}
+    return [
+        {
+            "title": "Samples",
+            "note": f"Drawn at random{where}: no score tells the rows apart.",
+            "deciles": [part],
+        }
+    ]
 
 
 def _draw(

@@ -97,7 +97,7 @@ TEMPLATE = """<!doctype html>
 
 {% for page in pages %}
 <section>
-<h2>Samples by {{ page.column | visible }}</h2>
+<h2>{{ page.title | visible }}</h2>
 <p>{{ page.note | visible }}</p>
 <div class="deciles">
 {% for decile in page.deciles %}

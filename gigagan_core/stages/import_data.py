@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gigagan_core import console
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.pages import log_data_page
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 
@@ -58,6 +59,7 @@ def _produce(work: StageWork, plan: ImportPlan) -> Outcome:
     source = work.inputs["source"]
     work.run.log_dataset(work.label, source.uri, source.sha256, counts)
     notes = {"layout": plan.layout, **_attribution(work)}
+    log_data_page(work, shards, f"Shard set of {work.label}", notes)
     if plan.labels:
         notes["classes"] = list(plan.labels)
     summary = {"rows_in": counts["in"], "rows_out": counts["out"], "kept_share": counts["out"] / counts["in"]}

@@ -6,6 +6,7 @@ shard set is their union: each tar with a table of every row and what became of 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from gigagan_core import console
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.pages import log_data_page
 from gigagan_core.store.artifact import Artifact, ExternalFile, ExternalTable
 from gigagan_core.store.fingerprint import digest
 
@@ -94,10 +96,11 @@ def _produce(work: StageWork) -> Outcome:
         shards.append(write_shard(work.output, partition.number, whole.tar, rows))
     counts = rules.outcome()
     tables = work.inputs["metadata"]
-    work.run.log_dataset(work.label, tables[0].uri, digest([table.sha256 for table in tables]), counts)
+    work.run.log_dataset(work.label, _place(tables), digest([table.sha256 for table in tables]), counts)
     rules.require_rows("these tables")
     write_index(work.output, shards)
     notes = _notes(settings, work)
+    log_data_page(work, shards, f"Shard set of {work.label}", notes)
     schemas = {result.schema for result in fetching.results}
     if warnings := _warnings(schemas, settings):
         notes["warnings"] = warnings
@@ -117,6 +120,15 @@ def _produce(work: StageWork) -> Outcome:
         "fetched_urls_per_second": fresh / fetching.seconds,
     }
     return Outcome(counts=counts, summary=summary, notes=notes)
+
+
+def _place(tables: Sequence[ExternalTable]) -> str:
+    """Where the tables lie: the file, or what the places of several begin with."""
+    first, *others = [table.uri.split("/") for table in tables]
+    if not others:
+        return tables[0].uri
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(first, *others, strict=False))
+    return "/".join(part for part, *_ in shared)
 
 
 def _notes(settings: IngestSettings, work: StageWork) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -73,6 +74,18 @@ def test_every_row_is_counted_once_by_its_reason(shards: list[Shard]) -> None:
         ("aesthetic v2 too low", "6", "7.50%"),
         ("http 404", "4", "5.00%"),
     ]
+
+
+def test_without_scores_pictures_of_what_is_selected_are_shown(shards: list[Shard]) -> None:
+    for shard in shards:
+        pq.write_table(pq.read_table(shard.parquet).drop_columns(["aesthetic_v2"]), shard.parquet)
+    page = data_report(shards, "A set")
+    assert "<h2>Samples</h2>" in page
+    assert "decile 1" not in page
+    keys = re.findall(r"caption number (\d+)</figcaption>", page)
+    assert len(keys) == len(set(keys)) == 24
+    assert all(int(key[1:]) >= 5 for key in keys), "none that is not selected"
+    assert {key[0] for key in keys} == {"0", "1"}
 
 
 def test_scores_name_their_scorer_and_an_empty_column_is_no_chart(shards: list[Shard]) -> None:

@@ -26,6 +26,8 @@ from gigagan_core.data.reader import load_all
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import code_digest
+from gigagan_core.tracking.null import NullRun
 
 from .helpers import fates, members_of, pictures_of, rows_of, run_ingest, table_of
 
@@ -243,6 +245,67 @@ def test_equal_pictures_under_two_urls_are_kept_once(
         *("success", "success", "duplicate_url"),
         *("duplicate_url", "duplicate_bytes", "success"),
     ]
+
+
+def coyo_table(path: Path, rows: list[tuple[str, str, str | None]]) -> Path:
+    """(URL, caption, image_phash) in COYO's columns."""
+    urls, captions, hashes = zip(*rows, strict=True)
+    sizes = {"width": [160] * len(rows), "height": [160] * len(rows)}
+    scores = dict.fromkeys(("clip_similarity_vitb32", "watermark_score"), [0.5] * len(rows))
+    table = {"url": urls, "text": captions, "image_phash": pa.array(hashes, pa.string()), **sizes, **scores}
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+def test_coyos_hash_and_caption_are_kept_once_over_partitions_and_a_dead_first_one_takes_no_other(
+    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    dead = f"http://{openmoji.HOST}/160/none.png"
+    tables = [
+        coyo_table(tmp_path / "0.parquet", [(good_urls[0], "a cat", "aa"), (dead, "a dog", "bb")]),
+        coyo_table(
+            tmp_path / "1.parquet",
+            [
+                (good_urls[1], "a cat", "aa"),
+                (good_urls[2], "another cat", "aa"),
+                (good_urls[3], "a dog", "bb"),
+                (good_urls[4], "a cat", None),
+            ],
+        ),
+    ]
+    artifact = run_ingest(tables, ingest_settings(), tmp_path / "store")
+    assert [row["status"] for row in rows_of(artifact)] == [
+        *("success", "http_404"),
+        *("duplicate_picture_in_table", "success", "success", "success"),
+    ]
+
+
+def test_the_record_of_a_run_has_the_sets_page_and_the_tables_it_is_made_of(
+    published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages, read = [], []
+    monkeypatch.setattr(NullRun, "log_artifact", lambda self, path: pages.append(path.read_text()))
+    monkeypatch.setattr(NullRun, "log_dataset", lambda self, *described: read.append(described))
+    made = run_ingest(published.train, ingest_settings(attribution="drawn by many"), tmp_path)
+    (page,) = pages
+    assert f"{made.manifest['counts']['out']} of 54 rows are selected, in 2" in page
+    assert "http 404" in page
+    assert "data:image/jpeg" in page
+    assert "drawn by many" in page
+    assert not list(made.path.glob("*.html")), "it is no part of the output digest"
+    ((name, place, digest, counts),) = read
+    assert (name, place, counts) == ("ingest", str(published.train), made.manifest["counts"])
+    one = run_ingest(sorted(published.train.glob("*.parquet"))[0], ingest_settings(), tmp_path)
+    assert read[1][1] == str(sorted(published.train.glob("*.parquet"))[0])
+    assert read[1][2] != digest
+    assert one.fingerprint != made.fingerprint
+
+
+def test_the_pages_source_decides_no_shard_set() -> None:
+    for module in ("gigagan_core.stages.ingest", "gigagan_core.stages.import_data"):
+        _, modules = code_digest(module)
+        assert "gigagan_core.data.rules" in modules
+        assert not {"gigagan_core.data.report", "gigagan_core.stages.pages"} & set(modules)
 
 
 def test_a_long_table_is_cut_into_partitions(
