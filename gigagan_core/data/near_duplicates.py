@@ -23,11 +23,29 @@ class _Band:
     positions: tuple[int, ...]
     flips: tuple[int, ...]
 
-    def key(self, value: int) -> int:
-        key = 0
-        for position in self.positions:
-            key = key << 1 | value >> position & 1
-        return key
+
+class _Keys:
+    """The keys of a hash, one a band: its bits in the order of the bands, a byte at a time, cut at their ends."""
+
+    def __init__(self, bands: list[_Band]) -> None:
+        place = {bit: n for n, bit in enumerate(bit for band in bands for bit in band.positions)}
+        self._scattered = [
+            [
+                sum(1 << place[first + bit] for bit in range(8) if byte >> bit & 1 and first + bit in place)
+                for byte in range(256)
+            ]
+            for first in range(0, BITS, 8)
+        ]
+        widths = [len(band.positions) for band in bands]
+        starts = itertools.accumulate(widths[:-1], initial=0)
+        self._cuts = [(start, (1 << width) - 1) for start, width in zip(starts, widths, strict=True)]
+
+    def of(self, value: int) -> list[int]:
+        """The key of each band."""
+        whole = 0
+        for scattered, byte in zip(self._scattered, value.to_bytes(BITS // 8, "little"), strict=True):
+            whole |= scattered[byte]
+        return [whole >> start & mask for start, mask in self._cuts]
 
 
 class NearDuplicates:
@@ -40,12 +58,13 @@ class NearDuplicates:
     def __init__(self, max_distance: int, expected: int) -> None:
         self._max_distance = max_distance
         self._bands = _bands(max_distance, expected)
+        self._keys = _Keys(self._bands)
         self._kept: list[dict[int, list[int]]] = [{} for _ in self._bands]
 
     def keep(self, phash: str) -> bool:
         """Whether a hash (16 hex digits) is near no kept one; it is kept then, too."""
         value = int(phash, 16)
-        keys = [band.key(value) for band in self._bands]
+        keys = self._keys.of(value)
         for band, kept, key in zip(self._bands, self._kept, keys, strict=True):
             for flip in band.flips:
                 for other in kept.get(key ^ flip, ()):
