@@ -7,12 +7,15 @@ that describes them. What was asked for is remembered in the store, and `ingest`
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
+from gigagan_core.data.scores import read_scores, write_scores
 from gigagan_core.data.shards import Shard, read_table
 from gigagan_core.data.status import FORGOTTEN, SUCCESS
 from gigagan_core.errors import GigaganError
@@ -75,10 +78,10 @@ class Forgotten:
         return cls(**{name: frozenset(each) for name, each in values.items()})
 
 
-def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[int, int, dict[str, Path]]:
+def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[set[str], int, dict[str, Path]]:
     """Look for samples in one shard, and write its files anew where there are any.
 
-    folder: for the new files. Returns (rows blanked, those of them that counted, new files by the name of
+    folder: for the new files. Returns (keys of the rows blanked, how many of them counted, new files by the name of
     what they replace); the files are the shard's tar and parquet, or none.
     """
     import pyarrow.parquet as pq
@@ -86,7 +89,7 @@ def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[int, in
     table = read_table(shard)
     wanted = [forgotten.names(*pair) for pair in zip(table["url"].to_pylist(), table["sha256"].to_pylist())]
     if not any(wanted):
-        return 0, 0, {}
+        return set(), 0, {}
     counted = [
         success == SUCCESS and selected
         for success, selected in zip(table["status"].to_pylist(), table["selected"].to_pylist())
@@ -95,7 +98,25 @@ def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[int, in
     new = {shard.parquet.name: folder / shard.parquet.name, shard.tar.name: folder / shard.tar.name}
     pq.write_table(_blanked(table, wanted), new[shard.parquet.name])
     _copy_without(shard.tar, keys, new[shard.tar.name])
-    return sum(wanted), sum(a and b for a, b in zip(wanted, counted)), new
+    return keys, sum(a and b for a, b in zip(wanted, counted)), new
+
+
+def forget_scores(path: Path, keys: Collection[str], target: Path) -> int:
+    """Write a file of scores or embeddings without those of these rows; returns how many had one.
+
+    Nothing is written where it has none of the rows.
+    """
+    stored = read_scores(path)
+    rows = [row for row, key in enumerate(stored.keys) if key in keys]
+    if not rows:
+        return 0
+    had = sum(stored.reasons[row] is None for row in rows)
+    for column in stored.columns.values():
+        column[rows] = np.nan
+    for row in rows:
+        stored.reasons[row] = FORGOTTEN
+    write_scores(stored, target)
+    return had
 
 
 def _blanked(table: pa.Table, wanted: list[bool]) -> pa.Table:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from gigagan_core.config.curate import ScoreSettings
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.data.forget import Forgotten
-from gigagan_core.data.openmoji import PublishedSet
+from gigagan_core.data.openmoji import HOST, PublishedSet
+from gigagan_core.data.scorers import image_embedding
+from gigagan_core.data.scores import read_scores
 from gigagan_core.errors import GigaganError
-from gigagan_core.stages import ingest
-from gigagan_core.stages.base import RunContext
+from gigagan_core.stages import ingest, scoring
+from gigagan_core.stages.base import RunContext, materialise
 from gigagan_core.stages.forget import forget
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.lineage import made_of
@@ -30,6 +35,48 @@ def ingested(published: PublishedSet, ingest_settings: Callable[..., IngestSetti
     """A store with one table ingested, and the settings that did it."""
     settings = ingest_settings()
     return open_store(str(tmp_path)), run_ingest(first_table(published), settings, tmp_path), settings
+
+
+@pytest.fixture
+def scored(ingested, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    """Embeddings of the ingested set, all ones."""
+
+    class Ones:
+        name, version, image_size = "embedding", "1", 8
+
+        def score(self, inputs: torch.Tensor, captions: list[str]) -> dict[str, torch.Tensor]:
+            return {self.name: torch.ones(len(captions), 4)}
+
+    store, artifact, _ = ingested
+    monkeypatch.setattr(image_embedding, "load", lambda settings, places: Ones())
+    with RunContext.open(store) as context:
+        spec = scoring.spec_of(scoring.EMBEDDING)
+        settings = ScoreSettings(scorer="image_embedding")
+        return materialise(spec, settings, {"data": artifact}, context, scoring.embed)
+
+
+def test_embeddings_and_scores_of_a_sample_go_with_it(ingested, scored: Artifact) -> None:
+    store, artifact, _ = ingested
+    victim = next(row for row in rows_of(artifact) if row["status"] == "success" and row["selected"])
+    forget(store, Forgotten.of(urls=[victim["url"]]))
+    stored = read_scores(store.find("embed", scored.fingerprint).path / "00000.parquet")
+    place = stored.keys.index(victim["key"])
+    vectors = stored.columns["embedding"]
+    assert np.isnan(vectors[place]).all()
+    assert (np.delete(vectors, place, axis=0) == 1).all()
+    assert stored.missing == {"forgotten": 1}
+    counts, before = store.find("embed", scored.fingerprint).manifest["counts"], scored.manifest["counts"]
+    assert counts == {**before, "out": before["out"] - 1, "rejected": {"forgotten": 1}}
+
+
+def test_a_host_takes_all_its_samples(ingested) -> None:
+    store, artifact, _ = ingested
+    removal = forget(store, Forgotten.of(hosts=[HOST]))
+    assert {each.kind: rows for each, rows in removal.rows} == {"partition": 27, "shard-set": 27}
+    after = store.find("ingest", artifact.fingerprint)
+    assert {row["status"] for row in rows_of(after)} == {"forgotten"}
+    assert pictures_of(after.path) == set()
+    assert after.manifest["counts"]["out"] == 0
 
 
 @pytest.mark.parametrize("by", ["url", "sha256"])

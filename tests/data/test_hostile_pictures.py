@@ -55,6 +55,7 @@ def bomb(side: int = 30_000) -> bytes:
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="9" height="9"/></svg>'
 JPEG = encoded("RGB", "JPEG")
+PROGRESSIVE = encoded("RGB", "JPEG", progressive=True)
 PICTURES = {
     "a JPEG": (JPEG, {"success"}),
     "a grey JPEG": (encoded("L", "JPEG"), {"success"}),
@@ -66,6 +67,9 @@ PICTURES = {
     # Decoders differ by version: the first frame, or no picture.
     "an animated GIF": (animated_gif(), {"success", "not_an_image"}),
     "an SVG": (SVG, {"not_an_image"}),
+    "half a JPEG": (JPEG[: len(JPEG) // 2], {"not_an_image"}),
+    "half a progressive JPEG": (PROGRESSIVE[: len(PROGRESSIVE) // 2], {"not_an_image"}),
+    "nearly all of a PNG": (encoded("RGB", "PNG")[:-200], {"not_an_image"}),
     "a page": (b"<html>not found</html>", {"not_an_image"}),
     "half a header": (JPEG[:40], {"not_an_image"}),
     "nothing but zeros": (bytes(5000), {"not_an_image"}),

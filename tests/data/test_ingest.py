@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,11 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from gigagan_core.config.ingest import IngestSettings
-from gigagan_core.data import openmoji
+from gigagan_core.data import download, openmoji
 from gigagan_core.data.openmoji import PublishedSet
 from gigagan_core.data.reader import load_all
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.errors import GigaganError
+from gigagan_core.stages import ingest, partitions
+from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.fingerprint import code_digest
 from gigagan_core.tracking.null import NullRun
@@ -143,7 +146,7 @@ def test_a_folder_with_one_more_table_fetches_that_one_only(
 _KILLED_RUN = """
 import json, sys
 from gigagan_core.config.ingest import IngestSettings
-from gigagan_core.stages import ingest
+from gigagan_core.stages import ingest, partitions
 from gigagan_core.stages.base import RunContext
 if __name__ == "__main__":
     with RunContext.open(sys.argv[1]) as context:
@@ -299,6 +302,54 @@ def test_the_record_of_a_run_has_the_sets_page_and_the_tables_it_is_made_of(
     assert read[1][1] == str(sorted(published.train.glob("*.parquet"))[0])
     assert read[1][2] != digest
     assert one.fingerprint != made.fingerprint
+
+
+def test_counts_are_told_while_it_runs(
+    published: PublishedSet,
+    ingest_settings: MakeSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(partitions, "TELL_SECONDS", 0.0)
+    told, logged = [], []
+    monkeypatch.setattr(NullRun, "log_metrics", lambda self, metrics, step=0: logged.append((step, metrics)))
+    with RunContext.open(str(tmp_path), on_progress=lambda *given: told.append(given)) as context:
+        made = ingest.run(ingest_settings(), {"metadata": published.train}, context)
+    what, share, figures = told[-1]
+    assert (what, 0 < share <= 1) == ("ingest: fetching", True)
+    assert "success" in figures
+    assert [share for _, share, _ in told] == sorted(share for _, share, _ in told)
+    step, metrics = logged[-1]
+    assert 0 < metrics["fetch/success"] <= step <= 54
+    assert metrics["fetch/urls_per_second"] > 0
+    reasons = made.manifest["counts"]["rejected"]
+    failed = {name.rpartition("/")[2]: n for name, n in metrics.items() if name.startswith("fetch/failed/")}
+    assert failed
+    assert all(0 < n <= reasons[reason] for reason, n in failed.items())
+    shown = capsys.readouterr().err
+    assert "fetching: 54/54 URLs" in shown
+    assert "http_404" in shown
+
+
+def test_a_full_disk_in_the_middle_is_one_sentence_and_the_same_command_goes_on(
+    published: PublishedSet, ingest_settings: MakeSettings, ingested: Artifact, tmp_path: Path, monkeypatch
+) -> None:
+    original, added = download._PartitionWriter.add, []
+
+    def full(self, fetched) -> None:
+        added.append(fetched.row)
+        if len(added) > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, fetched)
+
+    settings = ingest_settings(partitions_in_flight=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(download._PartitionWriter, "add", full)
+        with pytest.raises(GigaganError, match=r"ingest: no space left .* finished work is kept"):
+            run_ingest(published.train, settings, tmp_path)
+    assert len(list(tmp_path.glob("download/*/manifest.json"))) == 1
+    assert fates(run_ingest(published.train, settings, tmp_path)) == fates(ingested)
 
 
 def test_the_pages_source_decides_no_shard_set() -> None:
