@@ -48,6 +48,12 @@ def site() -> Iterator[OpenMojiSite]:
 
 
 @pytest.fixture(scope="module")
+def good_urls(site: OpenMojiSite) -> list[str]:
+    """URLs that meet no fault."""
+    return [row.url for row in openmoji.split() if site.faults.fault(row.url, 0) is None][:40]
+
+
+@pytest.fixture(scope="module")
 def ingest_settings(site: OpenMojiSite) -> Callable[..., IngestSettings]:
     """Settings for the site: fetched in this process, with short patience."""
 

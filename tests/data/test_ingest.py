@@ -26,11 +26,7 @@ from gigagan_core.data.openmoji import PublishedSet
 from gigagan_core.data.reader import load_all
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.errors import GigaganError
-from gigagan_core.stages import ingest, partitions
-from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
-from gigagan_core.store.fingerprint import code_digest
-from gigagan_core.tracking.null import NullRun
 
 from .helpers import fates, members_of, pictures_of, rows_of, run_ingest, table_of
 
@@ -211,11 +207,6 @@ def test_killed_at_any_moment_and_given_again_nothing_is_lost_and_nothing_comes_
     assert list((tmp_path / "_work").glob("*/")) == []
 
 
-@pytest.fixture(scope="module")
-def good_urls(site: OpenMojiSite) -> list[str]:
-    return [row.url for row in openmoji.split() if site.faults.fault(row.url, 0) is None][:40]
-
-
 def test_hostile_captions_pass_untouched_and_null_ones_are_counted(
     good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
 ) -> None:
@@ -236,102 +227,6 @@ def test_hostile_captions_pass_untouched_and_null_ones_are_counted(
     assert artifact.manifest["counts"] == {"in": 5, "out": 4, "rejected": {"no_caption": 1}}
 
 
-def test_equal_pictures_under_two_urls_are_kept_once(
-    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
-) -> None:
-    tables = [
-        table_of(tmp_path / "in", [good_urls[0], good_urls[1], good_urls[1]]),
-        table_of(tmp_path / "in", [good_urls[0], f"{good_urls[0]}?again", good_urls[2]]),
-    ]
-    artifact = run_ingest(tables, ingest_settings(), tmp_path / "store")
-    assert [row["status"] for row in rows_of(artifact)] == [
-        *("success", "success", "duplicate_url"),
-        *("duplicate_url", "duplicate_bytes", "success"),
-    ]
-
-
-def coyo_table(path: Path, rows: list[tuple[str, str, str | None]]) -> Path:
-    """(URL, caption, image_phash) in COYO's columns."""
-    urls, captions, hashes = zip(*rows, strict=True)
-    sizes = {"width": [160] * len(rows), "height": [160] * len(rows)}
-    scores = dict.fromkeys(("clip_similarity_vitb32", "watermark_score"), [0.5] * len(rows))
-    table = {"url": urls, "text": captions, "image_phash": pa.array(hashes, pa.string()), **sizes, **scores}
-    pq.write_table(pa.table(table), path)
-    return path
-
-
-def test_coyos_hash_and_caption_are_kept_once_over_partitions_and_a_dead_first_one_takes_no_other(
-    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
-) -> None:
-    dead = f"http://{openmoji.HOST}/160/none.png"
-    tables = [
-        coyo_table(tmp_path / "0.parquet", [(good_urls[0], "a cat", "aa"), (dead, "a dog", "bb")]),
-        coyo_table(
-            tmp_path / "1.parquet",
-            [
-                (good_urls[1], "a cat", "aa"),
-                (good_urls[2], "another cat", "aa"),
-                (good_urls[3], "a dog", "bb"),
-                (good_urls[4], "a cat", None),
-            ],
-        ),
-    ]
-    artifact = run_ingest(tables, ingest_settings(), tmp_path / "store")
-    assert [row["status"] for row in rows_of(artifact)] == [
-        *("success", "http_404"),
-        *("duplicate_picture_in_table", "success", "success", "success"),
-    ]
-
-
-def test_the_record_of_a_run_has_the_sets_page_and_the_tables_it_is_made_of(
-    published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pages, read = [], []
-    monkeypatch.setattr(NullRun, "log_artifact", lambda self, path: pages.append(path.read_text()))
-    monkeypatch.setattr(NullRun, "log_dataset", lambda self, *described: read.append(described))
-    made = run_ingest(published.train, ingest_settings(attribution="drawn by many"), tmp_path)
-    (page,) = pages
-    assert f"{made.manifest['counts']['out']} of 54 rows are selected, in 2" in page
-    assert "http 404" in page
-    assert "data:image/jpeg" in page
-    assert "drawn by many" in page
-    assert not list(made.path.glob("*.html")), "it is no part of the output digest"
-    ((name, place, digest, counts),) = read
-    assert (name, place, counts) == ("ingest", str(published.train), made.manifest["counts"])
-    one = run_ingest(sorted(published.train.glob("*.parquet"))[0], ingest_settings(), tmp_path)
-    assert read[1][1] == str(sorted(published.train.glob("*.parquet"))[0])
-    assert read[1][2] != digest
-    assert one.fingerprint != made.fingerprint
-
-
-def test_counts_are_told_while_it_runs(
-    published: PublishedSet,
-    ingest_settings: MakeSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    monkeypatch.setattr(partitions, "TELL_SECONDS", 0.0)
-    told, logged = [], []
-    monkeypatch.setattr(NullRun, "log_metrics", lambda self, metrics, step=0: logged.append((step, metrics)))
-    with RunContext.open(str(tmp_path), on_progress=lambda *given: told.append(given)) as context:
-        made = ingest.run(ingest_settings(), {"metadata": published.train}, context)
-    what, share, figures = told[-1]
-    assert (what, 0 < share <= 1) == ("ingest: fetching", True)
-    assert "success" in figures
-    assert [share for _, share, _ in told] == sorted(share for _, share, _ in told)
-    step, metrics = logged[-1]
-    assert 0 < metrics["fetch/success"] <= step <= 54
-    assert metrics["fetch/urls_per_second"] > 0
-    reasons = made.manifest["counts"]["rejected"]
-    failed = {name.rpartition("/")[2]: n for name, n in metrics.items() if name.startswith("fetch/failed/")}
-    assert failed
-    assert all(0 < n <= reasons[reason] for reason, n in failed.items())
-    shown = capsys.readouterr().err
-    assert "fetching: 54/54 URLs" in shown
-    assert "http_404" in shown
-
-
 def test_a_full_disk_in_the_middle_is_one_sentence_and_the_same_command_goes_on(
     published: PublishedSet, ingest_settings: MakeSettings, ingested: Artifact, tmp_path: Path, monkeypatch
 ) -> None:
@@ -350,13 +245,6 @@ def test_a_full_disk_in_the_middle_is_one_sentence_and_the_same_command_goes_on(
             run_ingest(published.train, settings, tmp_path)
     assert len(list(tmp_path.glob("download/*/manifest.json"))) == 1
     assert fates(run_ingest(published.train, settings, tmp_path)) == fates(ingested)
-
-
-def test_the_pages_source_decides_no_shard_set() -> None:
-    for module in ("gigagan_core.stages.ingest", "gigagan_core.stages.import_data"):
-        _, modules = code_digest(module)
-        assert "gigagan_core.data.rules" in modules
-        assert not {"gigagan_core.data.report", "gigagan_core.stages.pages"} & set(modules)
 
 
 def test_a_long_table_is_cut_into_partitions(
@@ -451,21 +339,6 @@ def test_a_block_list_that_is_none_is_refused_before_anything_is_fetched(
     with pytest.raises(GigaganError, match=sentence):
         run_ingest(published.train, ingest_settings(block_list=str(listed)), tmp_path / "store")
     assert not list((tmp_path / "store").glob("download/*"))
-
-
-def test_a_withdrawn_release_gets_a_warning_that_stays_with_the_artifact(
-    published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    made = run_ingest(published.train, ingest_settings(), tmp_path / "store")
-    (warning,) = made.manifest["notes"]["warnings"]
-    assert "laion2B-en-joined" in warning
-    assert "Re-LAION" in warning
-    assert "block_list" in warning
-    assert warning in " ".join(capsys.readouterr().err.split())
-    run_ingest(published.train, ingest_settings(), tmp_path / "store")
-    assert "warning: tables of laion2B-en-joined" in capsys.readouterr().err, (
-        "also where nothing is to be done"
-    )
 
 
 def test_a_body_that_is_not_the_one_the_table_knows_is_refused(

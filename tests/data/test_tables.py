@@ -30,11 +30,6 @@ def write(path: Path, columns: dict, **options: object) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def good_urls(site: OpenMojiSite) -> list[str]:
-    return [row.url for row in openmoji.split() if site.faults.fault(row.url, 0) is None][:12]
-
-
 # ---- a piece at a time -------------------------------------------------------------------------------
 
 
