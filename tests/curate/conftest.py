@@ -8,18 +8,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from gigagan_core.config.base import Settings
-from gigagan_core.data.shards import ATTRIBUTION_FILE, Shard, write_index, write_shard
+from gigagan_core.data.shards import ATTRIBUTION_FILE, Shard, read_index, write_index, write_shard
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
 from gigagan_core.encoders.open_clip_encoder import Preprocessing, save_encoder
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.store.artifact import Artifact
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
+
+
+def rows_of(artifact: Artifact) -> list[dict]:
+    """Every row of a shard set."""
+    return [row for shard in read_index(artifact) for row in pq.read_table(shard.parquet).to_pylist()]
 
 
 class Named(Settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import shutil
@@ -10,33 +9,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gigagan_core.config.curate import (
     CaptionRules,
     CurateSettings,
-    LanguageRule,
     NearDuplicateRule,
     ScoreRule,
-    ScoreSettings,
 )
 from gigagan_core.data import scoring
 from gigagan_core.data.reader import load_all
-from gigagan_core.data.scorers import clip_similarity, image_embedding
 from gigagan_core.data.scorers.clip_similarity import ClipSimilarityScorer
 from gigagan_core.data.shards import read_index
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import curate
-from gigagan_core.stages import scoring as scoring_stage
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.fingerprint import code_digest
 from gigagan_core.tracking.null import NullRun
+
+from .conftest import rows_of
 
 COLUMN = "clip_similarity_test-condition"
 Make = Callable[..., Artifact]
@@ -49,10 +44,6 @@ def settings(**rule: object) -> CurateSettings:
 def others(**rules: object) -> CurateSettings:
     """Every rule but the one on clip_similarity, which is off."""
     return CurateSettings(clip_similarity=ScoreRule(), batch_size=4, in_process_shards=8, **rules)
-
-
-def rows_of(artifact: Artifact) -> list[dict]:
-    return [row for shard in read_index(artifact) for row in pq.read_table(shard.parquet).to_pylist()]
 
 
 def test_every_row_that_counts_gets_the_encoder_s_similarity(
@@ -216,116 +207,6 @@ def test_in_a_remote_store_the_curated_set_holds_its_tars(
     with RunContext.open("memory://curate-test") as remote:
         curated = curate.run(settings(), {"data": data, "encoder": condition}, remote)
         assert len(load_all(curated, 16)[2]) == 20
-
-
-class InlineRay:
-    """Ray's calls that scoring makes, done at once; remembers what tasks ask for and the most ever in flight."""
-
-    def __init__(self, **resources: float) -> None:
-        self.resources, self.most, self.asked = resources, 0, []
-
-    def nodes(self) -> list[dict]:
-        dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
-        return [dead, {"Alive": True, "Resources": self.resources}]
-
-    def remote(self, **options: object) -> Callable:
-        self.asked.append(options)
-        return lambda function: SimpleNamespace(remote=lambda *given: functools.partial(function, *given))
-
-    def wait(self, running: list, num_returns: int) -> tuple[list, list]:
-        self.most = max(self.most, len(running))
-        return running[:num_returns], running[num_returns:]
-
-    def get(self, tasks: list) -> list:
-        return [task() for task in tasks]
-
-
-def spread(context: RunContext, inputs: dict) -> Artifact:
-    """Curate with every shard in a task of its own."""
-    context.force = True
-    return curate.run(CurateSettings(in_process_shards=0, clip_similarity=ScoreRule()), inputs, context)
-
-
-def test_many_shards_are_scored_in_bounded_tasks_with_equal_scores(
-    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = {"data": shard_set(shards=5), "encoder": encoder()}
-    here = curate.run(settings(), inputs, context)
-    ray = InlineRay(CPU=2.0)
-    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
-    assert [row[COLUMN] for row in rows_of(spread(context, inputs))] == [row[COLUMN] for row in rows_of(here)]
-    assert ray.most == 2
-
-
-@pytest.mark.parametrize(
-    ("wanted", "there", "sentence"),
-    [
-        ({"gpus_per_task": 1.0}, {"CPU": 4.0}, "gpus_per_task=1 and no node .* more than 0 GPU"),
-        ({"gpus_per_task": 0.5}, {"CPU": 4.0, "GPU": 0.0}, "gpus_per_task=0.5 and no node"),
-        ({"cpus_per_task": 8.0}, {"CPU": 4.0}, "cpus_per_task=8 and no node .* more than 4 CPU"),
-    ],
-)
-def test_what_no_node_has_is_refused_where_ray_would_wait_for_ever(
-    wanted: dict, there: dict, sentence: str, context: RunContext, shard_set: Make, encoder: Make, monkeypatch
-) -> None:
-    ray = InlineRay(**there)
-    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
-    inputs = {"data": shard_set(), "encoder": encoder()}
-    with pytest.raises(GigaganError, match=sentence):
-        curate.run(CurateSettings(in_process_shards=0, **wanted), inputs, context)
-    assert ray.asked == []
-
-
-def test_networks_ask_for_a_gpu_and_run_on_it_and_nothing_else_does(
-    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray, devices = InlineRay(CPU=8.0, GPU=1.0), []
-    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
-    for module in (image_embedding, clip_similarity):
-        monkeypatch.setattr(
-            module, "load_encoder", lambda place, device: devices.append(device) or load_encoder(place)
-        )
-    # What the stub of an encoder stays on: this machine need not have a GPU.
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: self)
-    language = CurateSettings(
-        in_process_shards=0, gpus_per_task=0.5, language=LanguageRule(language="en", minimum=None)
-    )
-    curate.run(language, {"data": shard_set(shards=5), "encoder": encoder()}, context)
-    assert [asked["num_gpus"] for asked in ray.asked] == [0.5, 0.5, 0.0]
-    assert devices == ["cuda", "cuda"]
-    assert ray.most == 5, "scorers of captions are bounded by the CPUs"
-    embedded = ScoreSettings(scorer="image_embedding", gpus_per_task=0.5)
-    assert scoring_stage._in_flight(ray, embedded) == 2
-
-
-def test_without_cuda_scoring_on_it_is_refused_here(
-    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    inputs = {"data": shard_set(), "encoder": encoder()}
-    with pytest.raises(GigaganError, match="gpus_per_task=1 and torch sees no CUDA device"):
-        curate.run(CurateSettings(gpus_per_task=1), inputs, context)
-
-
-def test_gpus_and_spreading_decide_no_score(context: RunContext, shard_set: Make, encoder: Make) -> None:
-    inputs = {"data": shard_set(), "encoder": encoder()}
-    first = curate.run(settings(), inputs, context)
-    assert curate.run(CurateSettings(clip_similarity=ScoreRule(), gpus_per_task=1), inputs, context) == first
-
-
-@pytest.mark.slow
-def test_ray_workers_give_equal_scores(
-    context: RunContext, shard_set: Make, encoder: Make, scored: list[int]
-) -> None:
-    inputs = {"data": shard_set(), "encoder": encoder()}
-    here = curate.run(settings(), inputs, context)
-    calls = len(scored)
-    ours, theirs = (
-        [row[COLUMN] for row in rows_of(artifact)] for artifact in (here, spread(context, inputs))
-    )
-    assert len(scored) == calls  # this process scored nothing more
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine is other is None or mine == pytest.approx(other, abs=1e-6)
 
 
 def test_the_judge_chooses_no_training_data(context: RunContext, shard_set: Make, encoder: Make) -> None:

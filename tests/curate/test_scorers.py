@@ -25,6 +25,8 @@ from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 
+from .conftest import rows_of
+
 Make = Callable[..., Artifact]
 SIZE = 8
 
@@ -238,10 +240,6 @@ def settings(clip: str, **rules: object) -> CurateSettings:
     return CurateSettings(
         clip_similarity=ScoreRule(), clip_vit_l14=clip, batch_size=4, in_process_shards=8, **rules
     )
-
-
-def rows_of(artifact: Artifact) -> list[dict]:
-    return [row for shard in read_index(artifact) for row in pq.read_table(shard.parquet).to_pylist()]
 
 
 def test_each_scorer_has_its_column_its_version_and_its_reason(

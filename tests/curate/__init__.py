@@ -1,0 +1,1 @@
+"""Tests of curation and of training the encoder."""
