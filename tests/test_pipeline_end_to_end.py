@@ -110,8 +110,9 @@ def test_one_stage_runs_alone_on_artifacts_that_exist(first: dict, home: Path) -
     data = first["stages"][0]["fingerprint"]
     done, _ = gigagan(home, "curate", "--data", data[:12], "--preset", "tiny", "--set", keep, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
-    scores, curated = json.loads(done.stdout)["stages"]
+    *scored, curated = json.loads(done.stdout)["stages"]
     before = next(stage["counts"] for stage in first["stages"] if stage["label"] == "curate")
-    assert scores["cached"]
+    assert [stage["label"] for stage in scored] == ["curate (embeddings)", "curate (scores)"]
+    assert all(stage["cached"] for stage in scored)
     assert curated["counts"]["in"] == before["in"]
     assert curated["counts"]["out"] < before["out"]
