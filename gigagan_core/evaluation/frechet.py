@@ -2,9 +2,9 @@
 
 d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^{1/2})          (Dowson and Landau 1982)
 
-S1 S2 is similar to the symmetric S1^{1/2} S2 S1^{1/2}, so the last trace is the sum of the square
-roots of that matrix's eigenvalues: no general matrix square root, no complex numbers, and no call
-whose meaning changes between scipy's versions. The same value as clean-fid's on full-rank covariances.
+With S1 = L L^T, S1 S2 has the eigenvalues of the symmetric L^T S2 L, so the last trace is the sum of the
+square roots of those: no general matrix square root, no complex numbers, and no call whose meaning
+changes between scipy's versions. The same value as clean-fid's on full-rank covariances.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from gigagan_core.evaluation.moments import Moments
 
 # Rounding leaves about D * eps of the trace in wrongly negative eigenvalues; this is far above it.
 _NEGATIVE_MASS_LIMIT = 1e-6
+# Far above D * eps, so that no direction of a covariance that passes can count as null.
+_LEAST_PIVOT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,83 @@ class FrechetDistance:
         return None
 
 
+class Reference:
+    """One set's moments with what every distance to it needs, so that many distances cost little more than one.
+
+    The factor L with L L^T = S1 is Cholesky's where the covariance is well conditioned, which also shows that it has
+    no null directions; else S1^{1/2} by eigenvalues.
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        self.covariance = moments.covariance
+        self.trace = self.covariance.trace()
+        self.factor, self.spectrum = _factor(self.covariance)
+
+    def distance(self, other: Moments) -> FrechetDistance:
+        """Frechet distance to another set. Raises GigaganError where the dimensions differ."""
+        if self.moments.dimensions != other.dimensions:
+            raise GigaganError(
+                f"features of {self.moments.dimensions} and of {other.dimensions} dimensions cannot be compared; "
+                "extract both sets with the same encoder"
+            )
+        covariance = other.covariance
+        product = torch.linalg.eigvalsh(self.factor.T @ covariance @ self.factor)
+        spectrum = _Spectrum.of(covariance)
+        mean_term = (self.moments.mean - other.mean).square().sum()
+        traces = self.trace + covariance.trace()
+        covariance_term = traces - 2 * product.clamp(min=0).sqrt().sum()
+        negative = self.spectrum.negative + spectrum.negative
+        return FrechetDistance(
+            distance=float(mean_term + covariance_term),
+            mean_term=float(mean_term),
+            covariance_term=float(covariance_term),
+            negative_mass=negative / float(traces) if traces > 0 else 0.0,
+            null_directions=(self.spectrum.null_directions, spectrum.null_directions),
+            count=min(self.moments.count, other.count),
+            dimensions=self.moments.dimensions,
+        )
+
+
 def frechet_distance(first: Moments, second: Moments) -> FrechetDistance:
     """Frechet distance of two sets from their moments, symmetric in its arguments up to rounding.
 
     Raises GigaganError where the feature dimensions differ or a set has fewer than 2 images.
     """
-    if first.dimensions != second.dimensions:
-        raise GigaganError(
-            f"features of {first.dimensions} and of {second.dimensions} dimensions cannot be compared; "
-            "extract both sets with the same encoder"
-        )
-    covariance_1, covariance_2 = first.covariance, second.covariance
-    values_1, vectors_1 = torch.linalg.eigh(covariance_1)
-    root_1 = (vectors_1 * values_1.clamp(min=0).sqrt()) @ vectors_1.T
-    product = torch.linalg.eigvalsh(root_1 @ covariance_2 @ root_1)
-    values_2 = torch.linalg.eigvalsh(covariance_2)
-
-    mean_term = (first.mean - second.mean).square().sum()
-    traces = covariance_1.trace() + covariance_2.trace()
-    covariance_term = traces - 2 * product.clamp(min=0).sqrt().sum()
-    negative = values_1.clamp(max=0).sum() + values_2.clamp(max=0).sum()
-    return FrechetDistance(
-        distance=float(mean_term + covariance_term),
-        mean_term=float(mean_term),
-        covariance_term=float(covariance_term),
-        negative_mass=float(negative.abs() / traces) if traces > 0 else 0.0,
-        null_directions=(_null_directions(values_1), _null_directions(values_2)),
-        count=min(first.count, second.count),
-        dimensions=first.dimensions,
-    )
+    return Reference(first).distance(second)
 
 
-def _null_directions(eigenvalues: Tensor) -> int:
-    """Eigenvalues that are zero up to rounding, of a covariance's ascending eigenvalues [D]."""
-    threshold = eigenvalues[-1].clamp(min=0) * len(eigenvalues) * torch.finfo(torch.float64).eps
-    return int((eigenvalues <= threshold).sum())
+@dataclass(frozen=True)
+class _Spectrum:
+    """What the eigenvalues of a covariance tell. negative: mass of the negative ones, as a positive number."""
+
+    negative: float
+    null_directions: int
+
+    @classmethod
+    def of(cls, covariance: Tensor) -> _Spectrum:
+        """Without eigenvalues where Cholesky's factor shows that none is near 0: they cost more than the distance."""
+        return cls(0.0, 0) if _cholesky(covariance) is not None else cls.by(torch.linalg.eigvalsh(covariance))
+
+    @classmethod
+    def by(cls, eigenvalues: Tensor) -> _Spectrum:
+        """Of ascending eigenvalues [D]; null are those that are zero up to rounding."""
+        threshold = eigenvalues[-1].clamp(min=0) * len(eigenvalues) * torch.finfo(torch.float64).eps
+        return cls(float(eigenvalues.clamp(max=0).sum().abs()), int((eigenvalues <= threshold).sum()))
+
+
+def _factor(covariance: Tensor) -> tuple[Tensor, _Spectrum]:
+    factor = _cholesky(covariance)
+    if factor is not None:
+        return factor, _Spectrum(0.0, 0)
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt(), _Spectrum.by(values)
+
+
+def _cholesky(covariance: Tensor) -> Tensor | None:
+    """The lower factor of a covariance whose pivots are all far from 0, or None."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = factor.diagonal().square()
+    if failed or not bool((pivots > pivots.max() * _LEAST_PIVOT).all()):
+        return None
+    return factor
