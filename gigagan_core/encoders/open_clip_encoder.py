@@ -73,7 +73,7 @@ class ClipEncoder(nn.Module):
         self.embed_dim: int = _output_width(text)
         self.image_size: int = _image_size(model)
         self.logit_scale = float(model.logit_scale.detach().exp())
-        self._interpolation = preprocessing.interpolation
+        self.interpolation = preprocessing.interpolation
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.eval()
@@ -145,7 +145,7 @@ class ClipEncoder(nn.Module):
         x = (images.to(self.mean.dtype) + 1) / 2
         size = (self.image_size, self.image_size)
         if x.shape[-2:] != size:
-            x = F.interpolate(x, size=size, mode=self._interpolation, align_corners=False, antialias=True)
+            x = F.interpolate(x, size=size, mode=self.interpolation, align_corners=False, antialias=True)
         return (x - self.mean) / self.std
 
 

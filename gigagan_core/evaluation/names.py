@@ -5,21 +5,33 @@ from __future__ import annotations
 import re
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_\-./]+")
-# A Frechet distance may be called FID only on Inception's features; readers compare FIDs across papers.
-_FID_EXTRACTORS = ("inception",)
+INCEPTION, LEGACY = "inception", "legacy_pytorch"
+PUBLISHED_INCEPTION = {
+    # inception-2015-12-05.pt, TorchScript (StyleGAN2-ADA's), which clean-fid's modes clean and legacy_tensorflow use
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    # pt_inception-2015-12-05-6726825d.pth, pytorch-fid's, which its mode legacy_pytorch uses
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+}
+"""sha256 of the Inception weights whose Frechet distance may be called FID; readers compare FIDs across papers."""
 
 
-def metric_name(metric: str, *, extractor: str, resolution: int, count: int) -> str:
+def metric_name(
+    metric: str, *, extractor: str | None, resolution: int | str, count: int, sha256: str | None = None
+) -> str:
     """``<metric>_<extractor>_<resolution>_<count>``, e.g. ``fd_openmoji-judge_32_370``.
 
-    metric: short name, ``-`` between its words. extractor: the network whose features were used.
-    resolution: side of the images judged, pixels. count: images (or patches) on each side of the
-    comparison; whole thousands are written ``30k``. The result is a valid MLflow key.
-    Raises ValueError for characters MLflow refuses, and for ``fid`` of anything but Inception.
+    metric: short name, ``-`` between its words. extractor: the network whose features were used, None for figures
+    that need none. resolution: side of the images judged, pixels, or ``native`` where they differ. count: images (or
+    patches) on each side of the comparison, of the generated ones where the counts differ; whole thousands are
+    written ``30k``. sha256: of the extractor's weights; only `fid` needs it. The result is a valid MLflow key.
+    Raises ValueError for characters MLflow refuses, and for ``fid`` of anything but Inception's published weights.
     """
-    if metric.lower().startswith("fid") and not extractor.lower().startswith(_FID_EXTRACTORS):
-        raise ValueError(f"'fid' is the name of Inception's distance alone; call {extractor!r}'s 'fd'")
-    name = f"{metric}_{extractor}_{resolution}_{short_count(count)}"
+    if re.search(r"(^|-)fid", metric.lower()) and sha256 not in PUBLISHED_INCEPTION:
+        raise ValueError(
+            f"'fid' is the name of the distance by Inception's published weights alone; call {extractor!r}'s 'fd'"
+        )
+    parts = (metric, extractor, str(resolution), short_count(count))
+    name = "_".join(part for part in parts if part is not None)
     if not _ALLOWED.fullmatch(name):
         raise ValueError(f"{name!r}: a metric's name holds letters, digits and _-./ only")
     return name

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+
+from gigagan_core.evaluation.extractors.inception import quiet_torchscript
 
 
 class PixelEncoder:
@@ -63,3 +68,43 @@ def _discs(count: int, size: int, seed: int) -> torch.Tensor:
     grid = (torch.arange(size) + 0.5) / size
     inside = ((grid[None, None] - x) ** 2 + (grid[None, :, None] - y) ** 2 < (radius / 2) ** 2)[:, None]
     return torch.where(inside, colour, torch.full_like(colour, 255.0)).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def scripted_inception(tmp_path_factory) -> Path:
+    """A TorchScript file of the published Inception's form, with fixed random weights: its distance is no FID."""
+    folder = tmp_path_factory.mktemp("inception")
+    torch.manual_seed(0)
+    path = folder / "inception-2015-12-05.pt"
+    with quiet_torchscript():
+        torch.jit.script(_Inception()).save(str(path))
+    return path
+
+
+class _Inception(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 32, 32, stride=24), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(8)
+        )
+        self.output = torch.nn.Linear(2048, 20)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.layers(x).flatten(1)).softmax(1)
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory) -> Callable[..., Path]:
+    """(count, size, seed, ending) -> a new folder of noisy discs 0000.png, ..."""
+
+    def make(count: int, size: int = 48, seed: int = 0, ending: str = "png") -> Path:
+        folder = tmp_path_factory.mktemp("pictures")
+        for row, image in enumerate(_discs(count, size, seed)):
+            noise = torch.randint(
+                0, 40, image.shape, generator=torch.Generator().manual_seed(seed * 977 + row)
+            )
+            pixels = (image.int() - noise).clamp(0, 255).to(torch.uint8)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{row:04}.{ending}")
+        return folder
+
+    return make

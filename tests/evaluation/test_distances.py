@@ -10,7 +10,7 @@ import torch
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.frechet import frechet_distance
 from gigagan_core.evaluation.moments import Moments
-from gigagan_core.evaluation.names import extractor_name, metric_name
+from gigagan_core.evaluation.names import PUBLISHED_INCEPTION, extractor_name, metric_name
 from gigagan_core.evaluation.precision_recall import precision_recall
 
 CLEAN_FID_WARNS = pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
@@ -161,7 +161,9 @@ def test_a_name_carries_extractor_resolution_and_count():
     assert (
         metric_name("fd", extractor="openmoji-judge", resolution=32, count=370) == "fd_openmoji-judge_32_370"
     )
-    assert metric_name("fid", extractor="inception", resolution=256, count=30_000) == "fid_inception_256_30k"
+    sums = {"sha256": sorted(PUBLISHED_INCEPTION)[0]}
+    named = metric_name("fid", extractor="inception", resolution=256, count=30_000, **sums)
+    assert named == "fid_inception_256_30k"
     with pytest.raises(ValueError, match="Inception"):
         metric_name("fid", extractor="openmoji-judge", resolution=32, count=370)
     assert extractor_name("ViT-B-32 (laion_2b)") == "ViT-B-32-laion-2b"

@@ -1,0 +1,128 @@
+"""Inception as clean-fid runs it, from its weight files: the only network whose distance may be called FID."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256, resized_float
+from gigagan_core.evaluation.names import INCEPTION, LEGACY, PUBLISHED_INCEPTION, extractor_name
+
+SIZE = 299
+WIDTH = 2048
+
+
+class InceptionClean(Extractor):
+    """clean-fid's mode "clean": the TorchScript file `inception-2015-12-05.pt` on images resized without quantising.
+
+    path: that file, or one like it: its module has `layers` (images [N, 3, 299, 299] to 2048 features) and, for the
+    Inception Score, `output` (a linear layer). A file of another sha256 is named after its sum and never called FID.
+    Raises GigaganError for a file that is no such module, or has not the expected sum.
+    """
+
+    width = WIDTH
+    rule = "each channel as float, PIL bicubic to 299 px, clipped to 0..255, not rounded; (x - 128) / 128"
+
+    def __init__(self, path: Path, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
+        self.sha256 = checked_sha256(path, sha256, "inception")
+        self.name = inception_name(INCEPTION, self.sha256)
+        self.published = self.sha256 in PUBLISHED_INCEPTION
+        self.device = device
+        try:
+            with quiet_torchscript():
+                network = torch.jit.load(str(path), map_location=device).eval()
+            self._layers, self._output = network.layers, getattr(network, "output", None)
+        except (RuntimeError, AttributeError, ValueError) as error:
+            raise GigaganError(
+                f"inception: {path} is no TorchScript Inception as clean-fid uses it "
+                f"({' '.join(str(error).split())[:120]}); fetch inception-2015-12-05.pt again"
+            ) from error
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] to float32 [3, 299, 299] in 0 to 255."""
+        return resized_float(picture, SIZE)
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """float32 [N, 3, 299, 299] in 0 to 255 to [N, 2048]."""
+        return self._layers((batch - 128) / 128).reshape(len(batch), WIDTH)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[N, 2048] to logits [N, classes], without the bias, as in the original Inception Score."""
+        if self._output is None:
+            raise GigaganError(f"{self.name}: its file has no classifier, so it gives no Inception Score")
+        return F.linear(features, self._output.weight.detach().to(features.dtype).to(features.device))
+
+
+class InceptionLegacy(Extractor):
+    """clean-fid's mode "legacy_pytorch": pytorch-fid's weights on images resized by torch's bilinear interpolation.
+
+    path: `pt_inception-2015-12-05-6726825d.pth`. Aliasing makes its numbers differ from those of mode "clean".
+    Raises GigaganError as `InceptionClean` does.
+    """
+
+    width = WIDTH
+    rule = "torch bilinear to 299 px without antialiasing, clipped to 0..255, not rounded; x / 127.5 - 1"
+
+    def __init__(self, path: Path, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
+        self.sha256 = checked_sha256(path, sha256, "inception")
+        self.name = inception_name(extractor_name(f"{INCEPTION}-{LEGACY}"), self.sha256)
+        self.published = self.sha256 in PUBLISHED_INCEPTION
+        self.device = device
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            self._network = _pytorch_inception(weights).to(device)
+            self._classifier = weights["fc.weight"].to(device)
+        except Exception as error:
+            raise GigaganError(
+                f"inception: {path} does not fit pytorch-fid's network "
+                f"({' '.join(str(error).split())[:120]}); give pt_inception-2015-12-05-6726825d.pth"
+            ) from error
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] to float32 [3, 299, 299] in 0 to 255."""
+        image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32))[None]
+        resized = F.interpolate(image, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        return resized[0].clamp(0, 255).numpy()
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """float32 [N, 3, 299, 299] in 0 to 255 to [N, 2048]."""
+        return self._network(batch / 255)[0].reshape(len(batch), WIDTH)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[N, 2048] to logits [N, classes], without the bias, as in the original Inception Score."""
+        return F.linear(features, self._classifier.to(features.dtype).to(features.device))
+
+
+def inception_name(name: str, sha256: str) -> str:
+    """`name`, followed by the sum's beginning unless the weights are the published ones."""
+    return name if sha256 in PUBLISHED_INCEPTION else f"{name}-{sha256[:8]}"
+
+
+def _pytorch_inception(weights: dict[str, Tensor]) -> nn.Module:
+    """clean-fid's copy of pytorch-fid's network with these weights; its own constructor would download them."""
+    from cleanfid import inception_pytorch
+
+    original = inception_pytorch.load_state_dict_from_url
+    inception_pytorch.load_state_dict_from_url = lambda *args, **options: weights
+    try:
+        network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+    finally:
+        inception_pytorch.load_state_dict_from_url = original
+    return network.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def quiet_torchscript() -> Iterator[None]:
+    """TorchScript is deprecated, and the published weights are TorchScript."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        yield
