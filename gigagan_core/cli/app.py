@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gigagan_core import __version__
-from gigagan_core.cli import server_commands, show_commands, stage_commands
+from gigagan_core.cli import metrics_command, server_commands, show_commands, stage_commands
 
 app = typer.Typer(
     name="gigagan",
@@ -43,5 +43,6 @@ def _global_options(
 for _entry_point in sorted(importlib.metadata.entry_points(group="gigagan.commands"), key=lambda e: e.name):
     _entry_point.load()(app)
 stage_commands.register(app)
+metrics_command.register(app)
 show_commands.register(app)
 server_commands.register(app)

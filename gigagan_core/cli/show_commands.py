@@ -39,7 +39,7 @@ def presets(as_json: JsonOption = False) -> None:
         answer(listed)
         if not as_json:
             columns = ("preset", "what for", "network", "all", "counted", "paper", "difference")
-            _print_table(columns, [row for name in listed for row in _preset_rows(name, listed[name])])
+            print_table(columns, [row for name in listed for row in _preset_rows(name, listed[name])])
 
 
 def _preset_document(name: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def store_ls(
         answer([_document(artifact) for artifact in artifacts])
         if not as_json:
             columns = ("artifact", "stage", "kind", "made (UTC)", "rows out / in")
-            _print_table(columns, [_row(artifact) for artifact in artifacts])
+            print_table(columns, [_row(artifact) for artifact in artifacts])
 
 
 @store_app.command("forget")
@@ -141,13 +141,13 @@ def store_forget(
             if not removal.rows:
                 console.note("no sample here is meant; what was named is remembered for later ingests")
                 return
-            _print_table(
+            print_table(
                 ("removed from", "stage", "rows"),
                 [(each.short, _label(each), str(rows)) for each, rows in removal.rows],
             )
             if removal.trained:
                 columns = ("trained on them", "stage", "kind", "made (UTC)")
-                _print_table(columns, [_row(each)[:4] for each in removal.trained])
+                print_table(columns, [_row(each)[:4] for each in removal.trained])
 
 
 _PARTS = ("partition", "scores", "embeddings")
@@ -240,7 +240,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+def print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """A table on standard output; cells are plain text."""
     from rich.console import Console
     from rich.table import Table

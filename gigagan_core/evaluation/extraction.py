@@ -1,0 +1,238 @@
+"""Pictures to features, once: each is decoded one time for all that is wanted of it, shard by shard, resumable.
+
+A shard is a fixed run of pictures. What is computed of it (a stream) is kept in the work folder under a name made of
+the pictures' contents and of everything that decides the stream, as .npy beside a .json with its sha256, written last:
+a killed evaluation continues with the shards that lack it, and a second model is judged against the same real images
+without computing theirs again. A stream whose file does not have its sum is computed again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.picture_folder import Picture, digest_of
+from gigagan_core.store.fingerprint import digest, sha256_file
+
+REAL, FAKE = "real", "fake"
+FEATURES, CAPTIONS, PATCHES, PAIRS = "features", "captions", "patches", "pairs"
+RAY_IN_FLIGHT = 2
+"""Shards in flight for each GPU, or CPU where there is none: one works, one waits."""
+
+
+@dataclass(frozen=True)
+class NamedExtractor:
+    """An extractor and where it is. key: what decides its features (name, sha256, rule), for the streams' names."""
+
+    place: ExtractorPlace
+    key: str
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Patches cut out of paired images: side in pixels, how many of each image, seed of their places."""
+
+    size: int
+    per_image: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted of the pictures.
+
+    extractors: every one reads every picture. size: side that pictures are cropped and resized to, or None.
+    pairs: of psnr, ssim, lpips. lpips: BACKBONE:PATH. patches: patch features of paired pictures by the first
+    extractor. batch_size: pictures a network sees at once; threads: that decode. Neither decides a result.
+    """
+
+    extractors: tuple[NamedExtractor, ...]
+    size: int | None = None
+    pairs: tuple[str, ...] = ()
+    lpips: str | None = None
+    lpips_sha256: str | None = None
+    patches: PatchPlan | None = None
+    batch_size: int = 32
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of pictures of each role; real and fake are aligned where both are there. captions: of the fake ones.
+    first: global number of the first picture."""
+
+    first: int
+    pictures: Mapping[str, tuple[Picture, ...]]
+    captions: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.pictures.values())))
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """Where a shard's streams are. files: (stream, role, extractor's key) -> .npy. facts: by role, as in
+    `shard_pass.Done`. fresh: something had to be computed."""
+
+    files: Mapping[tuple[str, str, str], Path]
+    facts: Mapping[str, dict[str, Any]]
+    fresh: bool
+
+
+def cut(
+    pictures: Mapping[str, list[Picture]], captions: list[str] | None, shard_size: int, paired: bool
+) -> list[Shard]:
+    """Shards of every role by itself, or of the roles side by side where they are paired."""
+    if paired:
+        groups: list[dict[str, list[Picture]]] = [dict(pictures)]
+    else:
+        groups = [{role: listed} for role, listed in pictures.items()]
+    shards = []
+    for group in groups:
+        for start in range(0, len(next(iter(group.values()))), shard_size):
+            own = {role: tuple(listed[start : start + shard_size]) for role, listed in group.items()}
+            texts = captions[start : start + shard_size] if captions is not None and FAKE in own else None
+            shards.append(Shard(start, own, None if texts is None else tuple(texts)))
+    return shards
+
+
+def extract(
+    shards: list[Shard],
+    plan: Plan,
+    work: Path,
+    *,
+    ray: ModuleType | None = None,
+    on_shard: Callable[[Shard, ShardResult], None] = lambda shard, result: None,
+) -> list[ShardResult]:
+    """Every stream of every shard, in order; in this process, or in Ray tasks where `ray` is given (and connected).
+
+    work: a folder that every node sees. Raises GigaganError as soon as a shard cannot be done; shards done stay done.
+    """
+    results: dict[int, ShardResult] = {}
+    running = _in_ray(ray, shards, plan, work) if ray is not None else _here(shards, plan, work)
+    for number, result in running:
+        results[number] = result
+        on_shard(shards[number], result)
+    return [results[number] for number in range(len(shards))]
+
+
+def _here(shards: list[Shard], plan: Plan, work: Path) -> Iterator[tuple[int, ShardResult]]:
+    for number, shard in enumerate(shards):
+        yield number, extract_shard(shard, plan, work)
+
+
+def _in_ray(
+    ray: ModuleType, shards: list[Shard], plan: Plan, work: Path
+) -> Iterator[tuple[int, ShardResult]]:
+    """A bounded number of tasks in flight, one CPU each."""
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=2)(extract_shard)
+    waiting = list(enumerate(shards))[::-1]
+    running: dict[Any, int] = {}
+    limit = RAY_IN_FLIGHT * (gpus or int(resources.get("CPU", 1)))
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                number, shard = waiting.pop()
+                running[task.remote(shard, plan, work)] = number
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number = running.pop(done)
+            try:
+                yield number, ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.as_instanceof_cause()
+                raise GigaganError(str(error.cause)) if isinstance(cause, GigaganError) else error from None
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+
+
+def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
+    """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures."""
+    streams = _streams(shard, plan)
+    folder = work / digest([digest_of(shard.pictures[role]) for role in sorted(shard.pictures)])[:32]
+    files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in streams}
+    missing = [stream for stream in streams if not _whole(files[stream])]
+    facts_file = folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
+    fresh = bool(missing) or not facts_file.is_file()
+    if fresh:
+        folder.mkdir(parents=True, exist_ok=True)
+        from gigagan_core.evaluation.shard_pass import ShardPass
+
+        done = ShardPass(shard, plan, missing).run()
+        for stream, rows in done.rows.items():
+            _keep(files[stream], rows)
+        _write(facts_file, json.dumps(done.facts).encode())
+    return ShardResult(files, json.loads(facts_file.read_text()), fresh)
+
+
+def _streams(shard: Shard, plan: Plan) -> list[tuple[str, str, str]]:
+    streams = [(FEATURES, role, each.key) for role in shard.pictures for each in plan.extractors]
+    if shard.captions is not None:
+        streams += [
+            (CAPTIONS, FAKE, each.key) for each in plan.extractors if each.place.place in _clips(plan)
+        ]
+    if {REAL, FAKE} <= set(shard.pictures):
+        streams += [(PAIRS, FAKE, measure) for measure in plan.pairs]
+        if plan.patches is not None:
+            streams += [(PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE)]
+    return streams
+
+
+def _clips(plan: Plan) -> set[str]:
+    return {each.place.place for each in plan.extractors if loaded(each.place).is_clip}
+
+
+def _file_name(stream: tuple[str, str, str], shard: Shard, plan: Plan) -> str:
+    """Everything that decides the rows, but for the pictures' contents, which name the folder."""
+    kind, role, key = stream
+    decides: list[Any] = [kind, key, plan.size, sorted(shard.pictures)]
+    if kind == CAPTIONS:
+        decides.append(shard.captions)
+    if kind == PATCHES and plan.patches is not None:
+        decides += [plan.patches.size, plan.patches.per_image, plan.patches.seed, shard.first]
+    if kind == PAIRS and key == "lpips":
+        decides.append(plan.lpips_sha256)
+    return f"{kind}-{role}-{digest(decides)[:24]}"
+
+
+@functools.lru_cache(maxsize=8)
+def loaded(place: ExtractorPlace) -> Any:
+    """The extractor at a place, loaded once a process."""
+    from gigagan_core.evaluation.extractors.registry import load_extractor
+
+    return load_extractor(place, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _whole(path: Path) -> bool:
+    done = path.with_suffix(".json")
+    return done.is_file() and path.is_file() and json.loads(done.read_text())["sha256"] == sha256_file(path)
+
+
+def _keep(path: Path, rows: np.ndarray) -> None:
+    """Write a stream; rows that are not finite are not recorded as done, so that nothing goes on from them."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, rows)
+    os.replace(temporary, path)
+    if np.isfinite(rows).all():
+        record = {"sha256": sha256_file(path), "rows": len(rows)}
+        _write(path.with_suffix(".json"), json.dumps(record).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,388 @@
+"""Two folders of images compared: whoever's model made them. `gigagan metrics` is a thin door onto `measure`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from gigagan_core import console, environment
+from gigagan_core.errors import GigaganError, nearest
+from gigagan_core.evaluation.bootstrap import bootstrap_mean
+from gigagan_core.evaluation.captions import captions_of, read_captions
+from gigagan_core.evaluation.extraction import (
+    CAPTIONS,
+    FAKE,
+    FEATURES,
+    PAIRS,
+    PATCHES,
+    REAL,
+    NamedExtractor,
+    PatchPlan,
+    Plan,
+    Shard,
+    ShardResult,
+    cut,
+    extract,
+    loaded,
+)
+from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256
+from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.feature_set import FeatureSet
+from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.picture_folder import Picture, digest_of, list_pictures, pair_up
+from gigagan_core.evaluation.set_metrics import (
+    CLIP_ONLY,
+    INCEPTION_ONLY,
+    MEASURES,
+    MeasureOptions,
+    SetMeasures,
+)
+from gigagan_core.store.fingerprint import digest
+
+PAIRED = {"psnr": "higher", "ssim": "higher", "lpips": "lower"}
+PATCH_FD = "patch-fd"
+METRICS = (*MEASURES, *PAIRED, PATCH_FD)
+DEFAULT = ("fd", "kid", "precision-recall", "density-coverage", "cmmd", "clip-score", "is")
+"""What is measured where nothing is asked for: of these, all that the extractors and the captions allow."""
+_WHO = {REAL: "real images", FAKE: "generated images"}
+
+
+@dataclass(frozen=True)
+class FolderMetrics:
+    """What to compare, and how.
+
+    real, fake: folders. extractors: places; the first gives patch-FD. metrics: of METRICS; None: DEFAULT. captions:
+    see `read_captions`. size: centre crop and Lanczos to this side first (the authors' rule), or None. lpips:
+    BACKBONE:PATH. skip_corrupt: leave files out that do not decode, and say so, instead of refusing. work: where
+    features are kept; None: under the home folder. shard_size, batch_size, threads: decide no result, but a changed
+    shard_size finds no kept features.
+    """
+
+    real: Path
+    fake: Path
+    extractors: tuple[ExtractorPlace, ...]
+    metrics: tuple[str, ...] | None = None
+    captions: Path | None = None
+    size: int | None = None
+    lpips: str | None = None
+    patch_size: int = 64
+    patches_per_image: int = 4
+    skip_corrupt: bool = False
+    options: MeasureOptions = field(default_factory=MeasureOptions)
+    work: Path | None = None
+    shard_size: int = 256
+    batch_size: int = 32
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """figures, and the record of how they were made, JSON-able. cautions: of the whole comparison."""
+
+    figures: tuple[Figure, ...]
+    record: dict[str, Any]
+    cautions: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """One document: the figures by name, the record, the cautions."""
+        return {
+            "schema": 1,
+            "figures": {figure.name: figure.as_json() for figure in self.figures},
+            **self.record,
+            "cautions": list(self.cautions),
+        }
+
+
+def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
+    """Every metric asked for, from one pass over both folders.
+
+    ray: connected, to spread the shards over its cluster; None: in this process. A killed run continues where it was.
+    Raises GigaganError, one sentence, for bad folders, files, captions, weights or metrics.
+    """
+    extractors = [loaded(place) for place in settings.extractors]
+    metrics = _wanted(settings, extractors)
+    paired = [metric for metric in metrics if metric in PAIRED or metric == PATCH_FD]
+    pictures = {role: list_pictures(getattr(settings, role), settings.threads) for role in (REAL, FAKE)}
+    if paired:
+        pairs = pair_up(pictures[REAL], pictures[FAKE], (settings.real, settings.fake))
+        pictures = dict(zip((REAL, FAKE), pairs, strict=True))
+    captions = None
+    if settings.captions is not None:
+        names = [picture.name for picture in pictures[FAKE]]
+        captions = captions_of(names, read_captions(settings.captions), str(settings.captions))
+    plan = _plan(settings, extractors, paired)
+    shards = cut(pictures, captions, settings.shard_size, bool(paired))
+    results = _extracted(shards, plan, settings, ray)
+    facts = {role: _facts(results, role) for role in (REAL, FAKE)}
+    naming = Naming(_resolution(facts[FAKE]), facts[FAKE]["count"])
+    left_out = [] if settings.metrics else _too_few_for(settings.options, facts)
+    metrics = [metric for metric in metrics if metric not in left_out]
+    figures = _figures(settings, extractors, metrics, results, plan, naming)
+    record = _record(settings, extractors, pictures, facts, results, captions)
+    cautions = _cautions(settings, pictures, facts)
+    if left_out:
+        cautions.append(f"too few images for {', '.join(left_out)}")
+    return Measured(tuple(figures), record, tuple(cautions))
+
+
+def _wanted(settings: FolderMetrics, extractors: list[Extractor]) -> list[str]:
+    """The metrics to compute, checked against what is given."""
+    if not extractors:
+        raise GigaganError("no extractor is given; name one, such as inception:FILE")
+    names = [extractor.name for extractor in extractors]
+    if len(set(names)) < len(names):
+        raise GigaganError(f"extractor {names[0]} is given twice; give each once")
+    clips = any(extractor.is_clip for extractor in extractors)
+    has_logits = any(extractor.name.startswith("inception") for extractor in extractors)
+    cannot = {
+        "clip-score": "needs captions: give --captions FILE" if settings.captions is None else "",
+        "lpips": "needs its weights: give --lpips vgg:FILE or alex:FILE" if settings.lpips is None else "",
+    }
+    for metric in CLIP_ONLY:
+        if not clips:
+            cannot[metric] = "needs a CLIP: add an extractor such as ViT-B-32:FILE"
+    for metric in INCEPTION_ONLY:
+        cannot[metric] = "" if has_logits else "needs Inception: add the extractor inception:FILE"
+    if settings.metrics is None:
+        return [metric for metric in DEFAULT if not cannot.get(metric)]
+    for metric in settings.metrics:
+        if metric not in METRICS:
+            raise GigaganError(f"no metric {metric!r}; {nearest(metric, METRICS)}")
+        if cannot.get(metric):
+            raise GigaganError(f"{metric} {cannot[metric]}")
+    return list(dict.fromkeys(settings.metrics))
+
+
+def _plan(settings: FolderMetrics, extractors: list[Extractor], paired: list[str]) -> Plan:
+    lpips = settings.lpips if "lpips" in paired else None
+    return Plan(
+        extractors=tuple(
+            NamedExtractor(place, digest([each.name, each.sha256, each.rule])[:24])
+            for place, each in zip(settings.extractors, extractors, strict=True)
+        ),
+        size=settings.size,
+        pairs=tuple(metric for metric in paired if metric in PAIRED),
+        lpips=lpips,
+        lpips_sha256=lpips and _lpips_sha256(lpips),
+        patches=PatchPlan(settings.patch_size, settings.patches_per_image, settings.options.seed)
+        if PATCH_FD in paired
+        else None,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+    )
+
+
+def _lpips_sha256(place: str) -> str | None:
+    path = Path(place.partition(":")[2]).expanduser()
+    return checked_sha256(path, None, "LPIPS") if path.is_file() else None
+
+
+def _extracted(
+    shards: list[Shard], plan: Plan, settings: FolderMetrics, ray: ModuleType | None
+) -> list[ShardResult]:
+    work = settings.work or environment.home() / "metrics"
+    total = sum(len(shard) * len(shard.pictures) for shard in shards)
+    kept = 0
+    with console.progress("features", total=total, unit="images") as bar:
+
+        def on_shard(shard: Shard, result: ShardResult) -> None:
+            nonlocal kept
+            _refuse_corrupt(result, settings)
+            images = len(shard) * len(shard.pictures)
+            if not result.fresh:
+                kept += images
+            bar.advance(images)
+
+        results = extract(shards, plan, work, ray=ray, on_shard=on_shard)
+    if kept:
+        console.note(f"{kept} of {total} images had their features in {work} already")
+    return results
+
+
+def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
+    for role, facts in result.facts.items():
+        if facts["corrupt"] and not settings.skip_corrupt:
+            name, reason = facts["corrupt"][0]
+            more = f", and {len(facts['corrupt']) - 1} more so far" if len(facts["corrupt"]) > 1 else ""
+            raise GigaganError(
+                f"{getattr(settings, role) / name} does not decode ({reason}){more}; remove or replace it, or give "
+                "--skip-corrupt to leave such files out"
+            )
+
+
+def _facts(results: list[ShardResult], role: str) -> dict[str, Any]:
+    """count, sizes and corrupt of all shards of a role."""
+    sizes: Counter[str] = Counter()
+    corrupt: list[list[str]] = []
+    count = 0
+    for result in results:
+        if role in result.facts:
+            sizes.update(result.facts[role]["sizes"])
+            corrupt += result.facts[role]["corrupt"]
+            count += result.facts[role]["count"]
+    if count == 0:
+        raise GigaganError(f"none of the {_WHO[role]} decodes; give a folder of images")
+    return {"count": count, "sizes": dict(sizes), "corrupt": corrupt}
+
+
+def _too_few_for(options: MeasureOptions, facts: dict[str, dict[str, Any]]) -> list[str]:
+    """Of DEFAULT, what so few images do not allow; asked for by name, it is an error instead."""
+    count = min(facts[role]["count"] for role in (REAL, FAKE))
+    needed = {
+        "precision-recall": options.neighbours + 1,
+        "density-coverage": options.density_neighbours + 1,
+        "is": options.splits,
+    }
+    return [metric for metric, least in needed.items() if count < least]
+
+
+def _resolution(facts: dict[str, Any]) -> int | str:
+    """The side of the images where all are squares of one size, else "native"."""
+    if len(facts["sizes"]) > 1:
+        return "native"
+    height, _, width = next(iter(facts["sizes"])).partition("x")
+    return int(height) if height == width else "native"
+
+
+def _gathered(results: list[ShardResult], stream: str, role: str, key: str) -> FeatureSet | None:
+    paths = [result.files[(stream, role, key)] for result in results if (stream, role, key) in result.files]
+    return FeatureSet.mapped(paths, _WHO[role]) if paths else None
+
+
+def _figures(
+    settings: FolderMetrics,
+    extractors: list[Extractor],
+    metrics: list[str],
+    results: list[ShardResult],
+    plan: Plan,
+    naming: Naming,
+) -> list[Figure]:
+    figures: list[Figure] = []
+    of_sets = [metric for metric in metrics if metric in MEASURES]
+    with console.progress("measures", total=len(of_sets) * len(extractors), unit="measures") as bar:
+        for extractor, named in zip(extractors, plan.extractors, strict=True):
+            real, fake = (_gathered(results, FEATURES, role, named.key) for role in (REAL, FAKE))
+            captions = _gathered(results, CAPTIONS, FAKE, named.key)
+            measures = SetMeasures(extractor, real, fake, naming, settings.options, captions)
+            for metric in of_sets:
+                if _applies(metric, extractor):
+                    figures += measures.figures([metric])
+                bar.advance(1)
+    figures += [_paired_figure(metric, results, naming, settings) for metric in plan.pairs]
+    if plan.patches is not None:
+        figures.append(_patch_figure(extractors[0], plan, results, naming, settings))
+    return figures
+
+
+def _applies(metric: str, extractor: Extractor) -> bool:
+    if metric in CLIP_ONLY:
+        return extractor.is_clip
+    return metric not in INCEPTION_ONLY or extractor.name.startswith("inception")
+
+
+def _paired_figure(
+    metric: str, results: list[ShardResult], naming: Naming, settings: FolderMetrics
+) -> Figure:
+    values = _gathered(results, PAIRS, FAKE, metric).all()[:, 0].double()
+    options = settings.options
+    interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
+    name = metric if metric != "lpips" else f"lpips-{(settings.lpips or '').partition(':')[0]}"
+    return Figure(
+        name=naming(name),
+        metric=metric,
+        value=float(values.mean()),
+        real=len(values),
+        fake=len(values),
+        better=PAIRED[metric],
+        interval=interval,
+        details={"unit": "dB"} if metric == "psnr" else {},
+    )
+
+
+def _patch_figure(
+    extractor: Extractor, plan: Plan, results: list[ShardResult], naming: Naming, settings: FolderMetrics
+) -> Figure:
+    real, fake = (_gathered(results, PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE))
+    patches = replace(naming, count=len(fake))
+    (found,) = SetMeasures(extractor, real, fake, patches, settings.options).figures(["fd"])
+    details = {"patch_size": settings.patch_size, "patches_per_image": settings.patches_per_image}
+    return replace(
+        found,
+        name=patches(f"patch{settings.patch_size}-fd", extractor),
+        metric=PATCH_FD,
+        details={**found.details, **details},
+    )
+
+
+def _record(
+    settings: FolderMetrics,
+    extractors: list[Extractor],
+    pictures: dict[str, list[Picture]],
+    facts: dict[str, dict[str, Any]],
+    results: list[ShardResult],
+    captions: list[str] | None,
+) -> dict[str, Any]:
+    from gigagan_core.store.provenance import packages
+
+    options = settings.options
+    return {
+        "sets": {
+            role: {
+                "folder": str(getattr(settings, role)),
+                "files": len(pictures[role]),
+                "images": facts[role]["count"],
+                "digest": digest_of(pictures[role]),
+                "sizes": facts[role]["sizes"],
+                "corrupt": facts[role]["corrupt"],
+            }
+            for role in (REAL, FAKE)
+        },
+        "captions": None
+        if captions is None
+        else {"file": str(settings.captions), "sha256": digest(captions), "count": len(captions)},
+        "extractors": [
+            {
+                "name": each.name,
+                "sha256": each.sha256,
+                "dimensions": each.width,
+                "rule": each.rule,
+                "published": each.published,
+            }
+            for each in extractors
+        ],
+        "preparation": "as they are"
+        if settings.size is None
+        else f"centre crop to the short side, PIL Lanczos to {settings.size} px on uint8",
+        "seed": options.seed,
+        "resamples": options.resamples,
+        "feature_bytes": sum(path.stat().st_size for result in results for path in result.files.values()),
+        "packages": packages(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cautions(
+    settings: FolderMetrics, pictures: dict[str, list[Picture]], facts: dict[str, dict[str, Any]]
+) -> list[str]:
+    found = []
+    for role in (REAL, FAKE):
+        sizes, corrupt = facts[role]["sizes"], facts[role]["corrupt"]
+        if len(sizes) > 1:
+            found.append(
+                f"the {_WHO[role]} have {len(sizes)} sizes; each is resized by itself, and --size N makes them alike"
+            )
+        if corrupt:
+            found.append(
+                f"{len(corrupt)} of {len(pictures[role])} {_WHO[role]} do not decode and were left out"
+            )
+    shared = {picture.sha256 for picture in pictures[REAL]} & {picture.sha256 for picture in pictures[FAKE]}
+    if shared:
+        found.append(f"{len(shared)} files occur in both folders, byte for byte")
+    if settings.size is None and set(facts[REAL]["sizes"]) != set(facts[FAKE]["sizes"]):
+        found.append("real and generated images differ in size, which alone moves a distance; see --size")
+    return found

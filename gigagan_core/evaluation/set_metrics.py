@@ -1,0 +1,237 @@
+"""Every measure of two sets of features, by name: what `gigagan metrics` computes once the pass is over."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.bootstrap import bootstrap_mean, wilson
+from gigagan_core.evaluation.extractors.base import Extractor
+from gigagan_core.evaluation.feature_set import FeatureSet
+from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.frechet import Reference
+from gigagan_core.evaluation.frechet_error import distance_interval, extrapolate
+from gigagan_core.evaluation.inception_score import inception_score
+from gigagan_core.evaluation.kernel_distances import CMMD_NETWORK, CMMD_SCALE, CMMD_SIGMA, cmmd, kid
+from gigagan_core.evaluation.moments import require_finite
+from gigagan_core.evaluation.precision_recall import DensityCoverage, Manifolds, manifolds
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What decides a measure beside the features. The defaults are the published ones."""
+
+    seed: int = 0
+    resamples: int = 1000
+    level: float = 0.95
+    neighbours: int = 3
+    density_neighbours: int = 5
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    splits: int = 10
+
+
+class SetMeasures:
+    """The measures of one extractor's features of the real and the generated images; what they share is computed once.
+
+    captions: features of the generated images' captions, for the CLIP score, or None.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        real: FeatureSet,
+        fake: FeatureSet,
+        naming: Naming,
+        options: MeasureOptions,
+        captions: FeatureSet | None = None,
+    ) -> None:
+        self._extractor, self._real, self._fake = extractor, real, fake
+        self._naming, self._options, self._captions = naming, options, captions
+
+    def figures(self, metrics: list[str]) -> list[Figure]:
+        """Figures of these metrics (keys of MEASURES), in order. Raises GigaganError for what cannot be had."""
+        return [figure for metric in metrics for figure in MEASURES[metric](self)]
+
+    def fd(self) -> list[Figure]:
+        """Frechet distance, with its interval."""
+        found = self._reference.distance(self._fake.moments)
+        interval = distance_interval(
+            self._real,
+            self._fake,
+            found.distance,
+            resamples=self._options.resamples,
+            seed=self._options.seed,
+            level=self._options.level,
+        )
+        details = {
+            "mean_term": found.mean_term,
+            "covariance_term": found.covariance_term,
+            "negative_mass": found.negative_mass,
+            "null_directions": {"real": found.null_directions[0], "fake": found.null_directions[1]},
+            "dimensions": found.dimensions,
+            "seed": self._options.seed,
+        }
+        cautions = (found.caution,) if found.caution else ()
+        return [self._figure("fd", found.distance, interval=interval, details=details, cautions=cautions)]
+
+    def fd_infinity(self) -> list[Figure]:
+        """Frechet distance extrapolated to infinitely many generated images."""
+        found = extrapolate(self._reference, self._fake, seed=self._options.seed)
+        details = {
+            "sizes": list(found.sizes),
+            "distances": list(found.distances),
+            "slope": found.slope,
+            "residual": found.residual,
+            "seed": self._options.seed,
+        }
+        cautions: tuple[str, ...] = ()
+        if found.sizes[0] <= self._fake.dimensions:
+            cautions = (
+                f"its smallest subset has {found.sizes[0]} images for {self._fake.dimensions} dimensions: the distance "
+                "is not linear in 1/N there and the extrapolation is biased",
+            )
+        return [self._figure("fd-infinity", found.value, details=details, cautions=cautions)]
+
+    def kid(self) -> list[Figure]:
+        """Kernel Inception Distance."""
+        options = self._options
+        found = kid(
+            self._real.all(),
+            self._fake.all(),
+            subsets=options.kid_subsets,
+            subset_size=options.kid_subset_size,
+            seed=options.seed,
+        )
+        details = {"subsets": found.subsets, "subset_size": found.subset_size, "seed": options.seed}
+        return [self._figure("kid", found.value, spread=found.spread, details=details)]
+
+    def precision_recall(self) -> list[Figure]:
+        """Improved precision and recall."""
+        shares, level = self._manifolds.shares, self._options.level
+        details = {"neighbours": shares.k, "interval_holds": "the manifolds fixed"}
+        fake, real = len(self._fake), len(self._real)
+        return [
+            self._figure(
+                "precision",
+                shares.precision,
+                better="higher",
+                interval=wilson(round(shares.precision * fake), fake, level),
+                details=details,
+            ),
+            self._figure(
+                "recall",
+                shares.recall,
+                better="higher",
+                interval=wilson(round(shares.recall * real), real, level),
+                details=details,
+            ),
+        ]
+
+    def density_coverage(self) -> list[Figure]:
+        """Density and coverage."""
+        options = self._options
+        # with too few images for the cached ones this raises, in a sentence
+        coverage = self._manifolds.coverage or self._of_manifolds(options.density_neighbours).coverage
+        found = cast(DensityCoverage, coverage)
+        details = {"neighbours": found.k, "interval_holds": "the manifolds fixed"}
+        density = bootstrap_mean(
+            found.per_image, resamples=options.resamples, seed=options.seed, level=options.level
+        )
+        covered = wilson(round(found.coverage * len(self._real)), len(self._real), options.level)
+        return [
+            self._figure("density", found.density, better="higher", interval=density, details=details),
+            self._figure("coverage", found.coverage, better="higher", interval=covered, details=details),
+        ]
+
+    def cmmd(self) -> list[Figure]:
+        """CLIP maximum mean discrepancy. Raises GigaganError for an extractor that is no CLIP."""
+        self._require_clip("cmmd")
+        cautions: tuple[str, ...] = ()
+        if not self._extractor.name.startswith(CMMD_NETWORK):
+            cautions = (f"published CMMD takes {CMMD_NETWORK}, this is {self._extractor.name}",)
+        details = {"sigma": CMMD_SIGMA, "scale": CMMD_SCALE}
+        value = cmmd(self._real.all(), self._fake.all())
+        return [self._figure("cmmd", value, details=details, cautions=cautions)]
+
+    def clip_score(self) -> list[Figure]:
+        """Mean cosine of the generated images with their captions: no factor, no clamp."""
+        self._require_clip("clip-score")
+        if self._captions is None:
+            raise GigaganError("the CLIP score needs the generated images' captions; give --captions FILE")
+        images, texts = self._fake.all(), self._captions.all()
+        require_finite(images, self._fake.name)
+        require_finite(texts, "captions")
+        cosines = (F.normalize(images.double(), dim=1) * F.normalize(texts.double(), dim=1)).sum(dim=1)
+        options = self._options
+        interval = bootstrap_mean(
+            cosines, resamples=options.resamples, seed=options.seed, level=options.level
+        )
+        return [self._figure("clip-score", float(cosines.mean()), better="higher", interval=interval, real=0)]
+
+    def inception_score(self) -> list[Figure]:
+        """Inception Score of the generated images; that of the real ones in the details."""
+        options = self._options
+        scores = [
+            inception_score(each, self._extractor.logits, splits=options.splits, seed=options.seed)
+            for each in (self._fake, self._real)
+        ]
+        details = {"splits": options.splits, "seed": options.seed, "real_images": scores[1].value}
+        cautions = () if self._extractor.published else ("not by Inception's published weights",)
+        return [
+            self._figure(
+                "is",
+                scores[0].value,
+                better="higher",
+                spread=scores[0].spread,
+                details=details,
+                cautions=cautions,
+                real=0,
+            )
+        ]
+
+    @functools.cached_property
+    def _reference(self) -> Reference:
+        return Reference(self._real.moments)
+
+    @functools.cached_property
+    def _manifolds(self) -> Manifolds:
+        density_k = self._options.density_neighbours
+        return self._of_manifolds(density_k if len(self._real) > density_k else None)
+
+    def _of_manifolds(self, density_k: int | None) -> Manifolds:
+        return manifolds(self._real.all(), self._fake.all(), self._options.neighbours, density_k)
+
+    def _require_clip(self, metric: str) -> None:
+        if not self._extractor.is_clip:
+            raise GigaganError(
+                f"{metric} needs a CLIP and {self._extractor.name} is none; add an extractor such as ViT-B-32:FILE"
+            )
+
+    def _figure(self, metric: str, value: float, *, better: str = "lower", **more: object) -> Figure:
+        return Figure(
+            name=self._naming(metric, self._extractor),
+            metric=metric,
+            value=value,
+            better=better,
+            extractor=self._extractor.name,
+            **{"real": len(self._real), "fake": len(self._fake), **more},
+        )
+
+
+MEASURES: dict[str, Callable[[SetMeasures], list[Figure]]] = {
+    "fd": SetMeasures.fd,
+    "fd-infinity": SetMeasures.fd_infinity,
+    "kid": SetMeasures.kid,
+    "precision-recall": SetMeasures.precision_recall,
+    "density-coverage": SetMeasures.density_coverage,
+    "cmmd": SetMeasures.cmmd,
+    "clip-score": SetMeasures.clip_score,
+    "is": SetMeasures.inception_score,
+}
+CLIP_ONLY, INCEPTION_ONLY = ("cmmd", "clip-score"), ("is",)

@@ -1,0 +1,347 @@
+"""Two folders compared: names, resuming, every kind of bad input, and one pass for all measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
+from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import picture_folder as folders
+from gigagan_core.evaluation.captions import read_captions
+from gigagan_core.evaluation.clip_score import clip_score
+from gigagan_core.evaluation.extraction import loaded
+from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.features import caption_features, image_features
+from gigagan_core.evaluation.folder_metrics import FolderMetrics, Measured, measure
+from gigagan_core.evaluation.frechet import frechet_distance
+from gigagan_core.evaluation.moments import Moments
+from gigagan_core.evaluation.set_metrics import MeasureOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+FEW = MeasureOptions(resamples=100, kid_subsets=3)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> Path:
+    """An untrained encoder of 16 dimensions in its folder."""
+    torch.manual_seed(0)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    model = ClipModel(ClipArchitecture.from_config(config))
+    folder = tmp_path_factory.mktemp("judge")
+    save_encoder(folder, model, Preprocessing(), name="openmoji-judge", role="judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(picture_folder) -> tuple[Path, Path]:
+    return picture_folder(40, 48, 1), picture_folder(40, 48, 2)
+
+
+@pytest.fixture
+def compare(sets, judge, tmp_path):
+    """Compare the two folders with the small judge; what is given replaces that."""
+
+    def run(**changed: object) -> Measured:
+        places = tuple(ExtractorPlace(str(each)) for each in changed.pop("extractors", (judge,)))
+        given = {"real": sets[0], "fake": sets[1], "options": FEW, "work": tmp_path / "work", **changed}
+        ray = given.pop("ray", None)
+        return measure(FolderMetrics(extractors=places, **given), ray)
+
+    return run
+
+
+def values(measured: Measured) -> dict[str, float]:
+    return {figure.name: figure.value for figure in measured.figures}
+
+
+def pixels(folder: Path) -> torch.Tensor:
+    files = sorted(folder.iterdir())
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+
+
+# ---- what it measures ------------------------------------------------------------------------------
+
+
+def test_the_figures_are_those_of_the_evaluate_stage_under_the_same_names(compare, sets, judge):
+    measured = compare(metrics=("fd", "precision-recall"))
+    encoder = load_encoder(judge)
+    real, fake = (image_features(encoder, pixels(folder)) for folder in sets)
+    known = frechet_distance(Moments.of(real), Moments.of(fake)).distance
+    assert list(values(measured)) == [
+        f"{name}_openmoji-judge_48_40" for name in ("fd", "precision", "recall")
+    ]
+    assert measured.figures[0].value == pytest.approx(known, rel=1e-4)
+    interval = measured.figures[0].interval
+    assert interval.low < known < interval.high
+    assert measured.record["extractors"][0]["sha256"] == encoder.sha256
+    assert (measured.figures[0].real, measured.figures[0].fake) == (40, 40)
+
+
+def test_captions_by_name_give_the_clip_score(compare, sets, judge, tmp_path):
+    names = [path.name for path in sorted(sets[1].iterdir())]
+    captions = [f"a disc number {row}" for row in range(40)]
+    file = tmp_path / "captions.jsonl"
+    # the order of the lines says nothing
+    lines = [json.dumps({"file_name": n, "caption": c}) for n, c in zip(names, captions, strict=True)]
+    file.write_text("\n".join(lines[::-1]))
+    measured = compare(metrics=("clip-score",), captions=file)
+    encoder = load_encoder(judge)
+    known = clip_score(
+        image_features(encoder, pixels(sets[1])), caption_features(encoder, captions), captions
+    )
+    assert values(measured) == {"clip-score_openmoji-judge_48_40": pytest.approx(known.score, abs=1e-6)}
+
+
+def test_all_measures_come_from_one_decode_of_each_picture(
+    compare, sets, scripted_inception, judge, monkeypatch
+):
+    seen = []
+    decode = folders.decode
+    monkeypatch.setattr(
+        "gigagan_core.evaluation.shard_pass.decode",
+        lambda picture, size: seen.append(picture) or decode(picture, size),
+    )
+    measured = compare(extractors=(f"inception:{scripted_inception}", judge))
+    assert len(seen) == len(set(seen)) == 80
+    inception = loaded(ExtractorPlace(f"inception:{scripted_inception}")).name
+    metrics = {figure.name.split("_")[0] for figure in measured.figures if figure.extractor == inception}
+    assert metrics == {"fd", "kid", "precision", "recall", "density", "coverage", "is"}
+    assert not any("fid" in name for name in values(measured))
+    (fd,) = [figure for figure in measured.figures if figure.metric == "fd" and figure.extractor == inception]
+    assert "fewer images (40)" in fd.cautions[0]
+    assert "biased" in fd.cautions[0]
+    json.dumps(measured.as_json())
+
+
+def test_paired_images_give_psnr_ssim_and_patch_fd(compare, sets, tmp_path):
+    from gigagan_core.evaluation.patches import psnr
+    from gigagan_core.evaluation.similarity import ssim
+
+    measured = compare(metrics=("psnr", "ssim", "patch-fd"), patch_size=16, patches_per_image=3)
+    found = values(measured)
+    real, fake = (pixels(folder) for folder in sets)
+    assert found["psnr_48_40"] == pytest.approx(float(psnr(fake, real).mean()), rel=1e-6)
+    assert found["ssim_48_40"] == pytest.approx(float(ssim(fake, real).mean()), rel=1e-5)
+    assert found["patch16-fd_openmoji-judge_48_120"] > 0
+    # patches of both folders lie at the same places: equal folders are at distance 0
+    copy = tmp_path / "copy"
+    shutil.copytree(sets[0], copy)
+    same = compare(fake=copy, metrics=("patch-fd", "psnr"), patch_size=16)
+    assert same.figures[1].value == pytest.approx(0, abs=1e-9)
+    assert "40 files occur in both folders" in " ".join(same.cautions)
+
+
+def test_the_order_and_place_of_files_do_not_matter(compare, sets, tmp_path):
+    plain = values(compare(metrics=("fd", "precision-recall")))
+    nested = tmp_path / "nested"
+    for row, path in enumerate(sorted(sets[1].iterdir())):
+        target = nested / f"part{row % 3}" / f"{999 - row}.PNG"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    assert values(compare(fake=nested, metrics=("fd", "precision-recall"))) == pytest.approx(plain, rel=1e-5)
+
+
+def test_sizes_and_formats_may_differ_and_that_is_said(compare, picture_folder):
+    mixed = picture_folder(12, 40, 5, "webp")
+    shutil.copytree(picture_folder(12, 64, 6, "jpg"), mixed / "more")
+    (mixed / ".hidden.png").write_bytes(b"no picture")
+    (mixed / "notes.txt").write_text("no picture")
+    measured = compare(fake=mixed, metrics=("kid",))
+    assert list(values(measured)) == ["kid_openmoji-judge_native_24"]
+    assert measured.record["sets"]["fake"]["sizes"] == {"40x40": 12, "64x64": 12}
+    assert "have 2 sizes" in measured.cautions[0]
+    sized = compare(fake=mixed, metrics=("kid",), size=32)
+    assert list(values(sized)) == ["kid_openmoji-judge_32_24"]
+    assert sized.cautions == ()
+
+
+def test_few_images_leave_out_what_they_do_not_allow_unless_it_is_asked_for(compare, picture_folder):
+    few = picture_folder(5, 48, 2)
+    measured = compare(fake=few, real=few)
+    assert {figure.metric for figure in measured.figures} == {"fd", "kid", "precision", "recall", "cmmd"}
+    assert "too few images for density-coverage, is" in measured.cautions
+    with pytest.raises(GigaganError, match="at least 6 real images, there are 5"):
+        compare(fake=few, real=few, metrics=("density-coverage",))
+
+
+# ---- continuing ------------------------------------------------------------------------------------
+
+
+def test_a_killed_evaluation_continues_with_the_shards_it_lacks(compare, sets, judge, tmp_path, monkeypatch):
+    undisturbed = values(compare(metrics=("fd", "kid"), work=tmp_path / "other", shard_size=16))
+    extractor = loaded(ExtractorPlace(str(judge)))
+    seen, features_of = [], extractor.features_of
+
+    def dies_in_the_fourth_shard(prepared):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(len(prepared))
+        return features_of(prepared)
+
+    monkeypatch.setattr(extractor, "features_of", dies_in_the_fourth_shard)
+    with pytest.raises(KeyboardInterrupt):
+        compare(metrics=("fd", "kid"), shard_size=16)
+    monkeypatch.setattr(
+        extractor, "features_of", lambda prepared: seen.append(len(prepared)) or features_of(prepared)
+    )
+    assert values(compare(metrics=("fd", "kid"), shard_size=16)) == undisturbed
+    assert seen == [16, 16, 8, 16, 16, 8]
+    assert values(compare(metrics=("fd", "kid"), shard_size=16)) == undisturbed
+    assert len(seen) == 6, "nothing is computed twice"
+
+
+def test_damaged_features_are_computed_again(compare, tmp_path):
+    first = values(compare(metrics=("fd",)))
+    kept = next((tmp_path / "work").rglob("features-fake-*.npy"))
+    data = bytearray(kept.read_bytes())
+    data[-3] ^= 0x40
+    kept.write_bytes(data)
+    assert values(compare(metrics=("fd",))) == first
+
+
+def test_changed_pictures_of_the_same_name_size_and_time_are_not_taken_for_the_old_ones(
+    compare, sets, tmp_path
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(sets[1], copy)
+    first = values(compare(fake=copy, metrics=("fd",)))
+    files = sorted(copy.iterdir())
+    stat = files[0].stat()
+    files[0].write_bytes((sets[0] / "0007.png").read_bytes())
+    os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert values(compare(fake=copy, metrics=("fd",))) != first
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_figures_and_the_same_sentences(compare, sets, tmp_path):
+    import ray
+
+    plain = values(compare(metrics=("fd", "psnr"), shard_size=16))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        again = compare(ray=ray, metrics=("fd", "psnr"), shard_size=16, work=tmp_path / "on ray")
+        assert values(again) == pytest.approx(plain, rel=1e-5)
+        broken = tmp_path / "broken"
+        shutil.copytree(sets[1], broken)
+        Image.new("RGB", (40, 48)).save(broken / "0020.png")
+        with pytest.raises(
+            GigaganError, match=r"^paired images differ in size \(\[48, 48\] and \[48, 40\]\)"
+        ):
+            compare(ray=ray, fake=broken, metrics=("psnr",), work=tmp_path / "broken on ray")
+    finally:
+        ray.shutdown()
+
+
+# ---- bad input -------------------------------------------------------------------------------------
+
+
+def test_folders_that_are_missing_empty_or_of_other_files_are_named(compare, tmp_path):
+    with pytest.raises(GigaganError, match="is no folder"):
+        compare(real=tmp_path / "none")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(GigaganError, match="empty holds no images"):
+        compare(fake=empty)
+    (empty / "a.txt").write_text("x")
+    with pytest.raises(GigaganError, match="holds no images"):
+        compare(fake=empty)
+
+
+def test_counts_that_differ_and_names_that_do_not_pair_are_refused_for_paired_measures_only(
+    compare, picture_folder, tmp_path, sets
+):
+    fewer = picture_folder(39, 48, 2)
+    with pytest.raises(GigaganError, match=r"holds 40 images and .* 39; PSNR"):
+        compare(fake=fewer, metrics=("fd", "psnr"))
+    assert compare(fake=fewer, metrics=("fd",)).figures[0].fake == 39
+    renamed = tmp_path / "renamed"
+    shutil.copytree(sets[1], renamed)
+    (renamed / "0003.png").rename(renamed / "x.png")
+    with pytest.raises(GigaganError, match=r"do not pair by name \(0003\)"):
+        compare(fake=renamed, metrics=("ssim",))
+    with pytest.raises(GigaganError, match="differ in size"):
+        compare(fake=picture_folder(40, 32, 2), metrics=("psnr",))
+
+
+def test_a_corrupt_image_is_named_or_left_out_and_counted(compare, sets, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(sets[1], broken)
+    cut = (broken / "0005.png").read_bytes()[:200]
+    (broken / "0005.png").write_bytes(cut)
+    with pytest.raises(GigaganError, match=r"0005\.png does not decode \(.*\); remove or replace it"):
+        compare(fake=broken, metrics=("fd",))
+    measured = compare(fake=broken, metrics=("fd", "psnr"), skip_corrupt=True)
+    assert list(values(measured)) == ["fd_openmoji-judge_48_39", "psnr_48_39"]
+    assert measured.record["sets"]["fake"]["corrupt"][0][0] == "0005.png"
+    assert "1 of 40 generated images do not decode and were left out" in measured.cautions
+
+
+def test_features_that_are_not_finite_are_named(compare, judge, monkeypatch):
+    extractor = loaded(ExtractorPlace(str(judge)))
+    monkeypatch.setattr(
+        extractor, "features_of", lambda prepared: np.full((len(prepared), 16), np.nan, dtype=np.float32)
+    )
+    for metric in ("fd", "kid", "precision-recall"):
+        with pytest.raises(GigaganError, match="40 of 40 images have NaN or infinite features"):
+            compare(metrics=(metric,))
+
+
+def test_what_a_metric_needs_is_said_before_any_work(compare, judge, scripted_inception, tmp_path):
+    for metric, wanted in {
+        "is": "needs Inception",
+        "clip-score": "needs captions: give --captions",
+        "lpips": "needs its weights",
+        "fidd": r"no metric 'fidd'; .*valid: .*patch-fd",
+    }.items():
+        with pytest.raises(GigaganError, match=wanted):
+            compare(metrics=(metric,))
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(GigaganError, match="cmmd needs a CLIP"):
+        compare(metrics=("cmmd",), extractors=(f"inception:{scripted_inception}",))
+    with pytest.raises(GigaganError, match="is given twice"):
+        compare(extractors=(judge, judge))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("a.txt", "0000.png a cat\n", "line 1: no tab between file name and caption"),
+        ("a.txt", "", "there are none"),
+        ("a.jsonl", '{"file": "0000.png", "caption": "a"}\n{"file": "x"', "line 2: not a JSON object"),
+        ("a.jsonl", '{"caption": "a"}\n', "line 1: not a JSON object with a file and a caption"),
+        ("a.csv", "picture,words\na.png,b\n", "line 2: .*header must name"),
+        ("a.tsv", "file\tcaption\na.png\tb\na.png\tc\n", "line 3: 'a.png' has a second caption"),
+        ("a.txt", "0000.png\ta cat\n", r"39 of 40 images have no caption in .* \(first: 0001.png\)"),
+    ],
+)
+def test_captions_that_cannot_be_read_or_do_not_cover_the_images_are_named(
+    compare, tmp_path, name, text, wanted
+):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(GigaganError, match=wanted):
+        compare(metrics=("clip-score",), captions=tmp_path / name)
+
+
+def test_captions_are_read_from_every_format(tmp_path):
+    written = {
+        "a.txt": "x/1.png\ta cat, red\n\n2\ta dog\n",
+        "a.jsonl": '{"key": "x/1.png", "text": "a cat, red"}\n{"key": 2, "text": "a dog"}\n',
+        "a.csv": 'file_name,caption\nx/1.png,"a cat, red"\n2,a dog\n',
+        "a.tsv": "image\tprompt\nx/1.png\ta cat, red\n2\ta dog\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+        assert read_captions(tmp_path / name) == {"x/1.png": "a cat, red", "2": "a dog"}
