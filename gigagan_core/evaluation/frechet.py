@@ -112,7 +112,7 @@ class _Spectrum:
     @classmethod
     def of(cls, covariance: Tensor) -> _Spectrum:
         """Without eigenvalues where Cholesky's factor shows that none is near 0: they cost more than the distance."""
-        return cls(0.0, 0) if _cholesky(covariance) is not None else cls.by(torch.linalg.eigvalsh(covariance))
+        return cls(0.0, 0) if cholesky(covariance) is not None else cls.by(torch.linalg.eigvalsh(covariance))
 
     @classmethod
     def by(cls, eigenvalues: Tensor) -> _Spectrum:
@@ -122,14 +122,14 @@ class _Spectrum:
 
 
 def _factor(covariance: Tensor) -> tuple[Tensor, _Spectrum]:
-    factor = _cholesky(covariance)
+    factor = cholesky(covariance)
     if factor is not None:
         return factor, _Spectrum(0.0, 0)
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt(), _Spectrum.by(values)
 
 
-def _cholesky(covariance: Tensor) -> Tensor | None:
+def cholesky(covariance: Tensor) -> Tensor | None:
     """The lower factor of a covariance whose pivots are all far from 0, or None."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     pivots = factor.diagonal().square()

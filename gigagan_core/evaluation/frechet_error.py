@@ -10,40 +10,54 @@ from torch import Tensor
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.feature_set import FeatureSet
-from gigagan_core.evaluation.frechet import Reference
+from gigagan_core.evaluation.frechet import Reference, cholesky
 from gigagan_core.evaluation.moments import Moments
 
 _RELATIVE_RANK = 1e-10
 
 
-def influences(first: Moments, second: Moments, features: FeatureSet) -> Tensor:
-    """How much each image of `features`, whose moments are `second`, moves the distance: float64 [N], mean 0.
+def influences(real: FeatureSet, fake: FeatureSet) -> tuple[Tensor, Tensor]:
+    """How much each image moves the distance: float64 [N] of the real ones, [M] of the generated, each of mean 0.
 
-    The first-order influence of x on d^2(first, second):
-    2 (m2 - m1).(x - m2) + (x - m2)^T (I - T) (x - m2) - tr((I - T) S2), where the symmetric T with T S2 T = S1
-    is the optimal transport map from second to first. Inverses are taken on the range of S2.
+    The first-order influence of an image x of the second set, S its covariance, on d^2:
+    2 (m2 - m1).(x - m2) + (x - m2)^T (I - T) (x - m2) - tr((I - T) S), where the symmetric T with T S T = S1 is the
+    optimal transport map from the second set to the first; of the first set likewise.
     """
-    slope = torch.eye(second.dimensions, dtype=torch.float64) - _transport(
-        first.covariance, second.covariance
-    )
-    shift = second.mean - first.mean
+    back, forth = _transports(real.moments.covariance, fake.moments.covariance)
+    shift = fake.moments.mean - real.moments.mean
+    return _effects(real, forth, -shift), _effects(fake, back, shift)
+
+
+def _effects(features: FeatureSet, transport: Tensor, shift: Tensor) -> Tensor:
+    slope = torch.eye(len(shift), dtype=torch.float64) - transport
     pieces = []
     for piece in features:
-        deviation = piece.to(torch.float64) - second.mean
+        deviation = piece.to(torch.float64) - features.moments.mean
         pieces.append(2 * deviation @ shift + ((deviation @ slope) * deviation).sum(dim=1))
     values = torch.cat(pieces)
     return values - values.mean()
 
 
-def _transport(first: Tensor, second: Tensor) -> Tensor:
-    """T, symmetric, with T S2 T = S1: S2^{-1/2} (S2^{1/2} S1 S2^{1/2})^{1/2} S2^{-1/2}."""
-    values, vectors = torch.linalg.eigh(second)
-    kept = values > values[-1] * _RELATIVE_RANK
-    values, vectors = values[kept], vectors[:, kept]
-    root = vectors * values.sqrt()
-    middle_values, middle_vectors = torch.linalg.eigh(root.T @ first @ root)
-    inverse = (vectors / values.sqrt()) @ middle_vectors
-    return (inverse * middle_values.clamp(min=0).sqrt()) @ inverse.T
+def _transports(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps from second to first and from first to second: T S2 T = S1, and its inverse.
+
+    With S2 = L L^T and M = L^T S1 L they are L^{-T} M^{1/2} L^{-1} and L M^{-1/2} L^T; inverses are taken on the range
+    of S2, where there are fewer images than dimensions.
+    """
+    factor = cholesky(second)
+    if factor is not None:
+        identity = torch.eye(len(factor), dtype=factor.dtype)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False).T
+    else:
+        values, vectors = torch.linalg.eigh(second)
+        kept = values > values[-1] * _RELATIVE_RANK
+        root = values[kept].sqrt()
+        factor, inverse = vectors[:, kept] * root, vectors[:, kept] / root
+    values, vectors = torch.linalg.eigh(factor.T @ first @ factor)
+    values = values.clamp(min=0)
+    kept = values > values[-1] * _RELATIVE_RANK**2
+    back, forth = inverse @ vectors, (factor @ vectors)[:, kept]
+    return (back * values.sqrt()) @ back.T, (forth / values[kept].sqrt()) @ forth.T
 
 
 def distance_interval(
@@ -55,13 +69,9 @@ def distance_interval(
     value by its own bias; resampled influences give the spread alone. The bias that a finite count puts into the
     distance is not in the interval: see `extrapolate`.
     """
-    effects = (
-        influences(fake.moments, real.moments, real),
-        influences(real.moments, fake.moments, fake),
-    )
     ends = [
-        bootstrap_mean(effect, resamples=resamples, seed=seed + place, level=level)
-        for place, effect in enumerate(effects)
+        bootstrap_mean(effects, resamples=resamples, seed=seed + place, level=level)
+        for place, effects in enumerate(influences(real, fake))
     ]
     # independent sets: half-widths add in squares
     low = distance - sum(end.low**2 for end in ends) ** 0.5

@@ -197,9 +197,10 @@ def test_a_distance_does_not_depend_on_the_order_of_the_images_or_which_factor_i
 
 
 def test_the_influence_of_an_image_is_the_change_it_makes():
-    real, fake = Moments.of(REAL), FeatureSet.of(FAKE)
-    effects = influences(real, fake.moments, fake)
-    plain = frechet_distance(real, fake.moments).distance
+    real = Moments.of(REAL)
+    effects_of_real, effects = influences(FeatureSet.of(REAL), FeatureSet.of(FAKE))
+    plain = frechet_distance(real, Moments.of(FAKE)).distance
+    torch.testing.assert_close(effects_of_real, influences(FeatureSet.of(FAKE), FeatureSet.of(REAL))[1])
     # add a little weight to one image: d distance / d weight -> its influence
     weight = 1e-5
     for row in (0, 7, 33):
@@ -224,6 +225,19 @@ def test_an_interval_is_as_wide_as_the_distance_scatters():
             assert interval.low < distance < interval.high
             widths.append((interval.high - interval.low) / 2 / 1.96)
     assert np.mean(widths) == pytest.approx(np.std(distances), rel=0.15)
+
+
+def test_an_interval_can_be_had_with_fewer_images_than_dimensions():
+    """The images of a set span a plane; within it nothing changes when empty dimensions are added."""
+    empty = torch.zeros(1, 8)
+    turn = torch.linalg.qr(normal(20, 20, 9).double()).Q.float()
+    plain = influences(FeatureSet.of(REAL), FeatureSet.of(FAKE))
+    wide = [FeatureSet.of(torch.cat([x, empty.expand(len(x), -1)], dim=1) @ turn) for x in (REAL, FAKE)]
+    for known, found in zip(plain, influences(*wide), strict=True):
+        torch.testing.assert_close(found, known, rtol=1e-3, atol=1e-3)
+    few = [FeatureSet.of(normal(30, 64, seed)) for seed in (1, 2)]
+    interval = distance_interval(*few, 0.0, resamples=200, seed=0)
+    assert -50 < interval.low < 0 < interval.high < 50
 
 
 def test_fd_infinity_is_nearer_to_the_true_distance_than_fd():

@@ -39,7 +39,8 @@ class InceptionClean(Extractor):
         try:
             with quiet_torchscript():
                 network = torch.jit.load(str(path), map_location=device).eval()
-            self._layers, self._output = network.layers, getattr(network, "output", None)
+            self._output = getattr(network, "output", None)
+            self._layers = _frozen(network.layers)
         except (RuntimeError, AttributeError, ValueError) as error:
             raise GigaganError(
                 f"inception: {path} is no TorchScript Inception as clean-fid uses it "
@@ -52,7 +53,9 @@ class InceptionClean(Extractor):
 
     def embed(self, batch: Tensor) -> Tensor:
         """float32 [N, 3, 299, 299] in 0 to 255 to [N, 2048]."""
-        return self._layers((batch - 128) / 128).reshape(len(batch), WIDTH)
+        # on a CPU this order of memory, with the weights frozen, takes two thirds of the time
+        images = ((batch - 128) / 128).contiguous(memory_format=torch.channels_last)
+        return self._layers(images).reshape(len(batch), WIDTH)
 
     def logits(self, features: Tensor) -> Tensor:
         """[N, 2048] to logits [N, classes], without the bias, as in the original Inception Score."""
@@ -99,6 +102,15 @@ class InceptionLegacy(Extractor):
     def logits(self, features: Tensor) -> Tensor:
         """[N, 2048] to logits [N, classes], without the bias, as in the original Inception Score."""
         return F.linear(features, self._classifier.to(features.dtype).to(features.device))
+
+
+def _frozen(layers: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The same network with its weights as constants; as it is where TorchScript cannot do that."""
+    try:
+        with quiet_torchscript():
+            return torch.jit.freeze(layers.eval())
+    except RuntimeError:
+        return layers
 
 
 def inception_name(name: str, sha256: str) -> str:
