@@ -18,8 +18,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.moments import require_finite
 
 _ROWS_AT_ONCE = 1024
-# Products round to about 1e-15 of the squared lengths: closer distances than this count as equal, so that copies
-# of an image are at distance 0 and a tie is a tie.
+# Products round to about 1e-15 of the squared lengths: distances closer than this count as equal, so a tie is a tie.
 _TIE = 1e-12
 
 
@@ -121,9 +120,7 @@ def _blocks(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor, Tens
         block = rows[start : start + _ROWS_AT_ONCE]
         lengths = block.square().sum(dim=1)[:, None] + squares
         distances = torch.addmm(lengths, block, columns.T, alpha=-2).clamp_(min=0)
-        tie = lengths.mul_(_TIE)
-        distances[distances <= tie] = 0
-        yield slice(start, start + len(block)), distances, tie
+        yield slice(start, start + len(block)), distances, lengths.mul_(_TIE)
 
 
 def _share(members: Tensor) -> float:

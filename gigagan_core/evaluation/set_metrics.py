@@ -172,7 +172,8 @@ class SetMeasures:
         interval = bootstrap_mean(
             cosines, resamples=options.resamples, seed=options.seed, level=options.level
         )
-        return [self._figure("clip-score", float(cosines.mean()), better="higher", interval=interval, real=0)]
+        name, score = self._extractor.clip_score_name, float(cosines.mean())
+        return [self._figure(name, score, better="higher", interval=interval, real=0)]
 
     def inception_score(self) -> list[Figure]:
         """Inception Score of the generated images; that of the real ones in the details."""

@@ -260,7 +260,14 @@ def test_captions_are_prefixed_unless_plain_and_the_name_tells_the_image_path(cl
     assert np.abs(prefixed - plain).max() > 1e-4
     same = clips["plain"].caption_features(["A photo depicts a cat"])
     np.testing.assert_allclose(prefixed, same, rtol=1e-5, atol=1e-6)
-    assert [clips[name].name for name in ("exact", "authors")] == ["ViT-B-32", "ViT-B-32-truncated"]
+    named = [
+        Naming(256, 30)(clips[name].clip_score_name, clips[name]) for name in ("exact", "authors", "plain")
+    ]
+    assert named == [
+        "clip-score_ViT-B-32_256_30",
+        "clip-score_ViT-B-32-truncated_256_30",
+        "clip-score-plain_ViT-B-32_256_30",
+    ]
 
 
 # ---- DINOv2 ----------------------------------------------------------------------------------------

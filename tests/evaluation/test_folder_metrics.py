@@ -102,6 +102,7 @@ def test_captions_by_name_give_the_clip_score(compare, sets, judge, tmp_path):
     known = clip_score(
         image_features(encoder, pixels(sets[1])), caption_features(encoder, captions), captions
     )
+    assert measured.figures[0].metric == "clip-score"
     assert values(measured) == {"clip-score_openmoji-judge_48_40": pytest.approx(known.score, abs=1e-6)}
 
 

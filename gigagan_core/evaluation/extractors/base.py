@@ -20,7 +20,8 @@ class Extractor(ABC):
 
     name: for the names of metrics, without `_`; another weight file or resizing rule has another name. width: D.
     sha256: of the weight file. rule: how images reach the network, in words, for the record. is_clip: has captions
-    too (`caption_features`), so CLIP score and CMMD can be taken. published: of the weights and rule that the field
+    too (`caption_features`), so CLIP score and CMMD can be taken. clip_score_name: of the score with its way of reading
+    captions. published: of the weights and rule that the field
     calls by this name; False makes no difference but in the names of results.
     """
 
@@ -29,6 +30,7 @@ class Extractor(ABC):
     sha256: str
     rule: str
     is_clip: bool = False
+    clip_score_name: str = "clip-score"
     published: bool = False
     device: torch.device | str = "cpu"
 

@@ -38,6 +38,7 @@ class OpenClip(Extractor):
         self._encoder, self.device = encoder, device
         self._prefix, self._truncate = prefix, truncate
         self.name = extractor_name(encoder.name) + ("-truncated" if truncate else "")
+        self.clip_score_name = "clip-score" if prefix else "clip-score-plain"
         self.width, self.sha256 = encoder.embed_dim, encoder.sha256
         self.rule = (
             f"PIL bicubic, short side to {encoder.image_size} px, centre square, on uint8"
