@@ -27,7 +27,9 @@ def r1_penalty(
     """
     device = pyramid[0].device.type
     images = [image.detach().requires_grad_() for image in pyramid[: discriminator.settings.levels]]
-    with torch.enable_grad(), torch.autocast(device, enabled=False), double_backward_safe():
+    # Recomputed stages would run after `double_backward_safe` has ended, with other kernels than the first time.
+    keeping = discriminator.keeping_activations()
+    with torch.enable_grad(), torch.autocast(device, enabled=False), double_backward_safe(), keeping:
         predictions = discriminator(images, condition)
         weights = prediction_weights(predictions, level_weights, intermediate_weight)
         total = sum(p.logits.mean(dim=(1, 2, 3)).sum() * weight for p, weight in zip(predictions, weights))

@@ -8,6 +8,8 @@ convolution, resampling and pooling are two to five times faster so, and the tok
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +68,15 @@ class Recomputing:
             # Nothing in a network draws from the global random state: noise is given from outside.
             return checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
         return stage(*inputs)
+
+    @contextmanager
+    def keeping_activations(self) -> Iterator[None]:
+        """Within it nothing is left to be recomputed; the networks' own switch is as before afterwards."""
+        before, self.checkpoint_activations = self.checkpoint_activations, False
+        try:
+            yield
+        finally:
+            self.checkpoint_activations = before
 
 
 class EqualLinear(nn.Module):

@@ -92,3 +92,15 @@ def test_images_are_left_without_gradient_and_autocast_is_overruled(make_discrim
 def test_an_unconditional_discriminator_is_penalised_too(make_discriminator, pyramid):
     network = make_discriminator(torch.float64, conditioning="none")
     assert r1_penalty(network, pyramid) > 0
+
+
+def test_the_penalty_is_the_same_where_the_network_recomputes_its_activations(make_discriminator, pyramid):
+    # Attention over 256 keys runs in a fused kernel, which has no second derivative, unless it is told not to.
+    network = make_discriminator(torch.float64, conditioning="none", attention_depths=(0, 0, 1))
+    gradients = []
+    for network.checkpoint_activations in (False, True):
+        network.zero_grad()
+        r1_penalty(network, pyramid).backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert network.checkpoint_activations, "the network's switch is its own again"
+    torch.testing.assert_close(*gradients)
