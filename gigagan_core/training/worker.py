@@ -197,6 +197,17 @@ def network_settings(
     return settings.generator if isinstance(settings, BaseTrainingSettings) else settings.upsampler
 
 
+def check_text_width(settings: BaseTrainingSettings | UpsamplerTrainingSettings, width: int) -> None:
+    """Raise GigaganError where a network expects token features of another width than the encoder's."""
+    networks = (("the generator", network_settings(settings)), ("discriminator", settings.discriminator))
+    for name, network in networks:
+        if network.text_conditioned and network.text_dim != width:
+            raise GigaganError(
+                f"{name}'s text_dim is {network.text_dim}, but the encoder's token features are {width} wide; "
+                f"set text_dim to {width} or give another encoder"
+            )
+
+
 def _check_labels(data: Mixture, network: GeneratorSettings | UpsamplerSettings) -> None:
     if network.conditioning != "class":
         return
@@ -224,12 +235,7 @@ def _build(
 
     settings = job.settings
     first = network_settings(settings)
-    for name, network in (("the generator", first), ("discriminator", settings.discriminator)):
-        if network.text_conditioned and network.text_dim != encoder.width:
-            raise GigaganError(
-                f"{name}'s text_dim is {network.text_dim}, but the encoder's token features are {encoder.width} wide; "
-                f"set text_dim to {encoder.width} or give another encoder"
-            )
+    check_text_width(settings, encoder.width)
     if isinstance(settings, BaseTrainingSettings):
         vision = load_encoder(job.vision_encoder, device=device) if job.vision_encoder else None
         state, recipe = base_training(
