@@ -21,6 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
         "gigagan_core.encoders",
         "gigagan_core.evaluation",
         "gigagan_core.inference",
+        "gigagan_core.planning",
         "gigagan_core.training",
     ),
     (
