@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gigagan_core import __version__
-from gigagan_core.cli import metrics_command, server_commands, show_commands, stage_commands
+from gigagan_core.cli import metrics_command, plan_commands, server_commands, show_commands, stage_commands
 
 app = typer.Typer(
     name="gigagan",
@@ -45,4 +45,5 @@ for _entry_point in sorted(importlib.metadata.entry_points(group="gigagan.comman
 stage_commands.register(app)
 metrics_command.register(app)
 show_commands.register(app)
+plan_commands.register(app)
 server_commands.register(app)

@@ -9,6 +9,7 @@ import typer
 
 from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import DataOption, JsonOption, StoreOption
+from gigagan_core.cli.tables import print_table
 
 if TYPE_CHECKING:
     from gigagan_core.store.artifact import Artifact
@@ -238,21 +239,6 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "attribution": artifact.notes.get("attribution"),
     }
     return {name: str(value) for name, value in facts.items() if value}
-
-
-def print_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """A table on standard output; cells are plain text."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from gigagan_core.text import for_terminal
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(for_terminal(cell) for cell in row))
-    screen = Console()
-    # A pipe has no width: whole lines, for grep and awk.
-    Console(width=None if screen.is_terminal else 400).print(table)
 
 
 @records_app.command("send")

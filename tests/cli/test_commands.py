@@ -23,6 +23,7 @@ COMMANDS = {
     "train-upsampler",
     "evaluate",
     "presets",
+    "plan",
     "ui",
     "env",
     "store ls",
