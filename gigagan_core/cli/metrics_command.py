@@ -151,7 +151,7 @@ def places(
 
 def _show(measured: Measured) -> None:
     from gigagan_core import console
-    from gigagan_core.cli.show_commands import print_table
+    from gigagan_core.cli.tables import print_table
 
     rows = []
     for figure in measured.figures:
