@@ -35,7 +35,7 @@ def launch(job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) ->
     checkpoints = CheckpointFolder(folder / "checkpoints", schedule.keep_checkpoints)
     threads = torch.get_num_threads()
     try:
-        with _Reporter(job, folder, checkpoints, on_event) as reporter, _notice_of_end(reporter.stop):
+        with LocalReporter(job, folder, checkpoints, on_event) as reporter, _notice_of_end(reporter.stop):
             train(job, World(), reporter)
     except NonFiniteError as error:
         raise GigaganError(give_up(error)) from error
@@ -80,7 +80,7 @@ def _notice_of_end(stop: threading.Event) -> Iterator[None]:
             end(signal.SIGTERM, None)
 
 
-class _Reporter:
+class LocalReporter:
     """Writes checkpoints in a thread of its own, and measures them in another, while training goes on."""
 
     def __init__(
@@ -98,7 +98,7 @@ class _Reporter:
         self._writing: Future[None] | None = None
         self._validation: Future[None] | None = None
 
-    def __enter__(self) -> _Reporter:
+    def __enter__(self) -> LocalReporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -125,7 +125,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter) -> None:
             start_image=state.next_index,
         )
         try:
-            run_loop(state, recipe, batches, schedule, _Hooks(job, world, reporter, sampler), world)
+            run_loop(state, recipe, batches, schedule, LoopHooks(job, world, reporter, sampler), world)
             reporter.settle()
             return
         except NonFiniteError as error:
@@ -249,7 +249,7 @@ def _build(
     return state, recipe, UpsamplerSampler(encoder, first.low_size)
 
 
-class _Hooks:
+class LoopHooks:
     """The loop's hooks: rank 0 speaks, every rank meets at a checkpoint."""
 
     def __init__(self, job: TrainingJob, world: World, reporter: Reporter, sampler: Any):
