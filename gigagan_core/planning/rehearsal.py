@@ -9,7 +9,7 @@ from gigagan_core.config.training import BaseTrainingSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.planning.encoders import FrozenNetworks
 from gigagan_core.planning.plan import on_gpus, sample_unit
-from gigagan_core.planning.profile import Shape, StepProfile, TrainingSettings, profile
+from gigagan_core.planning.profile import R1, Shape, StepProfile, TrainingSettings, profile
 from gigagan_core.text import plain
 from gigagan_core.training.worker import check_text_width
 
@@ -37,7 +37,7 @@ def rehearse(
             f"a step of {share} samples on each of {gpus} workers fails: {plain(error, limit=300)}"
         ) from error
     if found.peak > assumed.memory_bytes:
-        raise GigaganError(_too_little(found, gpus, assumed))
+        raise GigaganError(_too_little(found, settings, assumed))
     return {
         "gpus": gpus,
         "samples_a_gpu": share,
@@ -76,12 +76,17 @@ def check(settings: TrainingSettings, frozen: FrozenNetworks) -> None:
         )
 
 
-def _too_little(found: StepProfile, gpus: int, assumed: PlanSettings) -> str:
+def _too_little(found: StepProfile, settings: TrainingSettings, assumed: PlanSettings) -> str:
     fullest = max(found.phases, key=lambda name: found.phases[name].peak)
-    states = sum(found.states.values())
+    states, schedule = sum(found.states.values()), settings.training.schedule
+    remedies = ["a smaller training.schedule.micro_batch_size"]
+    if not schedule.activation_checkpointing and fullest != R1:  # which recomputes nothing
+        remedies.append("training.schedule.activation_checkpointing=true")
+    if schedule.parallelism != "sharded" and settings.workers > 1:
+        remedies.append("training.schedule.parallelism=sharded")
+    micro = schedule.micro_batch_size or found.shape.samples
     return (
-        f"a step of {found.shape.samples} samples takes {found.peak / 2**30:.1f} GiB on each of {gpus} GPUs at its "
-        f"fullest ({fullest}; {states / 2**30:.1f} GiB of it between steps) and tensors may have "
-        f"{assumed.memory_bytes / 2**30:.1f}; take more or larger GPUs, or set training.schedule.micro_batch_size, "
-        "training.schedule.activation_checkpointing=true or training.schedule.parallelism=sharded"
+        f"a step of {found.shape.samples} samples, {micro} at once, takes {found.peak / 2**30:.1f} GiB on each of "
+        f"{settings.workers} GPUs at its fullest ({fullest}; {states / 2**30:.1f} GiB of it between steps) and tensors "
+        f"may have {assumed.memory_bytes / 2**30:.1f}; take more or larger GPUs, or set {' or '.join(remedies)}"
     )

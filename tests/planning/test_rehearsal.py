@@ -31,7 +31,7 @@ def test_a_step_is_made_by_each_of_the_workers(parallelism: str) -> None:
 
 def test_a_gpu_that_is_too_small_is_one_sentence() -> None:
     with pytest.raises(
-        GigaganError, match=r"8 samples takes .* GiB on each of 2 GPUs at its fullest \("
+        GigaganError, match=r"8 samples, 8 at once, takes .* on each of 2 GPUs at its fullest \("
     ) as refusal:
         rehearse(SETTINGS, FROZEN, 2, SMALL)
     assert "\n" not in str(refusal.value)
