@@ -42,6 +42,17 @@ GPUS: dict[str, Gpu] = {
 }
 
 
+def gpu_named(device_name: str) -> Gpu | None:
+    """The data sheet of what a driver calls "NVIDIA H100 80GB HBM3", or None where it is none of `GPUS`."""
+    said = device_name.lower()
+    for name, sheet in GPUS.items():
+        kind, memory = name.split("-")
+        # A PCIe card of the same name is slower than the sheet's.
+        if kind in said and "pcie" not in said and (memory in said or kind == "h200"):
+            return sheet
+    return None
+
+
 class PlanSettings(Settings):
     """What a plan assumes. Every value is printed with the plan."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from gigagan_core.training.flops import FORMULAS
 
 OTHER = "other"
 """Holder of what no block of a network made."""
@@ -23,36 +24,6 @@ OTHER = "other"
 _aten = torch.ops.aten
 
 
-def _convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, *args: Any, out_val: Any, **kwargs: Any
-) -> int:
-    """Each gradient that is asked for costs what the forward pass does.
-
-    torch's own formula leaves the groups out, and so counts the gradient of the weights too large by the number of
-    samples, where every sample has a kernel of its own.
-    """
-    transposed, output_mask = args[4], args[7]
-    positions = x if transposed else grad
-    macs = positions.shape[0] * positions.shape[2:].numel() * weight.numel()
-    return 2 * macs * sum(output_mask[:2])  # of the input, of the weight; a bias costs no product
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> int:
-    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
-
-
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
-    _aten.convolution_backward: _convolution_backward,
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
 _CONVOLUTIONS = {_aten.convolution, _aten.convolution_backward}
 _PRECISIONS = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 
@@ -196,8 +167,8 @@ class Tracker(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return result  # its parts come by again, as ordinary tensors
         packet = getattr(function, "_overloadpacket", None)
-        if packet in _FORMULAS:
-            flops = _FORMULAS[packet](*args, **(kwargs or {}), out_val=result)
+        if packet in FORMULAS:
+            flops = FORMULAS[packet](*args, **(kwargs or {}), out_val=result)
             self._phase.flops[self._holder, _precision(packet, args)] += flops
         elif "c10d" in function.namespace and packet.__name__ != "wait_tensor":
             self._phase.traffic[packet.__name__.strip("_")] += _whole_bytes(*args, result)

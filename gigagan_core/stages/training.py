@@ -13,6 +13,7 @@ from gigagan_core.encoders.roles import CONDITION, require_role
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, StageWork
 from gigagan_core.store.artifact import Artifact, Input
+from gigagan_core.tracking.system_metrics import system_metrics
 from gigagan_core.training.card import model_card
 from gigagan_core.training.record import NON_FINITE, TrainingRecord, write_curves
 from gigagan_core.training.worker import TrainingJob
@@ -65,7 +66,7 @@ def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
     from gigagan_core.training.checkpoint import MILESTONES, milestones
 
     samples = work.path / "samples"
-    with console.progress(label, total=job.total_images, unit="images") as bar:
+    with console.progress(label, total=job.total_images, unit="images") as bar, system_metrics(work.run):
         record = TrainingRecord(bar, work.run, samples)
         checkpoint = _launch(work, job, record)
     history, images_seen, parameters = _export(work, job, kind, checkpoint, work.output)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import re
+import threading
 import time
 import warnings
 from collections import deque
@@ -59,6 +60,7 @@ class StageRun:
         self._experiment_id = experiment_id
         self.run_id = run_id
         self._pending: deque[Any] = deque(maxlen=_KEPT_METRICS)
+        self._lock = threading.Lock()  # metrics come from several threads
         self._spool = Spool(connection.tracking_uri, run_id)
 
     @property
@@ -97,13 +99,18 @@ class StageRun:
             if not METRIC_NAME.fullmatch(name):
                 raise ValueError(f"metric name {name!r}: only letters, digits and _-./ are allowed")
             added.append(Metric(name, float(value), now, int(step)))
-        self._pending.extend(added)
-        self.flush()
-        if self._pending:
-            self._spool.append(added)
+        with self._lock:
+            self._pending.extend(added)
+            self._send_pending(at_once=False)
+            if self._pending:
+                self._spool.append(added)
 
     def flush(self, at_once: bool = False) -> None:
         """Send the metrics that wait; at_once: though MLflow has just refused."""
+        with self._lock:
+            self._send_pending(at_once)
+
+    def _send_pending(self, at_once: bool) -> None:
         if not self._pending:
             return
         while self._pending:

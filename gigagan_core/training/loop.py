@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gigagan_core.training.flops import FlopMeter
 from gigagan_core.training.optimisation import ema_decay, set_learning_rate, update_ema
 from gigagan_core.training.settings import EmaSettings, OptimiserSettings, ScheduleSettings
 from gigagan_core.training.sharding import training_only
@@ -101,6 +102,10 @@ class Recipe:
     diagnose: Callable[[Sequence[Any]], dict[str, Tensor]] = lambda micros: {}
     diagnose_every: int = 0
 
+    def diagnoses(self, step: int) -> bool:
+        """Whether `diagnose` is due."""
+        return self.diagnose_every > 0 and step % self.diagnose_every == 0
+
 
 class Hooks(Protocol):
     """What the loop tells the outside; every worker's hooks are called equally often."""
@@ -142,7 +147,9 @@ def run_loop(
         before = state.images_seen
         with clock.spent("data"):
             batch = next(source)
-        state.window.add(train_step(state, recipe, batch, world))
+        with clock.flops.step(_due(recipe, state.step)):
+            metrics = train_step(state, recipe, batch, world)
+        state.window.add(metrics)
         last = state.images_seen >= schedule.total_images
         save = last or _crossed(before, state.images_seen, schedule.checkpoint_every_images)
         stop = False
@@ -177,7 +184,7 @@ def train_step(state: TrainState, recipe: Recipe, batch: Batch, world: World) ->
         with training_only(state.networks, update.network):
             metrics |= _make_update(state, update, micros, batch, world)
     recipe.after(micros)
-    if recipe.diagnose_every and state.step % recipe.diagnose_every == 0:
+    if recipe.diagnoses(state.step):
         metrics |= recipe.diagnose(micros)
     state.step += 1
     state.images_seen += len(batch.indices) * world.size
@@ -235,6 +242,11 @@ def _add(means: dict[str, Tensor], values: dict[str, Tensor], count: int) -> Non
 _CLOCKED = {"data": "data_wait_share", "samples": "samples_share", "checkpoint": "checkpoint_stall_share"}
 
 
+def _due(recipe: Recipe, step: int) -> tuple[bool, ...]:
+    terms = [term.every for update in recipe.updates for term in update.terms]
+    return *(step % every == 0 for every in terms), recipe.diagnoses(step)
+
+
 def _crossed(before: int, after: int, every: int) -> bool:
     return every > 0 and before // every != after // every
 
@@ -244,6 +256,7 @@ class _Clock:
 
     def __init__(self, images_seen: int, workers: int):
         self._images, self._workers = images_seen, workers
+        self.flops = FlopMeter()
         self._start, self._spent = time.perf_counter(), dict.fromkeys(_CLOCKED, 0.0)
 
     @contextmanager
@@ -262,7 +275,9 @@ class _Clock:
         figures = {
             "images_per_second": rate,
             "images_per_second_per_device": rate / self._workers,
+            "flops_per_second_per_device": self.flops.read() / seconds,
             **{name: self._spent[on] / seconds for on, name in _CLOCKED.items()},
         }
-        self.__init__(images_seen, self._workers)
+        self._images, self._start = images_seen, time.perf_counter()
+        self._spent = dict.fromkeys(_CLOCKED, 0.0)
         return figures

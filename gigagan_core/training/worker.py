@@ -257,7 +257,7 @@ class LoopHooks:
 
     def on_metrics(self, images_seen: int, metrics: dict[str, float]) -> None:
         if self._world.rank == 0:
-            self._reporter.metrics(images_seen, metrics)
+            self._reporter.metrics(images_seen, metrics | _of_the_device(self._job.settings, metrics))
 
     def on_samples(self, state: TrainState) -> None:
         from gigagan_core.training.sharding import gathered
@@ -282,6 +282,27 @@ class LoopHooks:
 
     def should_stop(self) -> bool:
         return self._reporter.should_stop()
+
+
+def _of_the_device(
+    settings: BaseTrainingSettings | UpsamplerTrainingSettings, metrics: dict[str, float]
+) -> dict[str, float]:
+    """Memory held at most so far, MiB, and the share of the peak FLOP/s that is reached, where that is known."""
+    if not settings.use_gpu:
+        import resource
+
+        return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    import torch
+
+    from gigagan_core.config.plan import gpu_named
+
+    figures = {"memory_mib": torch.cuda.max_memory_allocated() / 2**20}
+    sheet = gpu_named(torch.cuda.get_device_name())
+    if sheet is not None:
+        half = settings.training.schedule.precision == "bfloat16"
+        peak = sheet.bfloat16 if half else sheet.tf32
+        figures["flops_utilisation"] = metrics["flops_per_second_per_device"] / peak
+    return figures
 
 
 def _cpus() -> int:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from gigagan_core.tracking import connection, spool
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun, artifact_metrics
 from gigagan_core.tracking.null import NullHandle, NullRun, NullTracker
 from gigagan_core.tracking.process import Terminated, owner
+from gigagan_core.tracking.system_metrics import system_metrics
 
 
 def artifact(**changes: Any) -> SimpleNamespace:
@@ -279,6 +281,17 @@ def test_metrics_that_mlflow_did_not_take_before_the_end_wait_in_a_file_and_are_
     history = client_of(tracker).get_metric_history(run.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
     assert spool.waiting() == []
+
+
+def test_the_machine_is_watched_while_a_stage_runs(tracker: MlflowTracker) -> None:
+    with tracker.stage_run("train-base") as run, system_metrics(run, seconds=0.2):
+        time.sleep(1.0)
+    figures = client_of(tracker).get_run(run.run_id).data.metrics
+    assert figures["system/system_memory_usage_megabytes"] > 0
+    assert "system/cpu_utilization_percentage" in figures
+    assert not [thread for thread in threading.enumerate() if thread.name == "system-metrics"]
+    with system_metrics(NullRun()):
+        assert not [thread for thread in threading.enumerate() if thread.name == "system-metrics"]
 
 
 def test_metrics_sent_after_all_leave_no_file(
