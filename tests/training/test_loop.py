@@ -75,9 +75,28 @@ def test_hooks_are_called_at_their_images() -> None:
     assert [images for images, _ in hooks.metrics] == [16, 32, 48]
     assert [images for images, _ in hooks.checkpoints] == [16, 32, 48]
     assert hooks.samples == [0, 24, 48]
-    assert {"images_per_second", "data_wait_share", "generator/loss"} <= set(hooks.metrics[0][1])
+    shares = {"data_wait_share", "samples_share", "checkpoint_stall_share"}
+    assert {"images_per_second", "flops_per_second_per_device", "generator/loss", *shares} <= set(
+        hooks.metrics[0][1]
+    )
+    assert all(0 <= metrics[share] <= 1 for _, metrics in hooks.metrics for share in shares)
     # What varies from run to run stays out of the state, which is compared bit for bit.
     assert "images_per_second" not in state.history[0]
+
+
+def test_a_notice_that_a_machine_goes_saves_out_of_turn_and_training_goes_on() -> None:
+    class Noticed(Hooks):
+        asked = 0
+
+        def should_save(self) -> bool:
+            self.asked += 1
+            return self.asked == 2
+
+    settings = base_settings(total_images=48, checkpoint_every_images=1000)
+    state, recipe = make_base(settings)
+    hooks = Noticed()
+    run_loop(state, recipe, batches(8), settings.schedule, hooks, World())
+    assert [images for images, _ in hooks.checkpoints] == [32, 48]
 
 
 def test_a_finished_run_given_again_only_saves() -> None:

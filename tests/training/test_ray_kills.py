@@ -53,7 +53,11 @@ def cluster() -> Iterator[ModuleType]:
 
 
 def train(
-    cluster: ModuleType, inputs, folder: Path, on_event: Callable[[Event], None] = lambda event: None
+    cluster: ModuleType,
+    inputs,
+    folder: Path,
+    on_event: Callable[[Event], None] = lambda event: None,
+    validation_images: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Every tensor of the last checkpoint, by name, and the learning curve's values."""
     job = TrainingJob(
@@ -69,6 +73,7 @@ def train(
             workers=2,
             max_restarts=5,
             sample_count=2,
+            validation_images=validation_images,
         ),
         data=((str(inputs["data"].path), 1.0),),
         encoder=str(inputs["encoder"].path),
@@ -92,8 +97,24 @@ def _tensors(path: str, tree) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster, inputs, tmp_path_factory) -> dict[str, torch.Tensor]:
-    return train(cluster, inputs, tmp_path_factory.mktemp("undisturbed"))
+def validated() -> dict[int, dict[str, float]]:
+    """What the undisturbed run's checkpoints were found to be worth, by images seen."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, inputs, validated, tmp_path_factory) -> dict[str, torch.Tensor]:
+    def see(event: Event) -> None:
+        if event.kind == "validated":
+            validated[event.images_seen] = event.metrics
+
+    return train(cluster, inputs, tmp_path_factory.mktemp("undisturbed"), see, validation_images=8)
+
+
+def test_ray_measures_every_checkpoint_beside_training(undisturbed, validated) -> None:
+    assert sorted(validated) == list(range(EVERY, IMAGES + 1, EVERY))
+    for figures in validated.values():
+        assert set(figures) == {"validation/fd_tiny_8_8", "validation/clip-score_tiny_8_8"}
 
 
 def workers() -> list:

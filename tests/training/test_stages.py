@@ -149,6 +149,7 @@ def test_killed_with_minus_nine_and_run_again_it_ends_with_the_same_bits(base, i
     assert (again.path / "curves.json").read_text() == (base.path / "curves.json").read_text()
 
 
+@pytest.mark.slow  # two workers killed at other moments: test_ray_kills
 def test_ray_train_gives_the_same_model_also_when_its_worker_is_killed(base, inputs, tmp_path) -> None:
     import psutil
 
