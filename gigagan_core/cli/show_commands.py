@@ -181,6 +181,9 @@ def data_publish(
     limit: Annotated[
         int | None, typer.Option(min=32, help="This many drawings, about.", show_default="all")
     ] = None,
+    size: Annotated[
+        int, typer.Option(min=16, max=1024, help="Side of the pictures as they are served, pixels.")
+    ] = 160,
     as_json: JsonOption = False,
 ) -> None:
     """Write the embedded drawings' metadata as parquet, in the columns of LAION-2B-en-joined.
@@ -191,7 +194,7 @@ def data_publish(
         from gigagan_core import console
         from gigagan_core.stages.sources import publish
 
-        rows = publish(folder.expanduser().absolute(), limit)
+        rows = publish(folder.expanduser().absolute(), limit, size)
         console.note(f"{folder}: " + ", ".join(f"{name} {count} rows" for name, count in rows.items()))
         answer({"folder": str(folder.absolute()), "rows": rows})
 

@@ -29,6 +29,9 @@ class SourceSettings(Settings):
     limit: int | None = Field(None, ge=32)
     """openmoji: use this many drawings at most, training and held-out together; None: all."""
 
+    size: int = Field(160, ge=16, le=1024)
+    """openmoji: side of the pictures that are published, pixels."""
+
     @model_validator(mode="after")
     def _names_tables(self) -> SourceSettings:
         if self.kind == "tables" and not (self.train and self.heldout):
@@ -67,6 +70,11 @@ class PipelineSettings(Settings):
                     f"{name}.text_dim is {network.text_dim} and the condition encoder's text width is {width}; "
                     "make them equal"
                 )
+        if self.source.kind == "openmoji" and self.source.size < self.ingest.min_side:
+            raise ValueError(
+                f"source.size is {self.source.size} and ingest keeps pictures of at least {self.ingest.min_side} px; "
+                "publish them larger"
+            )
         if self.base.image_size != self.upsampler.upsampler.low_size:
             raise ValueError(
                 f"base.generator.image_size is {self.base.image_size} and "

@@ -185,6 +185,23 @@ def demo() -> PipelineSettings:
     )
 
 
+def openmoji_on_a_gpu() -> PipelineSettings:
+    """The demonstration at twice the size, with networks and hours for one GPU."""
+    small = demo()
+    upsampler = openmoji.upsampler_64_to_256()
+    return PipelineSettings(
+        source=SourceSettings(kind="openmoji", size=320),
+        ingest=small.ingest.model_copy(update={"image_size": 256}),
+        condition=small.condition,
+        judge=small.judge,
+        curate=small.curate,
+        base=openmoji.base_64(),
+        upsampler=upsampler,
+        control=control_of(upsampler),
+        evaluate=EvaluateSettings(image_size=64, upsampled_size=256),
+    )
+
+
 def tiny() -> PipelineSettings:
     """Every stage for real at the smallest size: to see that an installation works, and for tests."""
     text_dim = 32
@@ -245,6 +262,7 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         "every stage at the smallest size, to see that an installation works; learns nothing", tiny
     ),
+    "openmoji": Preset("the same drawings at 64 px and to 256 px, on one GPU", openmoji_on_a_gpu),
     "openmoji-64": Preset("real drawings at 64 px, on one GPU", openmoji.base_64, "base"),
     "openmoji-64-to-256": Preset(
         "their upsampler to 256 px, on one GPU", openmoji.upsampler_64_to_256, "upsampler"

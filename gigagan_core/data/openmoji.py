@@ -118,17 +118,18 @@ class Published:
     heldout: bool
 
 
-def url_of(drawing: Drawing) -> str:
-    """Where a drawing is served; the ending says the format."""
+def url_of(drawing: Drawing, size: int = SIZE) -> str:
+    """Where a drawing is served at `size` pixels a side; the ending says the format."""
     # By group, so that drawings that are the same come as the same bytes.
     jpeg = _position("format", groups()[drawing.code]) < JPEG_SHARE
-    return f"http://{HOST}/{SIZE}/{drawing.code}.{'jpg' if jpeg else 'png'}"
+    return f"http://{HOST}/{size}/{drawing.code}.{'jpg' if jpeg else 'png'}"
 
 
-def split(limit: int | None = None, seed: int = 0) -> list[Published]:
+def split(limit: int | None = None, seed: int = 0, size: int = SIZE) -> list[Published]:
     """Every drawing with its side of the split, in a shuffled order that only `seed` decides.
 
-    limit: about this many drawings, whole groups of at most six, so that a small set is mixed as well.
+    limit: about this many drawings, whole groups of at most six, so that a small set is mixed as well. size: of the
+    pictures, pixels.
     """
     members: dict[str, list[Drawing]] = {}
     for drawing in drawings():
@@ -148,7 +149,7 @@ def split(limit: int | None = None, seed: int = 0) -> list[Published]:
         # Taken from the front of the shuffled groups until the share is reached.
         is_heldout = heldout < HELDOUT_SHARE * total
         heldout += len(members[name]) if is_heldout else 0
-        published += [Published(drawing, url_of(drawing), is_heldout) for drawing in members[name]]
+        published += [Published(drawing, url_of(drawing, size), is_heldout) for drawing in members[name]]
     return sorted(published, key=lambda item: _position(f"order/{seed}", item.drawing.code))
 
 
@@ -191,7 +192,11 @@ class PublishedSet:
 
 
 def publish(
-    folder: str | Path, limit: int | None = None, seed: int = 0, partitions: int = TRAIN_PARTITIONS
+    folder: str | Path,
+    limit: int | None = None,
+    seed: int = 0,
+    partitions: int = TRAIN_PARTITIONS,
+    size: int = SIZE,
 ) -> PublishedSet:
     """Write the metadata as parquet in the columns of LAION-2B-en-joined: `train/` and `heldout/`.
 
@@ -199,13 +204,15 @@ def publish(
     pwatermark) are null, and so is `hash`, whose function is LAION's own.
     """
     folder = Path(folder)
-    rows = split(limit, seed)
+    rows = split(limit, seed, size)
     train = [row for row in rows if not row.heldout]
     heldout = [row for row in rows if row.heldout]
     partitions = max(1, min(partitions, len(train)))
     tables = {
-        "train": [_write(folder / "train", index, train[index::partitions]) for index in range(partitions)],
-        "heldout": [_write(folder / "heldout", 0, heldout)],
+        "train": [
+            _write(folder / "train", index, train[index::partitions], size) for index in range(partitions)
+        ],
+        "heldout": [_write(folder / "heldout", 0, heldout, size)],
     }
     (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
     return PublishedSet(
@@ -218,7 +225,7 @@ def publish(
     )
 
 
-def _write(folder: Path, index: int, rows: Iterable[Published]) -> Path:
+def _write(folder: Path, index: int, rows: Iterable[Published], size: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -228,8 +235,8 @@ def _write(folder: Path, index: int, rows: Iterable[Published]) -> Path:
         {
             "URL": pa.array([row.url for row in rows], pa.string()),
             "TEXT": pa.array([row.drawing.name for row in rows], pa.string()),
-            "WIDTH": pa.array([SIZE] * len(rows), pa.int32()),
-            "HEIGHT": pa.array([SIZE] * len(rows), pa.int32()),
+            "WIDTH": pa.array([size] * len(rows), pa.int32()),
+            "HEIGHT": pa.array([size] * len(rows), pa.int32()),
             "similarity": pa.array(missing, pa.float64()),
             "hash": pa.array(missing, pa.int64()),
             "punsafe": pa.array(missing, pa.float32()),

