@@ -38,6 +38,7 @@ LAYERS: list[tuple[str, ...]] = [
         for name in (
             "steps",
             "diagnostics",
+            "flops",
             "loop",
             "recipes",
             "settings",
