@@ -13,13 +13,13 @@ from gigagan_core.stages import train_base
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import Artifact
 
-from .test_stages import inputs, settings  # noqa: F401  (a fixture)
+from .test_stages import settings
 
 Inputs = dict[str, Artifact]
 
 
 @pytest.fixture
-def second(inputs: Inputs, tmp_path: Path) -> Artifact:  # noqa: F811
+def second(inputs: Inputs, tmp_path: Path) -> Artifact:
     """Another shard set with terms of its own."""
     data = inputs["data"]
     folder = tmp_path / "second"
@@ -35,7 +35,7 @@ def train(store: Path, given: Inputs) -> Artifact:
 
 
 def test_a_mixture_is_trained_on_recorded_and_known_by_sets_and_weights(
-    inputs: Inputs,  # noqa: F811
+    inputs: Inputs,
     second: Artifact,
     tmp_path: Path,
 ) -> None:
@@ -57,7 +57,7 @@ def test_a_mixture_is_trained_on_recorded_and_known_by_sets_and_weights(
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_refused_before_anything_runs(
-    inputs: Inputs,  # noqa: F811
+    inputs: Inputs,
     second: Artifact,
     tmp_path: Path,
     weight: float,
@@ -66,7 +66,7 @@ def test_a_weight_that_is_none_is_refused_before_anything_runs(
         train(tmp_path, {**inputs, "data": [(inputs["data"], 1), (second, weight)]})
 
 
-def test_a_set_given_twice_and_no_set_are_refused(inputs: Inputs, tmp_path: Path) -> None:  # noqa: F811
+def test_a_set_given_twice_and_no_set_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(GigaganError, match="in the mixture more than once; give it once"):
         train(tmp_path, {**inputs, "data": [(inputs["data"], 1), (inputs["data"], 2)]})
     with pytest.raises(GigaganError, match="needs data"):
