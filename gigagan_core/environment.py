@@ -1,7 +1,7 @@
 """Where local state lives, and the switches that other tools read from the environment.
 
 Everything local is under one folder, `.gigagan/` of the current directory or `GIGAGAN_HOME`:
-``store``, ``mlflow.db``, ``mlartifacts``, ``prefect``.
+``store``, ``assets``, ``mlflow.db``, ``mlartifacts``, ``prefect``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def home() -> Path:
 def store_uri() -> str:
     """The default store: `GIGAGAN_STORE`, or `store` under the home folder."""
     return os.environ.get("GIGAGAN_STORE", str(home() / "store"))
+
+
+def assets() -> Path:
+    """Where files from outside lie: `GIGAGAN_ASSETS`, which several machines may share, or `assets` under the home."""
+    return Path(os.environ.get("GIGAGAN_ASSETS", home() / "assets")).expanduser().absolute()
 
 
 def mlflow_uri() -> str:

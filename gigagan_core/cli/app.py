@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 
 from gigagan_core import __version__
-from gigagan_core.cli import metrics_command, plan_commands, server_commands, show_commands, stage_commands
+from gigagan_core.cli import (
+    assets_commands,
+    metrics_command,
+    plan_commands,
+    server_commands,
+    show_commands,
+    stage_commands,
+)
 
 app = typer.Typer(
     name="gigagan",
@@ -46,4 +53,5 @@ stage_commands.register(app)
 metrics_command.register(app)
 show_commands.register(app)
 plan_commands.register(app)
+assets_commands.register(app)
 server_commands.register(app)

@@ -59,7 +59,7 @@ class AestheticRule(ScoreRule):
     """A LAION aesthetic predictor, about 1 to 10; off without weights."""
 
     weights: str | None = operational(None)
-    """Its weight file. The file's sha256 decides the scores, its place does not."""
+    """Its weight file, or asset:NAME. The file's sha256 decides the scores, its place does not."""
 
     sha256: str | None = operational(None)
     """What the file's sha256 must be; another one is refused. None: any file, recorded with its sum."""
@@ -78,7 +78,7 @@ class UnwantedRule(Rule):
     """The highest probability that stays; None: the score is added, nothing leaves."""
 
     weights: str | None = operational(None)
-    """Its weight file. The file's sha256 decides the scores, its place does not."""
+    """Its weight file, or asset:NAME. The file's sha256 decides the scores, its place does not."""
 
     sha256: str | None = operational(None)
     """What the file's sha256 must be; another one is refused. None: any file, recorded with its sum."""
@@ -179,7 +179,7 @@ class CurateSettings(SpreadSettings):
     language: LanguageRule = LanguageRule()
 
     clip_vit_l14: str | None = operational(None)
-    """ARCH:PATH of OpenAI's ViT-L/14, such as ViT-L-14-quickgelu:/weights/ViT-L-14.safetensors: the aesthetic
+    """ARCH:PATH of OpenAI's ViT-L/14, such as asset:clip-vit-l14 or ViT-L-14-quickgelu:/weights/ViT.pt: the aesthetic
     predictors and the NSFW detector read its image embedding, and no other one's."""
 
     duplicates: NearDuplicateRule = NearDuplicateRule()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gigagan_core.assets.folder import resolve_named
 from gigagan_core.encoders import tokenizer
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
 from gigagan_core.encoders.weights import load_outside, load_plain, read_weights
@@ -176,7 +177,8 @@ def load_encoder(
     """A frozen encoder from a folder in open_clip's layout, or from a weight file named ARCH:PATH.
 
     place: an encoder artifact's folder, a published open_clip folder, or for instance
-    ``ViT-L-14-quickgelu:/weights/openai.safetensors`` (OpenAI's own weights need a quickgelu architecture).
+    ``ViT-L-14-quickgelu:/weights/openai.safetensors`` (OpenAI's own weights need a quickgelu architecture), or
+    ``asset:clip-vit-l14``.
     An outside file is taken with OpenAI's mean and std unless its folder has an `open_clip_config.json`.
     Nothing is downloaded. Raises GigaganError for what is missing, unknown, damaged or does not fit.
     """
@@ -184,7 +186,7 @@ def load_encoder(
     if folder.is_dir():
         encoder = _from_folder(folder, text_layer)
     else:
-        name, colon, file = str(place).partition(":")
+        name, colon, file = resolve_named(str(place)).partition(":")
         if not colon or not file:
             raise GigaganError(
                 f"encoder {place}: no such folder; give an encoder's folder or ARCH:PATH, such as "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
 
 BACKBONES = ("vgg", "alex")
@@ -16,11 +17,11 @@ BACKBONES = ("vgg", "alex")
 def load_lpips(place: str, device: torch.device | str = "cpu") -> nn.Module:
     """A frozen LPIPS: called with images [N, 3, H, W] in [-1, 1] twice -> [N, 1, 1, 1]; differentiable.
 
-    place: BACKBONE:PATH, where BACKBONE is vgg (the paper's training loss; R) or alex and PATH is torchvision's
-    ImageNet weight file of it. The linear heads (version 0.1) are part of the package.
+    place: ``asset:lpips-vgg``, or BACKBONE:PATH, where BACKBONE is vgg (the paper's training loss; R) or alex and PATH
+    is torchvision's ImageNet weight file of it. The linear heads (version 0.1) are part of the package.
     Raises GigaganError for what is missing or does not fit.
     """
-    backbone, colon, file = place.partition(":")
+    backbone, colon, file = resolve_named(place).partition(":")
     if not colon or backbone not in BACKBONES:
         raise GigaganError(
             f"LPIPS weights {place!r}: write BACKBONE:PATH, BACKBONE being {' or '.join(BACKBONES)}"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
 from gigagan_core.encoders.tokenizer import open_clip_folder
 from gigagan_core.errors import GigaganError
+from gigagan_core.store.fingerprint import sha256_file
 
 # OpenAI's files also carry these three numbers; they are no parameters.
 _NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
@@ -23,8 +29,14 @@ LARGE = 50_000_000
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a .safetensors or torch file. Raises GigaganError where it is neither, or holds more."""
+    """Name -> tensor of a .safetensors or torch file, or of OpenAI's TorchScript archives by their published sums.
+
+    Raises GigaganError where it is none of these, or holds more.
+    """
     try:
+        if _is_torchscript(path) and sha256_file(path) in {each.sha256 for each in CATALOGUE.values()}:
+            with quiet_torchscript():
+                return torch.jit.load(str(path), map_location="cpu").state_dict()
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -48,6 +60,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not stored or not all(isinstance(value, Tensor) for value in stored.values()):
         raise GigaganError(f"weight file {path} holds no state_dict; save the model's state_dict()")
     return {name.removeprefix("module."): value for name, value in stored.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Loading one runs its code, so only files that the catalogue names are loaded."""
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+@contextlib.contextmanager
+def quiet_torchscript() -> Iterator[None]:
+    """TorchScript is deprecated, and published weights are TorchScript."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        yield
 
 
 def load_plain(architecture: ClipArchitecture, weights: dict[str, Tensor], where: str) -> ClipModel:

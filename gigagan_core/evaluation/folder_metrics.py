@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gigagan_core import console, environment
+from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.bootstrap import bootstrap_mean
 from gigagan_core.evaluation.captions import captions_of, read_captions
@@ -178,7 +179,7 @@ def _plan(settings: FolderMetrics, extractors: list[Extractor], paired: list[str
 
 
 def _lpips_sha256(place: str) -> str | None:
-    path = Path(place.partition(":")[2]).expanduser()
+    path = Path(resolve_named(place).partition(":")[2]).expanduser()
     return checked_sha256(path, None, "LPIPS") if path.is_file() else None
 
 
@@ -291,7 +292,7 @@ def _paired_figure(
     values = _gathered(results, PAIRS, FAKE, metric).all()[:, 0].double()
     options = settings.options
     interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
-    name = metric if metric != "lpips" else f"lpips-{(settings.lpips or '').partition(':')[0]}"
+    name = metric if metric != "lpips" else f"lpips-{resolve_named(settings.lpips or '').partition(':')[0]}"
     return Figure(
         name=naming(name),
         metric=metric,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gigagan_core.assets.folder import resolve, resolve_named
 from gigagan_core.config.curate import (
     HEAD_WIDTH,
     SCORERS,
@@ -126,7 +127,7 @@ def _score_settings(scorer: str, settings: CurateSettings, weights: dict[str, In
 
 
 def _weight_file(place: str, expected: str | None, scorer: str) -> ExternalFile:
-    path = Path(place).expanduser().absolute()
+    path = Path(resolve(place)).expanduser().absolute()
     if not path.is_file():
         raise GigaganError(
             f"{scorer}.weights {path} is not there; give the path of a file, nothing is downloaded"
@@ -140,7 +141,7 @@ def _weight_file(place: str, expected: str | None, scorer: str) -> ExternalFile:
 
 
 def _clip_vit_l14(place: str) -> ExternalFile:
-    architecture, colon, file = place.partition(":")
+    architecture, colon, file = resolve_named(place).partition(":")
     path = Path(file).expanduser().absolute()
     if not colon or not path.is_file():
         raise GigaganError(

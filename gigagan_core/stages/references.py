@@ -1,7 +1,7 @@
 """From the words of a person to a stage's settings and inputs.
 
 An artifact is named by a fingerprint, a unique prefix of one, a path, or `latest`; an encoder also as
-ARCH:PATH of a weight file.
+ARCH:PATH of a weight file. `asset:NAME` stands for a fetched file wherever a weight file is named.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gigagan_core.assets.folder import resolve_named
 from gigagan_core.config import presets
 from gigagan_core.config.base import with_overrides
 from gigagan_core.config.pipeline import PipelineSettings
@@ -101,7 +102,7 @@ def upsampler(store: Store, reference: str, objective: str = "gan") -> Artifact:
 
 def encoder(store: Store, reference: str, role: str = "condition") -> Artifact | ExternalFile:
     """An encoder; `latest` is the newest of this role ("condition", "judge"), ARCH:PATH a weight file."""
-    architecture, colon, path = reference.partition(":")
+    architecture, colon, path = resolve_named(reference).partition(":")
     if colon:
         return _weight_file(architecture, path)
     return store.resolve(
@@ -122,8 +123,8 @@ def initial_model(store: Store, reference: str, kind: str) -> Artifact | Externa
 
 
 def lpips_weights(reference: str) -> ExternalFile:
-    """BACKBONE:PATH of an LPIPS backbone's weight file, such as vgg:/weights/vgg16-397923af.pth."""
-    backbone, colon, path = reference.partition(":")
+    """BACKBONE:PATH of an LPIPS backbone's weight file, such as vgg:/weights/vgg16-397923af.pth, or asset:lpips-vgg."""
+    backbone, colon, path = resolve_named(reference).partition(":")
     if not colon:
         raise GigaganError(
             f"LPIPS weights {reference!r}: write BACKBONE:PATH, such as vgg:/weights/vgg16.pth"

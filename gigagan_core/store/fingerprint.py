@@ -24,6 +24,8 @@ NOT_DECIDING = (
     "gigagan_core.console",
     "gigagan_core.environment",
     "gigagan_core.errors",
+    # where a file lies; what is in it is an input of its own
+    "gigagan_core.assets",
     # the values of settings are in the fingerprint themselves, without the operational ones
     "gigagan_core.config",
     "gigagan_core.stages.base",

@@ -25,6 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
         "gigagan_core.training",
     ),
     (
+        "gigagan_core.assets",
         "gigagan_core.config",
         "gigagan_core.store",
         "gigagan_core.tracking",

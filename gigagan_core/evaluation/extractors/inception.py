@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gigagan_core.encoders.weights import quiet_torchscript
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256, resized_float
 from gigagan_core.evaluation.names import INCEPTION, LEGACY, PUBLISHED_INCEPTION, extractor_name
@@ -129,12 +127,3 @@ def _pytorch_inception(weights: dict[str, Tensor]) -> nn.Module:
     finally:
         inception_pytorch.load_state_dict_from_url = original
     return network.requires_grad_(False).eval()
-
-
-@contextlib.contextmanager
-def quiet_torchscript() -> Iterator[None]:
-    """TorchScript is deprecated, and the published weights are TorchScript."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        yield

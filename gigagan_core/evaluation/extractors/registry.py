@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.extractors.base import Extractor, weight_file
 from gigagan_core.evaluation.names import INCEPTION, LEGACY
@@ -20,8 +21,8 @@ class ExtractorPlace:
     """What `load_extractor` needs, picklable.
 
     place: ``inception:FILE``, ``inception-legacy_pytorch:FILE``, ``dinov2-vitl14:FILE`` (and vits, vitb, vitg),
-    ``ARCH:FILE`` of open_clip, or an encoder's folder. sha256: what the file must have, or None. prefix, truncate: of
-    open_clip models, see `OpenClip`.
+    ``ARCH:FILE`` of open_clip, ``asset:NAME`` of such a file, or an encoder's folder. sha256: what the file must have,
+    or None. prefix, truncate: of open_clip models, see `OpenClip`.
     """
 
     place: str
@@ -38,6 +39,8 @@ def with_weights(name: str, weights: str | None) -> str:
 def load_extractor(place: ExtractorPlace | str, device: torch.device | str = "cpu") -> Extractor:
     """The extractor at a place. Raises GigaganError for an unknown name, a missing, damaged or wrong file."""
     place = ExtractorPlace(place) if isinstance(place, str) else place
+    if not Path(place.place).expanduser().is_dir():
+        place = replace(place, place=resolve_named(place.place))
     name, _, file = place.place.partition(":")
     if name in (INCEPTION, f"{INCEPTION}-{LEGACY}"):
         from gigagan_core.evaluation.extractors.inception import InceptionClean, InceptionLegacy

@@ -1,0 +1,161 @@
+"""The folder of fetched assets, and the words `asset:NAME` that stand for a file in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gigagan_core import environment
+from gigagan_core.assets.catalogue import Asset, asset
+from gigagan_core.errors import GigaganError
+from gigagan_core.store.fingerprint import sha256_file
+
+PREFIX = "asset:"
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class AssetState:
+    """state: ``fetched``, ``partial`` (some bytes are there), ``unrecorded`` (a file that was put there by hand),
+    ``changed`` (its size is not the recorded one) or ``missing``. size: bytes here. record: of the manifest."""
+
+    state: str
+    size: int
+    record: dict[str, Any] | None
+
+
+class AssetFolder:
+    """Fetched files in one folder, flat, beside `manifest.json`, which says where each came from and its sha256."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or environment.assets()
+
+    def file(self, each: Asset) -> Path:
+        """Where the fetched file lies, or would."""
+        return self.root / each.file
+
+    def place(self, each: Asset) -> Path:
+        """What `asset:NAME` stands for: the file, or of an archive the wanted member."""
+        return self.file(each) if each.member is None else self.root / each.name / each.member
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What the manifest says of an asset, or None where it was never fetched."""
+        return self._manifest().get(name)
+
+    def state(self, each: Asset) -> AssetState:
+        """Whether an asset is here, by the manifest and the file's size; `verify` reads the whole file."""
+        file, record = self.file(each), self.record(each.name)
+        partial = file.with_name(file.name + PARTIAL)
+        if file.is_file():
+            size = file.stat().st_size
+            if record is None:
+                return AssetState("unrecorded", size, None)
+            whole = size == record["size"] and self.place(each).exists()
+            return AssetState("fetched" if whole else "changed", size, record)
+        if partial.is_file():
+            return AssetState("partial", partial.stat().st_size, record)
+        return AssetState("missing", 0, record)
+
+    def expected_sha256(self, each: Asset) -> str | None:
+        """The catalogue's sum, or the one that the first fetch pinned, or None."""
+        return each.sha256 or (self.record(each.name) or {}).get("sha256")
+
+    def check(self, each: Asset, file: Path) -> str:
+        """A file's sha256. Raises GigaganError where it, or the weaker sum, is not the expected one."""
+        found, expected = sha256_file(file), self.expected_sha256(each)
+        if expected is not None and found != expected:
+            whose = "the catalogue's" if each.sha256 else f"the one pinned in {self.root / MANIFEST}"
+            raise GigaganError(
+                f"asset {each.name}: {file} has sha256 {found} and {whose} is {expected}; delete it and give "
+                f"`gigagan assets fetch {each.name}`, from another --mirror if the address serves another file"
+            )
+        if each.weaker is not None:
+            algorithm, wanted = each.weaker
+            with open(file, "rb") as stream:
+                weaker = hashlib.file_digest(stream, algorithm).hexdigest()
+            if weaker != wanted:
+                raise GigaganError(
+                    f"asset {each.name}: {file} has {algorithm} {weaker} and the catalogue's is {wanted}; delete it "
+                    f"and give `gigagan assets fetch {each.name}`"
+                )
+        return found
+
+    def keep(self, each: Asset, record: dict[str, Any]) -> None:
+        """Write an asset's record into the manifest."""
+        with self.locked(MANIFEST):
+            known = self._manifest() | {each.name: record}
+            temporary = self.root / f".{MANIFEST}.{os.getpid()}"
+            temporary.write_text(json.dumps({"schema": 1, "assets": known}, indent=1, sort_keys=True) + "\n")
+            os.replace(temporary, self.root / MANIFEST)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """One process at a time for each name; others wait."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / f".{name}.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self.root / MANIFEST
+        try:
+            return json.loads(path.read_text())["assets"]
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise GigaganError(
+                f"{path} is damaged ({error}); delete it and fetch again: files that are there are checked, not fetched"
+            ) from error
+
+
+def resolve(place: str, folder: AssetFolder | None = None) -> str:
+    """A path as it is; of ``asset:NAME`` the path of what was fetched.
+
+    Raises GigaganError for an unknown asset, and for one that is not here, with the command that fetches it.
+    """
+    if not place.startswith(PREFIX):
+        return place
+    each = asset(place.removeprefix(PREFIX))
+    require([each.name], folder=folder)
+    return str((folder or AssetFolder()).place(each))
+
+
+def resolve_named(reference: str, folder: AssetFolder | None = None) -> str:
+    """NAME:PLACE, such as ``vgg:asset:lpips-vgg``, with the place resolved; a bare ``asset:NAME`` gets its own reader.
+
+    Other words are given back as they are. Raises GigaganError as `resolve` does.
+    """
+    if reference.startswith(PREFIX):
+        each = asset(reference.removeprefix(PREFIX))
+        if each.reader is None:
+            raise GigaganError(
+                f"{reference} is not a network that can be named here; see `gigagan assets list`"
+            )
+        return f"{each.reader}:{resolve(reference, folder)}"
+    name, colon, place = reference.partition(":")
+    return f"{name}:{resolve(place, folder)}" if colon else reference
+
+
+def require(names: Iterable[str], what: str | None = None, folder: AssetFolder | None = None) -> None:
+    """Raises GigaganError, naming every asset that is not here and the one command that fetches them all.
+
+    what: that needs them, the sentence's subject, e.g. "protocol gigagan-coco-30k".
+    """
+    folder = folder or AssetFolder()
+    missing = [name for name in dict.fromkeys(names) if folder.state(asset(name)).state != "fetched"]
+    if not missing:
+        return
+    listed = ", ".join(missing[:-1]) + (" and " if len(missing) > 1 else "") + missing[-1]
+    it = "it" if len(missing) == 1 else "them"
+    where = f"not in {folder.root}; `gigagan assets fetch {' '.join(missing)}` gets {it}"
+    if what is None:
+        raise GigaganError(f"asset {listed} is {where}")
+    raise GigaganError(f"{what} needs {listed}, {where}")
