@@ -9,7 +9,7 @@ from prefect import flow
 from flows.runtime import Run, open_run, stage_task
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.stages import evaluate as stage
-from gigagan_core.stages import references
+from gigagan_core.stages import protocol_inputs, references
 from gigagan_core.store.artifact import Artifact
 
 
@@ -56,7 +56,15 @@ def evaluate(
     """
     chosen = settings or references.settings_of(preset, "evaluate", overrides)
     with open_run("evaluate", store, force, accept_code_change) as run:
-        inputs = references.evaluation_inputs(
-            run.store, model, upsampler, control, data, train, condition, judge
+        inputs = protocol_inputs.inputs_of(
+            run.store,
+            chosen,
+            model=model,
+            upsampler=upsampler,
+            control=control,
+            data=data,
+            train=train,
+            condition=condition,
+            judge=judge,
         )
         return evaluate_stage(run, chosen, inputs).fingerprint

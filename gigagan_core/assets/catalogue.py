@@ -282,4 +282,4 @@ def asset(name: str) -> Asset:
 def assets(names: Iterable[str]) -> list[Asset]:
     """The assets of these names, in order and each once; of no names, all of them."""
     wanted = list(dict.fromkeys(names))
-    return [asset(name) for name in wanted] if wanted else list(_ALL)
+    return [asset(name) for name in wanted] if wanted else list(CATALOGUE.values())

@@ -57,6 +57,10 @@ def fetch_assets(
         str | None,
         typer.Option("--mirror", metavar="URL", help="Fetch URL/FILE instead of the published addresses."),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", metavar="NAME", help="Also all that an evaluation protocol needs."),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every asset of the catalogue: about 20 GB to fetch.")
     ] = False,
@@ -68,13 +72,16 @@ def fetch_assets(
         from gigagan_core.assets.catalogue import CATALOGUE, assets
         from gigagan_core.assets.fetch import fetch
         from gigagan_core.errors import GigaganError
+        from gigagan_core.evaluation.protocols.named import protocol as protocol_of
 
-        if not names and not every:
+        wanted = [*(names or []), *(protocol_of(protocol).assets if protocol else ())]
+        if not wanted and not every:
             raise GigaganError(
-                f"name the assets to fetch, or give --all; there are {', '.join(sorted(CATALOGUE))}"
+                "name the assets to fetch, or give --protocol NAME or --all; there are "
+                f"{', '.join(sorted(CATALOGUE))}"
             )
         fetched = []
-        for each in assets(names or []):
+        for each in assets([] if every else wanted):
             done = fetch(each, mirror=mirror)
             console.note(f"{each.name}: {done.how}, {done.path}")
             fetched.append(

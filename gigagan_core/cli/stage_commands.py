@@ -300,11 +300,19 @@ def evaluate(
     """Judge models on held-out captions, and write a report."""
     with _stage(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import evaluate as stage
-        from gigagan_core.stages import references
+        from gigagan_core.stages import protocol_inputs, references
 
         chosen = [*(overrides or ()), *([f"protocol={protocol}"] if protocol else ())]
         settings = references.settings_of(preset, "evaluate", chosen)
-        inputs = references.evaluation_inputs(
-            context.store, model, upsampler, control, data, train, encoder, judge
+        inputs = protocol_inputs.inputs_of(
+            context.store,
+            settings,
+            model=model,
+            upsampler=upsampler,
+            control=control,
+            data=data,
+            train=train,
+            condition=encoder,
+            judge=judge,
         )
         stage.run(settings, inputs, context)

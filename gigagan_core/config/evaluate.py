@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from gigagan_core.config.base import Settings, operational
 
+ProtocolName = Literal[
+    "openmoji-heldout",
+    "gigagan-coco-30k",
+    "coco2017-5k",
+    "coco-30k-64",
+    "ladder-fid-10k",
+    "imagenet-64-to-256",
+    "laion-128-to-1024",
+    "parti-prompts",
+    "prompt-file",
+]
+PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
+OPENMOJI: ProtocolName = "openmoji-heldout"
+"""The demonstration's: its judge is an artifact, not an outside file, and it has baselines and verdicts."""
+
 
 class EvaluateSettings(Settings):
-    """How a base model, and an upsampler where there is one, are judged on held-out captions."""
+    """How a base model, and an upsampler where there is one, are judged on held-out captions.
 
-    protocol: Literal["openmoji-heldout"] = "openmoji-heldout"
-    """Which images, captions and baselines: all held-out drawings, one generated image for each caption."""
+    Of the fields below, protocols other than openmoji-heldout read protocol to shard_size, max_images, psi, seed,
+    bootstrap_resamples, confidence and batch_size; the rest is fixed by the protocol.
+    """
+
+    protocol: ProtocolName = OPENMOJI
+    """Which images, captions, networks and measures; `evaluation.protocols.named` holds them."""
+
+    mode: Literal["exact", "authors"] = "exact"
+    """authors: images reach CLIP as in the authors' released code, which lowers 63 of the 256 pixel values by one."""
+
+    prompts: str | None = operational(None)
+    """File with prompts (JSONL or text) in place of the protocol's. Its sha256 decides the result, not its place."""
+
+    assets: dict[str, str] = operational({})
+    """Asset -> path of a copy of your own in place of a fetched one, such as {"coco-2014-val": "/data/val2014"}."""
+
+    in_process_shards: int = operational(8, ge=0)
+    """Up to so many shards are generated and judged in this process; more are spread over Ray, one task a shard."""
+
+    shard_size: int = operational(256, ge=1)
+    """Images generated and judged in one task; another size finds no kept features."""
 
     image_size: int = Field(32, ge=4)
     """Side of the base model's images, pixels; real images are judged at the same size."""
@@ -22,7 +56,7 @@ class EvaluateSettings(Settings):
     """Side of the upsampler's images, pixels."""
 
     max_images: int | None = Field(None, ge=2)
-    """Judge at most this many held-out images, drawn by seed; None: all."""
+    """Judge at most this many images, drawn by seed; None: all that the protocol has."""
 
     psi: float = Field(1.0, ge=0.0, le=1.0)
     """Truncation: 1 leaves the model as it is, lower trades diversity for fidelity."""

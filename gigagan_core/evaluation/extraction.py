@@ -113,32 +113,41 @@ def extract(
     work: Path,
     *,
     ray: ModuleType | None = None,
-    on_shard: Callable[[Shard, ShardResult], None] = lambda shard, result: None,
+    on_shard: Callable[[Any, ShardResult], None] = lambda shard, result: None,
+    task: Callable[[Any, Plan, Path], ShardResult] | None = None,
 ) -> list[ShardResult]:
     """Every stream of every shard, in order; in this process, or in Ray tasks where `ray` is given (and connected).
 
-    work: a folder that every node sees. Raises GigaganError as soon as a shard cannot be done; shards done stay done.
+    work: a folder that every node sees. task: what is done with a shard, `extract_shard` by default.
+    Raises GigaganError as soon as a shard cannot be done; shards done stay done.
     """
     results: dict[int, ShardResult] = {}
-    running = _in_ray(ray, shards, plan, work) if ray is not None else _here(shards, plan, work)
+    work_on = task or extract_shard
+    running = _here(shards, plan, work, work_on) if ray is None else _in_ray(ray, shards, plan, work, work_on)
     for number, result in running:
         results[number] = result
         on_shard(shards[number], result)
     return [results[number] for number in range(len(shards))]
 
 
-def _here(shards: list[Shard], plan: Plan, work: Path) -> Iterator[tuple[int, ShardResult]]:
+def _here(
+    shards: list[Any], plan: Plan, work: Path, work_on: Callable[[Any, Plan, Path], ShardResult]
+) -> Iterator[tuple[int, ShardResult]]:
     for number, shard in enumerate(shards):
-        yield number, extract_shard(shard, plan, work)
+        yield number, work_on(shard, plan, work)
 
 
 def _in_ray(
-    ray: ModuleType, shards: list[Shard], plan: Plan, work: Path
+    ray: ModuleType,
+    shards: list[Any],
+    plan: Plan,
+    work: Path,
+    work_on: Callable[[Any, Plan, Path], ShardResult],
 ) -> Iterator[tuple[int, ShardResult]]:
     """A bounded number of tasks in flight, one CPU each."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=2)(extract_shard)
+    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=2)(work_on)
     waiting = list(enumerate(shards))[::-1]
     running: dict[Any, int] = {}
     limit = RAY_IN_FLIGHT * (gpus or int(resources.get("CPU", 1)))
@@ -161,14 +170,10 @@ def _in_ray(
 
 def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
     """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures."""
-    streams = _streams(shard, plan)
-    folder = work / digest([digest_of(shard.pictures[role]) for role in sorted(shard.pictures)])[:32]
-    files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in streams}
-    missing = [stream for stream in streams if not _whole(files[stream])]
-    facts_file = folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
+    files, missing, facts_file = _planned(shard, plan, work)
     fresh = bool(missing) or not facts_file.is_file()
     if fresh:
-        folder.mkdir(parents=True, exist_ok=True)
+        facts_file.parent.mkdir(parents=True, exist_ok=True)
         from gigagan_core.evaluation.shard_pass import ShardPass
 
         done = ShardPass(shard, plan, missing).run()
@@ -176,6 +181,22 @@ def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
             _keep(files[stream], rows)
         _write(facts_file, json.dumps(done.facts).encode())
     return ShardResult(files, json.loads(facts_file.read_text()), fresh)
+
+
+def is_done(shard: Shard, plan: Plan, work: Path) -> bool:
+    """Whether `extract_shard` would read no picture."""
+    _, missing, facts_file = _planned(shard, plan, work)
+    return not missing and facts_file.is_file()
+
+
+def _planned(
+    shard: Shard, plan: Plan, work: Path
+) -> tuple[dict[tuple[str, str, str], Path], list[tuple[str, str, str]], Path]:
+    """The file of every stream, the streams whose file is not there whole, and the file of the facts."""
+    folder = work / digest([digest_of(shard.pictures[role]) for role in sorted(shard.pictures)])[:32]
+    files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in _streams(shard, plan)}
+    missing = [stream for stream in files if not _whole(files[stream])]
+    return files, missing, folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
 
 
 def _streams(shard: Shard, plan: Plan) -> list[tuple[str, str, str]]:

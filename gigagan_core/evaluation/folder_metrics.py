@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,18 +10,13 @@ from typing import Any
 import torch
 
 from gigagan_core import console, environment
-from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError, nearest
-from gigagan_core.evaluation.bootstrap import bootstrap_mean
 from gigagan_core.evaluation.captions import captions_of, read_captions
 from gigagan_core.evaluation.extraction import (
     CAPTIONS,
     FAKE,
     FEATURES,
-    PAIRS,
-    PATCHES,
     REAL,
-    NamedExtractor,
     PatchPlan,
     Plan,
     Shard,
@@ -31,10 +25,22 @@ from gigagan_core.evaluation.extraction import (
     extract,
     loaded,
 )
-from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256
+from gigagan_core.evaluation.extractors.base import Extractor
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
-from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.gathering import (
+    PAIRED,
+    PATCH_FD,
+    WHO,
+    extractor_facts,
+    facts_of,
+    gathered,
+    lpips_sha256,
+    named,
+    paired_figure,
+    patch_figure,
+    resolution_of,
+)
 from gigagan_core.evaluation.picture_folder import Picture, digest_of, list_pictures, pair_up
 from gigagan_core.evaluation.set_metrics import (
     CLIP_ONLY,
@@ -45,12 +51,9 @@ from gigagan_core.evaluation.set_metrics import (
 )
 from gigagan_core.store.fingerprint import digest
 
-PAIRED = {"psnr": "higher", "ssim": "higher", "lpips": "lower"}
-PATCH_FD = "patch-fd"
 METRICS = (*MEASURES, *PAIRED, PATCH_FD)
 DEFAULT = ("fd", "kid", "precision-recall", "density-coverage", "cmmd", "clip-score", "is")
 """What is measured where nothing is asked for: of these, all that the extractors and the captions allow."""
-_WHO = {REAL: "real images", FAKE: "generated images"}
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,8 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
     plan = _plan(settings, extractors, paired)
     shards = cut(pictures, captions, settings.shard_size, bool(paired))
     results = _extracted(shards, plan, settings, ray)
-    facts = {role: _facts(results, role) for role in (REAL, FAKE)}
-    naming = Naming(_resolution(facts[FAKE]), facts[FAKE]["count"])
+    facts = {role: facts_of(results, role) for role in (REAL, FAKE)}
+    naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
     left_out = [] if settings.metrics else _too_few_for(settings.options, facts)
     metrics = [metric for metric in metrics if metric not in left_out]
     figures = _figures(settings, extractors, metrics, results, plan, naming)
@@ -163,24 +166,18 @@ def _plan(settings: FolderMetrics, extractors: list[Extractor], paired: list[str
     lpips = settings.lpips if "lpips" in paired else None
     return Plan(
         extractors=tuple(
-            NamedExtractor(place, digest([each.name, each.sha256, each.rule])[:24])
-            for place, each in zip(settings.extractors, extractors, strict=True)
+            named(place, each) for place, each in zip(settings.extractors, extractors, strict=True)
         ),
         size=settings.size,
         pairs=tuple(metric for metric in paired if metric in PAIRED),
         lpips=lpips,
-        lpips_sha256=lpips and _lpips_sha256(lpips),
+        lpips_sha256=lpips and lpips_sha256(lpips),
         patches=PatchPlan(settings.patch_size, settings.patches_per_image, settings.options.seed)
         if PATCH_FD in paired
         else None,
         batch_size=settings.batch_size,
         threads=settings.threads,
     )
-
-
-def _lpips_sha256(place: str) -> str | None:
-    path = Path(resolve_named(place).partition(":")[2]).expanduser()
-    return checked_sha256(path, None, "LPIPS") if path.is_file() else None
 
 
 def _extracted(
@@ -216,21 +213,6 @@ def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
             )
 
 
-def _facts(results: list[ShardResult], role: str) -> dict[str, Any]:
-    """count, sizes and corrupt of all shards of a role."""
-    sizes: Counter[str] = Counter()
-    corrupt: list[list[str]] = []
-    count = 0
-    for result in results:
-        if role in result.facts:
-            sizes.update(result.facts[role]["sizes"])
-            corrupt += result.facts[role]["corrupt"]
-            count += result.facts[role]["count"]
-    if count == 0:
-        raise GigaganError(f"none of the {_WHO[role]} decodes; give a folder of images")
-    return {"count": count, "sizes": dict(sizes), "corrupt": corrupt}
-
-
 def _too_few_for(options: MeasureOptions, facts: dict[str, dict[str, Any]]) -> list[str]:
     """Of DEFAULT, what so few images do not allow; asked for by name, it is an error instead."""
     count = min(facts[role]["count"] for role in (REAL, FAKE))
@@ -240,19 +222,6 @@ def _too_few_for(options: MeasureOptions, facts: dict[str, dict[str, Any]]) -> l
         "is": options.splits,
     }
     return [metric for metric, least in needed.items() if count < least]
-
-
-def _resolution(facts: dict[str, Any]) -> int | str:
-    """The side of the images where all are squares of one size, else "native"."""
-    if len(facts["sizes"]) > 1:
-        return "native"
-    height, _, width = next(iter(facts["sizes"])).partition("x")
-    return int(height) if height == width else "native"
-
-
-def _gathered(results: list[ShardResult], stream: str, role: str, key: str) -> FeatureSet | None:
-    paths = [result.files[(stream, role, key)] for result in results if (stream, role, key) in result.files]
-    return FeatureSet.mapped(paths, _WHO[role]) if paths else None
 
 
 def _figures(
@@ -266,17 +235,19 @@ def _figures(
     figures: list[Figure] = []
     of_sets = [metric for metric in metrics if metric in MEASURES]
     with console.progress("measures", total=len(of_sets) * len(extractors), unit="measures") as bar:
-        for extractor, named in zip(extractors, plan.extractors, strict=True):
-            real, fake = (_gathered(results, FEATURES, role, named.key) for role in (REAL, FAKE))
-            captions = _gathered(results, CAPTIONS, FAKE, named.key)
+        for extractor, known in zip(extractors, plan.extractors, strict=True):
+            real, fake = (gathered(results, FEATURES, role, known.key) for role in (REAL, FAKE))
+            captions = gathered(results, CAPTIONS, FAKE, known.key)
             measures = SetMeasures(extractor, real, fake, naming, settings.options, captions)
             for metric in of_sets:
                 if _applies(metric, extractor):
                     figures += measures.figures([metric])
                 bar.advance(1)
-    figures += [_paired_figure(metric, results, naming, settings) for metric in plan.pairs]
+    figures += [
+        paired_figure(metric, results, naming, settings.options, settings.lpips) for metric in plan.pairs
+    ]
     if plan.patches is not None:
-        figures.append(_patch_figure(extractors[0], plan, results, naming, settings))
+        figures.append(patch_figure(extractors[0], plan, results, naming, settings.options))
     return figures
 
 
@@ -284,40 +255,6 @@ def _applies(metric: str, extractor: Extractor) -> bool:
     if metric in CLIP_ONLY:
         return extractor.is_clip
     return metric not in INCEPTION_ONLY or extractor.name.startswith("inception")
-
-
-def _paired_figure(
-    metric: str, results: list[ShardResult], naming: Naming, settings: FolderMetrics
-) -> Figure:
-    values = _gathered(results, PAIRS, FAKE, metric).all()[:, 0].double()
-    options = settings.options
-    interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
-    name = metric if metric != "lpips" else f"lpips-{resolve_named(settings.lpips or '').partition(':')[0]}"
-    return Figure(
-        name=naming(name),
-        metric=metric,
-        value=float(values.mean()),
-        real=len(values),
-        fake=len(values),
-        better=PAIRED[metric],
-        interval=interval,
-        details={"unit": "dB"} if metric == "psnr" else {},
-    )
-
-
-def _patch_figure(
-    extractor: Extractor, plan: Plan, results: list[ShardResult], naming: Naming, settings: FolderMetrics
-) -> Figure:
-    real, fake = (_gathered(results, PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE))
-    patches = replace(naming, count=len(fake))
-    (found,) = SetMeasures(extractor, real, fake, patches, settings.options).figures(["fd"])
-    details = {"patch_size": settings.patch_size, "patches_per_image": settings.patches_per_image}
-    return replace(
-        found,
-        name=patches(f"patch{settings.patch_size}-fd", extractor),
-        metric=PATCH_FD,
-        details={**found.details, **details},
-    )
 
 
 def _record(
@@ -346,16 +283,7 @@ def _record(
         "captions": None
         if captions is None
         else {"file": str(settings.captions), "sha256": digest(captions), "count": len(captions)},
-        "extractors": [
-            {
-                "name": each.name,
-                "sha256": each.sha256,
-                "dimensions": each.width,
-                "rule": each.rule,
-                "published": each.published,
-            }
-            for each in extractors
-        ],
+        "extractors": [extractor_facts(each) for each in extractors],
         "preparation": "as they are"
         if settings.size is None
         else f"centre crop to the short side, PIL Lanczos to {settings.size} px on uint8",
@@ -375,11 +303,11 @@ def _cautions(
         sizes, corrupt = facts[role]["sizes"], facts[role]["corrupt"]
         if len(sizes) > 1:
             found.append(
-                f"the {_WHO[role]} have {len(sizes)} sizes; each is resized by itself, and --size N makes them alike"
+                f"the {WHO[role]} have {len(sizes)} sizes; each is resized by itself, and --size N makes them alike"
             )
         if corrupt:
             found.append(
-                f"{len(corrupt)} of {len(pictures[role])} {_WHO[role]} do not decode and were left out"
+                f"{len(corrupt)} of {len(pictures[role])} {WHO[role]} do not decode and were left out"
             )
     shared = {picture.sha256 for picture in pictures[REAL]} & {picture.sha256 for picture in pictures[FAKE]}
     if shared:

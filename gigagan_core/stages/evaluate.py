@@ -2,7 +2,8 @@
 
 Inputs by name: ``model`` (base-model), ``upsampler`` and ``control`` (upsampler-model, optional; the control
 was trained with L1 alone), ``data`` (held-out shard set), ``train`` (training shard set, optional: baselines
-made of training images need it), ``condition`` and ``judge`` (encoder).
+made of training images need it), ``condition`` and ``judge`` (encoder). Protocols other than the demonstration's take
+what `protocol_inputs` gives them instead.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core import console
-from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.store.artifact import Artifact, Input
@@ -32,16 +33,44 @@ SPEC = StageSpec("evaluate", kind="report", module=__name__)
 def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunContext) -> Artifact:
     """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`.
 
+    Of a protocol with outside networks: `report.json`, `report.html`, `prompts.jsonl`, `samples.png`.
     Raises GigaganError where an input is missing or the judge took part in training the model.
     """
     from gigagan_core.encoders.roles import CONDITION, JUDGE, require_role
 
+    if settings.protocol != OPENMOJI:
+        label = f"evaluate ({settings.protocol})"
+        return materialise(SPEC, settings, inputs, context, _produce_by_protocol, label=label)
     missing = [name for name in ("model", "data", "condition", "judge") if inputs.get(name) is None]
     if missing:
         raise GigaganError(f"evaluate needs {' and '.join(missing)}; give the artifact of each")
     require_role(inputs["condition"], CONDITION)
     require_role(inputs["judge"], JUDGE)
     return materialise(SPEC, settings, inputs, context, _produce)
+
+
+def _produce_by_protocol(work: StageWork) -> Outcome:
+    from gigagan_core.evaluation import lineage
+    from gigagan_core.evaluation.protocols import document
+    from gigagan_core.evaluation.protocols.request import protocol_run
+    from gigagan_core.evaluation.protocols.run import evaluate
+
+    result = evaluate(protocol_run(work.settings, work.inputs), work.ray)
+    origins = lineage.trace({name: each for name, each in work.inputs.items() if each}, work.store)
+    paths = document.write(result, work.settings, origins, _record(work), work.output)
+    values = {figure.name: figure.value for figure in result.figures}
+    work.run.log_metrics(values)
+    if "samples" in paths:
+        work.run.log_image("samples", paths["samples"])
+    for name in ("html", "json", "prompts"):
+        work.run.log_artifact(paths[name])
+    chosen, available = len(result.prompts.prompts), result.prompts.available
+    left = available - chosen
+    return Outcome(
+        counts={"in": available, "out": chosen, "rejected": {"not drawn": left} if left else {}},
+        summary=values,
+        notes={"cautions": list(result.cautions), "prompts_sha256": result.prompts.sha256},
+    )
 
 
 def _produce(work: StageWork) -> Outcome:

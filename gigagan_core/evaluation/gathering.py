@@ -1,0 +1,122 @@
+"""From the shards' results to figures: what a comparison of folders and a protocol have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gigagan_core.assets.folder import resolve_named
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.bootstrap import bootstrap_mean
+from gigagan_core.evaluation.extraction import (
+    FAKE,
+    PAIRS,
+    PATCHES,
+    REAL,
+    NamedExtractor,
+    Plan,
+    ShardResult,
+)
+from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256
+from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.feature_set import FeatureSet
+from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
+from gigagan_core.store.fingerprint import digest
+
+PAIRED = {"psnr": "higher", "ssim": "higher", "lpips": "lower"}
+PATCH_FD = "patch-fd"
+WHO = {REAL: "real images", FAKE: "generated images"}
+
+
+def named(place: ExtractorPlace, extractor: Extractor) -> NamedExtractor:
+    """An extractor with the key of its streams: name, weights and rule decide its features."""
+    return NamedExtractor(place, digest([extractor.name, extractor.sha256, extractor.rule])[:24])
+
+
+def extractor_facts(extractor: Extractor) -> dict[str, Any]:
+    """What a record says of an extractor."""
+    return {
+        "name": extractor.name,
+        "sha256": extractor.sha256,
+        "dimensions": extractor.width,
+        "rule": extractor.rule,
+        "published": extractor.published,
+    }
+
+
+def facts_of(results: list[ShardResult], role: str) -> dict[str, Any]:
+    """count, sizes and corrupt of all shards of a role."""
+    sizes: Counter[str] = Counter()
+    corrupt: list[list[str]] = []
+    count = 0
+    for result in results:
+        if role in result.facts:
+            sizes.update(result.facts[role]["sizes"])
+            corrupt += result.facts[role]["corrupt"]
+            count += result.facts[role]["count"]
+    if count == 0:
+        raise GigaganError(f"none of the {WHO[role]} decodes; give a folder of images")
+    return {"count": count, "sizes": dict(sizes), "corrupt": corrupt}
+
+
+def resolution_of(facts: dict[str, Any]) -> int | str:
+    """The side of the images where all are squares of one size, else "native"."""
+    if len(facts["sizes"]) > 1:
+        return "native"
+    height, _, width = next(iter(facts["sizes"])).partition("x")
+    return int(height) if height == width else "native"
+
+
+def gathered(results: list[ShardResult], stream: str, role: str, key: str) -> FeatureSet | None:
+    """The rows of a stream of all shards, in their order; None where no shard has it."""
+    paths = [result.files[(stream, role, key)] for result in results if (stream, role, key) in result.files]
+    return FeatureSet.mapped(paths, WHO[role]) if paths else None
+
+
+def paired_figure(
+    metric: str, results: list[ShardResult], naming: Naming, options: MeasureOptions, lpips: str | None
+) -> Figure:
+    """The mean of a measure of pairs. lpips: what its weights were named by."""
+    rows = gathered(results, PAIRS, FAKE, metric)
+    if rows is None:
+        raise AssertionError(f"no shard has {metric}")
+    values = rows.all()[:, 0].double()
+    interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
+    name = metric if metric != "lpips" else f"lpips-{resolve_named(lpips or '').partition(':')[0]}"
+    return Figure(
+        name=naming(name),
+        metric=metric,
+        value=float(values.mean()),
+        real=len(values),
+        fake=len(values),
+        better=PAIRED[metric],
+        interval=interval,
+        details={"unit": "dB"} if metric == "psnr" else {},
+    )
+
+
+def patch_figure(
+    extractor: Extractor, plan: Plan, results: list[ShardResult], naming: Naming, options: MeasureOptions
+) -> Figure:
+    """Frechet distance of the patches that the plan asks for."""
+    real, fake = (gathered(results, PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE))
+    if real is None or fake is None or plan.patches is None:
+        raise AssertionError("no shard has patches")
+    patches = replace(naming, count=len(fake))
+    (found,) = SetMeasures(extractor, real, fake, patches, options).figures(["fd"])
+    details = {"patch_size": plan.patches.size, "patches_per_image": plan.patches.per_image}
+    return replace(
+        found,
+        name=patches(f"patch{plan.patches.size}-fd", extractor),
+        metric=PATCH_FD,
+        details={**found.details, **details},
+    )
+
+
+def lpips_sha256(place: str) -> str | None:
+    """The sha256 of LPIPS' backbone, None where its file is not there."""
+    path = Path(resolve_named(place).partition(":")[2]).expanduser()
+    return checked_sha256(path, None, "LPIPS") if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Evaluation protocols as data, and the one way to carry them out."""

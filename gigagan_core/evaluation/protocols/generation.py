@@ -1,0 +1,232 @@
+"""Shards of prompts become images and, in the same task, features; what is done is found again after a kill.
+
+The images lie as PNG files only as long as they are needed, but for the first few: 30,000 of 512 px would take 12 GB.
+What they were is recorded by their sums, so that their features are found without them; where other features are
+wanted of images that are gone, they are made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.extraction import (
+    FAKE,
+    REAL,
+    Plan,
+    Shard,
+    ShardResult,
+    extract_shard,
+    is_done,
+)
+from gigagan_core.evaluation.patches import shrink
+from gigagan_core.evaluation.picture_folder import Picture, decode
+from gigagan_core.store.artifact import Artifact, Input, digest_of
+from gigagan_core.store.fingerprint import digest
+
+_RECORD = "pictures.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What makes the images, picklable: artifacts are opened where they are needed.
+
+    base: turns captions into images, or None for upsampling real ones. upsampler: or None. encoder: conditions both.
+    seed: keys the latents, with the number of the image. psi: truncation. batch_size: images at once; it decides
+    nothing (up to the rounding of the last bit).
+    """
+
+    base: Input
+    upsampler: Input
+    encoder: Input
+    seed: int = 0
+    psi: float = 1.0
+    batch_size: int = 16
+
+    @property
+    def key(self) -> str:
+        """Of everything that decides the images, but for captions and inputs."""
+        inputs = [digest_of(each) for each in (self.base, self.upsampler, self.encoder)]
+        return digest([*inputs, self.seed, self.psi])
+
+
+@dataclass(frozen=True)
+class PromptShard:
+    """A run of captions and what becomes of them.
+
+    first: number of the first image. captions: one an image. sources: real images to be shrunk to `low` pixels and
+    enlarged, cropped and resized to `size` first; none where captions alone decide. keep: so many first images stay.
+    """
+
+    first: int
+    captions: tuple[str, ...]
+    model: Model
+    sources: tuple[Picture, ...] = ()
+    size: int | None = None
+    low: int | None = None
+    keep: int = 0
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The roles whose images it has."""
+        return (REAL, FAKE) if self.sources else (FAKE,)
+
+    def folder(self, work: Path) -> Path:
+        """Where its images are recorded."""
+        sums = [source.sha256 for source in self.sources]
+        key = digest([self.model.key, self.first, list(self.captions), sums, self.size, self.low])
+        return work / "generated" / key[:32]
+
+
+def judge_shard(shard: Shard | PromptShard, plan: Plan, work: Path) -> ShardResult:
+    """The streams of a shard of files, or of one whose images have to be made first."""
+    return extract_shard(shard, plan, work) if isinstance(shard, Shard) else generate_shard(shard, plan, work)
+
+
+def generate_shard(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
+    """The streams of a shard of captions; images are made where they, or features of them, are missing.
+
+    Raises GigaganError for a model that does not fit, and for a source that does not decode.
+    """
+    folder = shard.folder(work)
+    recorded = _recorded(folder)
+    if recorded is None or not (
+        is_done(_with(shard, recorded), plan, work)
+        or all(Path(picture.path).is_file() for picture in recorded)
+    ):
+        recorded = _make(shard, folder)
+    result = extract_shard(_with(shard, recorded), plan, work)
+    for number, picture in enumerate(recorded, shard.first):
+        if number >= shard.keep:
+            Path(picture.path).unlink(missing_ok=True)
+    return result
+
+
+def kept_images(shard: PromptShard, work: Path) -> list[Path]:
+    """The files of its images that were kept, in order."""
+    paths = [Path(picture.path) for picture in _recorded(shard.folder(work)) or ()]
+    return [path for path in paths if path.is_file()]
+
+
+class Sampler:
+    """The networks of a model, loaded; on the GPU where there is one."""
+
+    def __init__(self, model: Model) -> None:
+        from gigagan_core.encoders.open_clip_encoder import load_encoder
+        from gigagan_core.inference.generate import _load
+
+        self._model = model
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._encoder: Any = load_encoder(place_of(model.encoder), self._device)
+        self._base, self._upsampler = (
+            None
+            if each is None
+            else _load(place_of(each), kind, self._encoder, untrained=False)[0].to(self._device)
+            for kind, each in (("base", model.base), ("upsampler", model.upsampler))
+        )
+
+    def images(self, captions: Sequence[str], first: int, low: Tensor | None = None) -> Tensor:
+        """uint8 [N, 3, H, W] of N captions; image i has the latent of number first + i. low: uint8 [N, 3, h, h]."""
+        from gigagan_core.inference.generate import draw, enlarge
+
+        model, made = self._model, []
+        for start in range(0, len(captions), model.batch_size):
+            batch = list(captions[start : start + model.batch_size])
+            rows = torch.arange(first + start, first + start + len(batch))
+            if self._base is not None:
+                images = draw(self._base, self._encoder, batch, rows, model.seed, model.psi)
+            elif low is not None:
+                images = low[start : start + len(batch)]
+            else:
+                raise AssertionError("neither a base model nor images to enlarge")
+            if self._upsampler is not None:
+                self._require_fits(images)
+                images = enlarge(self._upsampler, self._encoder, images, batch, rows, model.seed, 0.0)
+            made.append(images)
+        return torch.cat(made)
+
+    def _require_fits(self, images: Tensor) -> None:
+        side = self._upsampler.settings.low_size
+        if images.shape[-1] != side:
+            raise GigaganError(
+                f"the upsampler takes images of {side} px and is given {images.shape[-1]} px; name the upsampler of "
+                "this base model, or a protocol of its size"
+            )
+
+
+@functools.lru_cache(maxsize=1)
+def _sampler(model: Model) -> Sampler:
+    return Sampler(model)
+
+
+def place_of(each: Input) -> str:
+    """A folder on this machine, or ARCH:PATH of an outside file."""
+    if each is None or isinstance(each, list):
+        raise AssertionError(f"{each!r} is no model")
+    return str(each.path) if isinstance(each, Artifact) else each.uri
+
+
+def _make(shard: PromptShard, folder: Path) -> tuple[Picture, ...]:
+    low = _low(shard) if shard.sources else None
+    images = _sampler(shard.model).images(shard.captions, shard.first, low)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for number, image in enumerate(images, shard.first):
+        encoded = io.BytesIO()
+        # quick rather than small: most of them live for a minute
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "PNG", compress_level=1)
+        path = folder / f"{number:08}.png"
+        _write(path, encoded.getvalue())
+        pictures.append(
+            Picture(path.name, str(path.absolute()), hashlib.sha256(encoded.getvalue()).hexdigest())
+        )
+    record = [[picture.name, picture.sha256] for picture in pictures]
+    _write(folder / _RECORD, json.dumps(record).encode())
+    return tuple(pictures)
+
+
+def _low(shard: PromptShard) -> Tensor:
+    if shard.size is None or shard.low is None:
+        raise AssertionError("sources need the sizes they are brought to")
+    pictures = [decode(source, shard.size) for source in shard.sources]
+    for source, picture in zip(shard.sources, pictures, strict=True):
+        if isinstance(picture, str):
+            raise GigaganError(
+                f"real image {source.path} does not decode ({picture}); remove it from the set"
+            )
+    pixels = torch.stack([torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures])
+    return shrink(pixels, shard.low)
+
+
+def _recorded(folder: Path) -> tuple[Picture, ...] | None:
+    try:
+        rows = json.loads((folder / _RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return tuple(Picture(name, str((folder / name).absolute()), sha256) for name, sha256 in rows)
+
+
+def _with(shard: PromptShard, pictures: tuple[Picture, ...]) -> Shard:
+    roles = {FAKE: pictures} | ({REAL: shard.sources} if shard.sources else {})
+    return Shard(shard.first, roles, shard.captions)
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,62 @@
+"""The real images of a protocol: a folder that an asset unpacked to, or the pictures of a shard set as files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gigagan_core import console
+from gigagan_core.data.pictures import LOST, read_bytes, read_samples
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.picture_folder import Picture
+
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """pictures and captions of a shard set, aligned. lost: pictures whose bytes are not there."""
+
+    pictures: tuple[Picture, ...]
+    captions: tuple[str, ...]
+    lost: int
+
+
+def unpack(shard_set: Any, work: Path) -> DataSet:
+    """The selected pictures of a shard set as files below `work`, their bytes unchanged; done once for each set.
+
+    shard_set: an artifact. Raises GigaganError where it has none.
+    """
+    folder = work / "reference" / str(shard_set.output_digest)[:32]
+    if not (folder / _INDEX).is_file():
+        _write_files(shard_set, folder)
+    document = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    pictures = tuple(Picture(name, str(folder / name), sha256) for name, sha256, _ in document["pictures"])
+    return DataSet(pictures, tuple(row[2] for row in document["pictures"]), document["lost"])
+
+
+def _write_files(shard_set: Any, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    samples, rows, lost = read_samples(shard_set), [], 0
+    with console.progress("real images", total=len(samples), unit="images") as bar:
+        for position in range(len(samples)):
+            bar.advance(1)
+            sample = samples[position]
+            if sample.size == LOST:
+                lost += 1
+                continue
+            data = read_bytes(sample)
+            name = f"{position:08}.image"
+            (folder / name).write_bytes(data)
+            rows.append([name, hashlib.sha256(data).hexdigest(), sample.caption])
+    if not rows:
+        raise GigaganError(
+            f"shard set {shard_set.short} has no picture to judge by; select more or ingest more"
+        )
+    temporary = folder / f".{_INDEX}.{os.getpid()}"
+    temporary.write_text(json.dumps({"pictures": rows, "lost": lost}), encoding="utf-8")
+    os.replace(temporary, folder / _INDEX)

@@ -1,0 +1,305 @@
+"""A protocol carried out: prompts to images to features to figures, here or in Ray tasks, from where a kill left it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gigagan_core import console
+from gigagan_core.assets.catalogue import CATALOGUE
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.extraction import (
+    CAPTIONS,
+    FAKE,
+    FEATURES,
+    REAL,
+    PatchPlan,
+    Plan,
+    Shard,
+    ShardResult,
+    cut,
+    extract,
+    loaded,
+)
+from gigagan_core.evaluation.extractors.base import Extractor
+from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.gathering import (
+    WHO,
+    extractor_facts,
+    facts_of,
+    gathered,
+    lpips_sha256,
+    named,
+    paired_figure,
+    patch_figure,
+    resolution_of,
+)
+from gigagan_core.evaluation.picture_folder import digest_of, list_pictures
+from gigagan_core.evaluation.protocols import reference
+from gigagan_core.evaluation.protocols.generation import (
+    Model,
+    PromptShard,
+    judge_shard,
+    kept_images,
+    place_of,
+)
+from gigagan_core.evaluation.protocols.prompts import Prompt, PromptSet, choose, load_prompts
+from gigagan_core.evaluation.protocols.protocol import Judge, Protocol
+from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
+from gigagan_core.text import plain
+from gigagan_core.training.checkpoint import read_config
+
+
+@dataclass(frozen=True)
+class ProtocolRun:
+    """What is judged by which protocol, and how the work is done.
+
+    assets: the path of every asset that the protocol needs. data: shard set, where the protocol needs one.
+    prompts: a file that takes the place of the protocol's prompts. work: a folder that every node sees; finished
+    shards are found there again. limit: at most so many images, a rehearsal. in_process: up to so many shards are
+    worked on here, more in Ray tasks. keep: so many first images stay, for galleries.
+    batch_size: pictures a judge sees at once.
+    """
+
+    protocol: Protocol
+    model: Model
+    assets: Mapping[str, Path]
+    work: Path
+    data: Any = None
+    prompts: Path | None = None
+    limit: int | None = None
+    shard_size: int = 256
+    in_process: int = 8
+    keep: int = 64
+    batch_size: int = 32
+    options: MeasureOptions = field(default_factory=MeasureOptions)
+
+    @property
+    def count(self) -> int:
+        """Images to make."""
+        return min(self.protocol.count, self.limit or self.protocol.count)
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """figures by the protocol; prompts: what was asked for; shown: (caption, file of its image) of the first images.
+
+    record: how the figures were made, JSON-able. cautions: what must be said with every figure.
+    """
+
+    protocol: Protocol
+    figures: tuple[Figure, ...]
+    prompts: PromptSet
+    shown: tuple[tuple[str, Path], ...]
+    record: dict[str, Any]
+    cautions: tuple[str, ...]
+
+
+def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
+    """Every figure of the protocol. ray: gives the connected module; asked only where there are many shards.
+
+    Raises GigaganError, one sentence, for models, files or sets that do not fit the protocol.
+    """
+    protocol = run.protocol
+    data = reference.unpack(run.data, run.work) if run.data is not None else None
+    prompts, sources = _prompts(run, data)
+    real = _real(run, data)
+    places = [_place(judge, run.assets) for judge in protocol.judges]
+    extractors = [loaded(place) for place in places]
+    plan = _plan(run, places, extractors)
+    made = _prompt_shards(run, prompts, sources)
+    paired = [] if sources or not real else cut({REAL: real}, None, run.shard_size, False)
+    results = _worked(run, [*paired, *made], plan, ray)
+    facts = _facts(results, bool(real or sources))
+    naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
+    figures = _figures(run, extractors, plan, results, naming)
+    record = {
+        "protocol": _as_json(protocol),
+        "prompts": {"source": prompts.source, "available": prompts.available, "sha256": prompts.sha256},
+        "generated": {**facts[FAKE], "model": run.model.key, "seed": run.model.seed, "psi": run.model.psi},
+        "real": {**facts[REAL], "digest": digest_of(real or sources)} if REAL in facts else None,
+        "extractors": [extractor_facts(extractor) for extractor in extractors],
+        "preparation": "as they are"
+        if protocol.size is None
+        else f"centre crop to the short side, PIL Lanczos to {protocol.size} px on uint8",
+        "options": asdict(run.options),
+    }
+    shown = [path for shard in made for path in kept_images(shard, run.work)][: run.keep]
+    cautions = _cautions(run, prompts, facts, extractors, data)
+    return ProtocolResult(
+        protocol,
+        tuple(figures),
+        prompts,
+        tuple(zip(prompts.texts, shown, strict=False)),
+        record,
+        tuple(cautions),
+    )
+
+
+def _prompts(run: ProtocolRun, data: reference.DataSet | None) -> tuple[PromptSet, list[Any]]:
+    """The captions, and for upsampling the real images they belong to."""
+    protocol = run.protocol
+    if protocol.task == "upsampling":
+        if data is None:
+            raise AssertionError("upsampling needs a data set")
+        rows = [Prompt(str(row), caption) for row, caption in enumerate(data.captions)]
+        chosen = choose(rows, run.count, protocol.seed, "captions of the data set")
+        return chosen, [data.pictures[int(prompt.id)] for prompt in chosen.prompts]
+    if run.prompts is not None:
+        layout = protocol.prompts.layout if protocol.prompts else "file"
+        layout = layout if run.prompts.suffix.lower() in (".json", ".tsv") else "file"
+        return load_prompts(run.prompts, layout, run.count, protocol.seed), []
+    if protocol.prompts is None:
+        if data is None:
+            raise AssertionError("captions need a data set")
+        rows = [Prompt(str(row), caption) for row, caption in enumerate(data.captions) if caption]
+        return choose(rows, run.count, protocol.seed, "captions of the data set"), []
+    if protocol.prompts.asset is None:
+        raise GigaganError(
+            f"protocol {protocol.name} takes prompts of yours; name their file with --set prompts=FILE"
+        )
+    path = run.assets[protocol.prompts.asset]
+    return load_prompts(path, protocol.prompts.layout, run.count, protocol.seed), []
+
+
+def _real(run: ProtocolRun, data: reference.DataSet | None) -> list[Any]:
+    """The real images that are no one's partners; none where generated and real images are paired."""
+    wanted = run.protocol.reference
+    if run.protocol.task == "upsampling" or wanted is None:
+        return []
+    if wanted == "data":
+        return list(data.pictures) if data is not None else []
+    return list_pictures(run.assets[wanted])
+
+
+def _place(judge: Judge, assets: Mapping[str, Path]) -> ExtractorPlace:
+    reader = CATALOGUE[judge.asset].reader
+    return ExtractorPlace(f"{reader}:{assets[judge.asset]}", truncate=judge.truncate)
+
+
+def _plan(run: ProtocolRun, places: list[ExtractorPlace], extractors: list[Extractor]) -> Plan:
+    protocol = run.protocol
+    lpips = None
+    if protocol.lpips is not None:
+        lpips = f"{CATALOGUE[protocol.lpips].reader}:{run.assets[protocol.lpips]}"
+    return Plan(
+        extractors=tuple(named(place, each) for place, each in zip(places, extractors, strict=True)),
+        size=protocol.size,
+        pairs=protocol.pairs,
+        lpips=lpips,
+        lpips_sha256=lpips and lpips_sha256(lpips),
+        patches=protocol.patches
+        and PatchPlan(protocol.patches.size, protocol.patches.per_image, protocol.seed),
+        batch_size=run.batch_size,
+    )
+
+
+def _prompt_shards(run: ProtocolRun, prompts: PromptSet, sources: list[Any]) -> list[PromptShard]:
+    texts, protocol = prompts.texts, run.protocol
+    return [
+        PromptShard(
+            start,
+            tuple(texts[start : start + run.shard_size]),
+            run.model,
+            tuple(sources[start : start + run.shard_size]),
+            protocol.size if sources else None,
+            protocol.low if sources else None,
+            run.keep,
+        )
+        for start in range(0, len(texts), run.shard_size)
+    ]
+
+
+def _worked(
+    run: ProtocolRun, shards: list[Shard | PromptShard], plan: Plan, ray: Callable[[], ModuleType]
+) -> list[ShardResult]:
+    total = sum(len(shard) * len(shard.pictures) for shard in shards)
+    found = 0
+    with console.progress(f"protocol {run.protocol.name}", total=total, unit="images") as bar:
+
+        def on_shard(shard: Shard | PromptShard, result: ShardResult) -> None:
+            nonlocal found
+            for facts in result.facts.values():
+                if facts["corrupt"]:
+                    name, reason = facts["corrupt"][0]
+                    raise GigaganError(
+                        f"real image {name} does not decode ({plain(reason)}); remove or replace it: the protocol "
+                        "judges by all of them"
+                    )
+            images = len(shard) * len(shard.pictures)
+            found += 0 if result.fresh else images
+            bar.advance(images)
+
+        module = ray() if len(shards) > run.in_process else None
+        results = extract(shards, plan, run.work, ray=module, on_shard=on_shard, task=judge_shard)
+    if found:
+        console.note(f"{found} of {total} images had their features in {run.work} already")
+    return results
+
+
+def _facts(results: list[ShardResult], has_real: bool) -> dict[str, dict[str, Any]]:
+    return {role: facts_of(results, role) for role in ((REAL, FAKE) if has_real else (FAKE,))}
+
+
+def _figures(
+    run: ProtocolRun, extractors: list[Extractor], plan: Plan, results: list[ShardResult], naming: Naming
+) -> list[Figure]:
+    protocol, figures = run.protocol, []
+    options = replace(run.options, seed=protocol.seed)
+    total = sum(len(judge.metrics) for judge in protocol.judges)
+    with console.progress("measures", total=total, unit="measures") as bar:
+        for judge, extractor, known in zip(protocol.judges, extractors, plan.extractors, strict=True):
+            fake = gathered(results, FEATURES, FAKE, known.key)
+            real = gathered(results, FEATURES, REAL, known.key)
+            captions = gathered(results, CAPTIONS, FAKE, known.key)
+            if fake is None:
+                raise AssertionError(f"no shard has {WHO[FAKE]}")
+            # a CLIP score alone looks at no real image
+            measures = SetMeasures(extractor, real or fake, fake, naming, options, captions)
+            for metric in judge.metrics:
+                figures += measures.figures([metric])
+                bar.advance(1)
+    figures += [paired_figure(metric, results, naming, options, plan.lpips) for metric in plan.pairs]
+    if plan.patches is not None:
+        figures.append(patch_figure(extractors[0], plan, results, naming, options))
+    return figures
+
+
+def _cautions(
+    run: ProtocolRun,
+    prompts: PromptSet,
+    facts: Mapping[str, Any],
+    extractors: list[Extractor],
+    data: reference.DataSet | None,
+) -> list[str]:
+    protocol, count = run.protocol, len(prompts.prompts)
+    found = []
+    if count < protocol.count and not (protocol.prompts and protocol.prompts.layout == "file"):
+        found.append(
+            f"{count:,} images where protocol {protocol.name} has {protocol.count:,}: do not quote these figures as its"
+        )
+    made = read_config(Path(place_of(run.model.upsampler or run.model.base)))["image_size"]
+    if made != protocol.made:
+        found.append(
+            f"the model makes images of {made} px and protocol {protocol.name} is for {protocol.made} px"
+        )
+    for judge, extractor in zip(protocol.judges, extractors, strict=True):
+        expected = CATALOGUE[judge.asset].sha256
+        if expected is not None and extractor.sha256 != expected:
+            found.append(
+                f"{extractor.name} is not the published {judge.asset} (sha256 {extractor.sha256[:12]}): figures by it "
+                "stand beside no published ones"
+            )
+    if run.prompts is not None and protocol.prompts and protocol.prompts.layout != "file":
+        found.append(f"prompts of {run.prompts} took the place of the protocol's")
+    if data is not None and data.lost:
+        found.append(f"{data.lost} real images of the set are damaged and were left out")
+    return found
+
+
+def _as_json(protocol: Protocol) -> dict[str, Any]:
+    return asdict(protocol) | {"assets": list(protocol.assets)}

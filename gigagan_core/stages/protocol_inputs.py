@@ -1,0 +1,95 @@
+"""What an evaluation by a protocol needs, found or named as missing before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gigagan_core.assets.catalogue import asset
+from gigagan_core.assets.folder import AssetFolder, require
+from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
+from gigagan_core.errors import GigaganError, nearest
+from gigagan_core.evaluation.protocols.named import protocol as protocol_of
+from gigagan_core.evaluation.protocols.protocol import Protocol
+from gigagan_core.evaluation.protocols.request import ASSET
+from gigagan_core.stages import references
+from gigagan_core.store.artifact import ExternalFile
+from gigagan_core.store.fingerprint import digest, sha256_file
+from gigagan_core.store.store import Store
+
+
+def inputs_of(
+    store: Store,
+    settings: EvaluateSettings,
+    *,
+    model: str = "latest",
+    upsampler: str | None = None,
+    control: str | None = None,
+    data: str = "latest",
+    train: str | None = None,
+    condition: str | None = None,
+    judge: str = "latest",
+) -> dict[str, Any]:
+    """The inputs of `gigagan_core.stages.evaluate` for the protocol of the settings.
+
+    Raises GigaganError, naming every asset that is missing and the command that fetches them, and for what is not in
+    the store.
+    """
+    if settings.protocol == OPENMOJI:
+        return references.evaluation_inputs(store, model, upsampler, control, data, train, condition, judge)
+    protocol = protocol_of(settings.protocol, settings.mode)
+    files = _assets(protocol, settings)
+    if protocol.prompts is not None and protocol.prompts.layout == "file" and settings.prompts is None:
+        raise GigaganError(
+            f"protocol {protocol.name} takes prompts of yours; name their file with --set prompts=FILE"
+        )
+    upsampling = protocol.task == "upsampling"
+    base = None if upsampling else references.base_model(store, model)
+    enlarging = references.upsampler(store, upsampler or "latest") if upsampling or upsampler else None
+    chosen = base or enlarging
+    if chosen is None:
+        raise AssertionError("neither a base model nor an upsampler")
+    encoder = references.encoder(store, condition) if condition else references.encoder_of(store, chosen)
+    return {
+        "model": base,
+        "upsampler": enlarging,
+        "condition": encoder,
+        "data": references.shard_set(store, data, held_out=True) if protocol.needs_data else None,
+        "prompts": _external(settings.prompts, "prompts") if settings.prompts else None,
+        **files,
+    }
+
+
+def _assets(protocol: Protocol, settings: EvaluateSettings) -> dict[str, ExternalFile]:
+    own = settings.assets
+    for name in own:
+        if name not in protocol.assets:
+            raise GigaganError(
+                f"--set assets: protocol {protocol.name} needs no {name!r}; {nearest(name, protocol.assets)}"
+            )
+    folder = AssetFolder()
+    missing = [name for name in protocol.assets if name not in own]
+    require(missing, f"protocol {protocol.name}", folder)
+    found = {}
+    for name in protocol.assets:
+        if name in own:
+            found[ASSET + name] = _external(own[name], f"asset {name}")
+        else:
+            sha256 = (folder.record(name) or {})["sha256"]
+            found[ASSET + name] = ExternalFile(str(folder.place(asset(name))), sha256)
+    return found
+
+
+def _external(place: str, what: str) -> ExternalFile:
+    """A file by its sum; a folder by the names and sizes of its files, whose contents the evaluation reads anyway."""
+    path = Path(place).expanduser().absolute()
+    if path.is_dir():
+        files = [
+            [each.relative_to(path).as_posix(), each.stat().st_size]
+            for each in sorted(path.rglob("*"))
+            if each.is_file()
+        ]
+        return ExternalFile(str(path), digest(files))
+    if not path.is_file():
+        raise GigaganError(f"{what}: {path} is not there; give the path of an existing one")
+    return ExternalFile(str(path), sha256_file(path))
