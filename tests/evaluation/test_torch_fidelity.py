@@ -1,4 +1,4 @@
-"""Beside torch-fidelity on the same features, where it is installed; `test_measures.py` holds the formulas anyway."""
+"""Beside torch-fidelity on the same features; `test_measures.py` holds the formulas by themselves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.inception_score import inception_score
 from gigagan_core.evaluation.kernel_distances import kid
 from gigagan_core.evaluation.precision_recall import precision_recall
-
-pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
 
 
 @pytest.fixture(scope="module")
