@@ -34,9 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises GigaganError where it is none of these, or holds more.
     """
     try:
-        if _is_torchscript(path) and sha256_file(path) in {each.sha256 for each in CATALOGUE.values()}:
-            with quiet_torchscript():
-                return torch.jit.load(str(path), map_location="cpu").state_dict()
+        if _is_torchscript(path):
+            return _published_archive(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -49,8 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise GigaganError(
-            f"weight file {path} is damaged or holds more than tensors (such as a TorchScript archive); save its "
-            "state_dict as .safetensors"
+            f"weight file {path} is damaged or holds more than tensors; save its state_dict as .safetensors"
         ) from error
     except Exception as error:  # safetensors has an error class of its own
         if type(error).__name__ != "SafetensorError":
@@ -62,8 +60,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in stored.items()}
 
 
+def _published_archive(path: Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive. Opening one runs its code, so the catalogue must name this very file."""
+    if sha256_file(path) not in {each.sha256 for each in CATALOGUE.values()}:
+        raise GigaganError(
+            f"weight file {path} is a TorchScript archive and none that `gigagan assets` knows, so it is not opened; "
+            "save its state_dict as .safetensors"
+        )
+    with quiet_torchscript():
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
+
+
 def _is_torchscript(path: Path) -> bool:
-    """Loading one runs its code, so only files that the catalogue names are loaded."""
     if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

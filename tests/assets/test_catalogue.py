@@ -98,6 +98,7 @@ def test_every_place_that_takes_a_weight_file_takes_an_asset(mirror, weights, tm
             ask()
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_openais_archives_are_read_by_their_published_sum_and_no_other_archive_is(tmp_path, monkeypatch):
     import torch
 
