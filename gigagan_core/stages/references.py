@@ -17,6 +17,7 @@ from gigagan_core.config.pipeline import PipelineSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.named import base_model, encoder, encoder_of, upsampler, weight_file
 from gigagan_core.store.store import Store
 
 HELD_OUT = "heldout"
@@ -85,34 +86,6 @@ def _is_held_out(artifact: Artifact) -> bool:
     return str(artifact.manifest.get("label", "")).split()[-1:] == [HELD_OUT]
 
 
-def base_model(store: Store, reference: str) -> Artifact:
-    """A base model."""
-    return store.resolve(reference, ("base-model",), what="base model")
-
-
-def upsampler(store: Store, reference: str, objective: str = "gan") -> Artifact:
-    """An upsampler; `latest` is the newest that was trained with this objective ("gan", "l1")."""
-    return store.resolve(
-        reference,
-        ("upsampler-model",),
-        where=lambda artifact: reference != "latest" or _objective(artifact) == objective,
-        what="upsampler" if objective == "gan" else f"upsampler of objective {objective}",
-    )
-
-
-def encoder(store: Store, reference: str, role: str = "condition") -> Artifact | ExternalFile:
-    """An encoder; `latest` is the newest of this role ("condition", "judge"), ARCH:PATH a weight file."""
-    architecture, colon, path = resolve_named(reference).partition(":")
-    if colon:
-        return _weight_file(architecture, path)
-    return store.resolve(
-        reference,
-        ("encoder",),
-        where=lambda artifact: reference != "latest" or artifact.notes.get("role", role) == role,
-        what=f"{role} encoder",
-    )
-
-
 def initial_model(store: Store, reference: str, kind: str) -> Artifact | ExternalFile:
     """A model to start warm from: an artifact of this kind ("base-model", "upsampler-model"), or a bundle's folder."""
     folder = Path(reference).expanduser().absolute()
@@ -129,21 +102,7 @@ def lpips_weights(reference: str) -> ExternalFile:
         raise GigaganError(
             f"LPIPS weights {reference!r}: write BACKBONE:PATH, such as vgg:/weights/vgg16.pth"
         )
-    return _weight_file(backbone, path, what="LPIPS weights", kind="BACKBONE")
-
-
-def encoder_of(store: Store, model: Artifact) -> Artifact | ExternalFile:
-    """The encoder that a model was trained with, by the model's manifest."""
-    used = model.manifest.get("inputs", {}).get("encoder") or {}
-    if "uri" in used:
-        return ExternalFile(used["uri"], used["sha256"])
-    found = store.find(used["stage"], used["fingerprint"]) if "fingerprint" in used else None
-    if found is None:
-        raise GigaganError(
-            f"the encoder that {model.kind} {model.short} was trained with is not in store {store.uri}; "
-            "name it as ARTIFACT or ARCH:PATH"
-        )
-    return found
+    return weight_file(backbone, path, what="LPIPS weights", kind="BACKBONE")
 
 
 def evaluation_inputs(
@@ -167,16 +126,3 @@ def evaluation_inputs(
         "condition": encoder(store, condition) if condition else encoder_of(store, base),
         "judge": encoder(store, judge, role="judge"),
     }
-
-
-def _objective(artifact: Artifact) -> str:
-    return artifact.manifest.get("settings", {}).get("training", {}).get("objective", "gan")
-
-
-def _weight_file(name: str, path: str, what: str = "encoder", kind: str = "ARCH") -> ExternalFile:
-    file = Path(path).expanduser().absolute()
-    if not file.is_file():
-        raise GigaganError(
-            f"{what} {name}:{path}: no such weight file; give {kind}:PATH with an existing one"
-        )
-    return ExternalFile(f"{name}:{file}", sha256_file(file))
