@@ -1,13 +1,13 @@
 """Images from model bundles: captions to images, and small images to large ones.
 
-Latents and noise are keyed by (seed, index), index being the position in the list given, so image i does
-not depend on the batch size or on how many images are made (up to the rounding of the last bit, which a
-different batch size can move by 1 of 255).
+Latents are keyed by (seed, index), index being the position in the list given, so image i does not depend on the
+batch size or on how many images are made (up to the rounding of the last bit, which a different batch size can move by
+1 of 255). `pipeline.GigaGANPipeline` is the door for people; these functions serve the stages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.conditions import Prompt, condition_of
+from gigagan_core.inference.latents import LATENT, LOW_NOISE, fixed_noise
 from gigagan_core.models.randomness import keyed_normal
-from gigagan_core.models.synthesis import Noise, keyed_noise
 from gigagan_core.training.checkpoint import load_bundle, load_untrained
 
 if TYPE_CHECKING:
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def generate(
     bundle: Path | str,
-    captions: list[str],
-    encoder: Encoder,
+    captions: Sequence[Prompt],
+    encoder: Encoder | None,
     seed: int = 0,
     psi: float = 1.0,
     batch_size: int = 64,
     untrained: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """One image a caption: uint8 [N, 3, H, W] on the CPU.
+    """One image a caption (or class label): uint8 [N, 3, H, W] on the CPU.
 
     bundle: of a base model, or an artifact's folder that holds one. psi: truncation, 1 changes nothing.
     untrained: the generator as it was before the first step, from the seed that the config names.
@@ -52,24 +53,30 @@ def generate(
 
 @torch.no_grad()
 def draw(
-    network: nn.Module, encoder: Encoder, captions: list[str], indices: Tensor, seed: int, psi: float
+    network: nn.Module,
+    encoder: Encoder | None,
+    captions: Sequence[Prompt],
+    indices: Tensor,
+    seed: int,
+    psi: float,
 ) -> Tensor:
-    """One batch of images from a base generator: uint8 [N, 3, H, W] on the CPU; indices int64 [N] key the latents."""
+    """One batch of images from a base generator: uint8 [N, 3, H, W] on the CPU; indices int64 [N] key the latents.
+
+    captions: N; labels for a class-conditional network, anything for one without condition.
+    """
     device = next(network.parameters()).device
-    text = encoder.text_tokens(encoder.tokenize(captions).to(device))
-    indices = indices.to(device)
-    z = keyed_normal(seed, "inference/z", indices, (network.settings.z_dim,))
-    code = network.encode(text)
+    z = keyed_normal(seed, LATENT, indices.to(device), (network.settings.z_dim,))
+    code = network.encode(condition_of(network, encoder, captions))
     w = network.truncate(network.map(z, code), psi)
-    return to_uint8(network.synthesise(w, code, _noise(seed, indices))[0])
+    return to_uint8(network.synthesise(w, code, fixed_noise(device))[0])
 
 
 @torch.no_grad()
 def upsample(
     bundle: Path | str,
     low: Tensor,
-    captions: list[str],
-    encoder: Encoder,
+    captions: Sequence[Prompt],
+    encoder: Encoder | None,
     seed: int = 0,
     noise: float = 0.0,
     batch_size: int = 32,
@@ -105,9 +112,9 @@ def upsample(
 @torch.no_grad()
 def enlarge(
     network: nn.Module,
-    encoder: Encoder,
+    encoder: Encoder | None,
     low: Tensor,
-    captions: list[str],
+    captions: Sequence[Prompt],
     indices: Tensor,
     seed: int,
     noise: float,
@@ -117,12 +124,10 @@ def enlarge(
     indices = indices.to(device)
     small = low.to(device).to(torch.float32) / 127.5 - 1
     if noise:
-        small = small + noise * keyed_normal(seed, "inference/low", indices, tuple(small.shape[1:]))
-    text = None
-    if network.settings.text_conditioned:
-        text = encoder.text_tokens(encoder.tokenize(captions).to(device))
-    z = keyed_normal(seed, "inference/z", indices, (network.settings.z_dim,))
-    return to_uint8(network(small, z, text, _noise(seed, indices))[0])
+        small = small + noise * keyed_normal(seed, LOW_NOISE, indices, tuple(small.shape[1:]))
+    z = keyed_normal(seed, LATENT, indices, (network.settings.z_dim,))
+    condition = condition_of(network, encoder, captions)
+    return to_uint8(network(small, z, condition, fixed_noise(device))[0])
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -130,20 +135,24 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def _noise(seed: int, indices: Tensor) -> Noise:
-    """Per-pixel noise, one field for all images: so that with psi = 0 a prompt has exactly one image."""
-    return keyed_noise(seed, torch.zeros_like(indices))
-
-
-def _load(bundle: Path | str, kind: str, encoder: Encoder, untrained: bool) -> tuple[nn.Module, dict]:
+def _load(bundle: Path | str, kind: str, encoder: Encoder | None, untrained: bool) -> tuple[nn.Module, dict]:
     network, config = (load_untrained if untrained else load_bundle)(bundle)
+    check_bundle(bundle, network, config, kind, encoder)
+    return network, config
+
+
+def check_bundle(
+    bundle: Path | str, network: nn.Module, config: dict, kind: str, encoder: Encoder | None
+) -> None:
+    """Raise GigaganError where a bundle is of another kind ("base", "upsampler"), or has had another encoder."""
     if config["kind"] != kind:
         raise GigaganError(
             f"model bundle {bundle} is of kind {config['kind']}, and kind {kind} is needed here; name another model"
         )
+    if not network.settings.text_conditioned or encoder is None:
+        return
     if config.get("encoder_sha256") not in (None, encoder.sha256):
         raise GigaganError(
             f"model bundle {bundle} was trained with encoder {config['encoder_sha256'][:12]}, not with "
             f"{encoder.sha256[:12]}; give the encoder that its manifest names"
         )
-    return network, config

@@ -77,10 +77,23 @@ class Upsampler(StyleMean, Recomputing, nn.Module):
         """How many w a sample takes: one per adaptive convolution, encoder first."""
         return sum(stage.num_layers for stage in (*self.encoder, *self.decoder))
 
+    @property
+    def scale(self) -> int:
+        """How many times larger the output is than the input."""
+        return self.settings.image_size // self.settings.low_size
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input under one of the bottleneck: a shift by so many shifts the output, borders aside."""
+        return self.settings.low_size // self.settings.bottleneck_size
+
     def forward(
         self, low: Tensor, z: Tensor, condition: Condition = None, noise: Noise | None = None
     ) -> list[Tensor]:
         """low [N, 3, low_size, low_size] in [-1, 1], z [N, z_dim], N captions or labels -> pyramid, high to low."""
+        side = self.settings.low_size
+        if tuple(low.shape[-2:]) != (side, side):
+            raise ValueError(f"the upsampler takes {side} px, not {tuple(low.shape[-2:])}")
         code = self.encode(condition)
         return self.synthesise(low, self.map(z, code), code, noise)
 
@@ -97,12 +110,15 @@ class Upsampler(StyleMean, Recomputing, nn.Module):
     ) -> list[Tensor]:
         """low [N, 3, low_size, low_size], w [N, w_dim] or [N, num_layers, w_dim] -> images about [-1, 1].
 
+        A tile of an image may have another side than it was trained with: any multiple of `stride`.
         From high to low: image_size, ..., lowest_rgb. With `residual_output` the images are
         added to the input resized to each resolution (bicubic), and are zero before training. Not clamped.
         """
         settings = self.settings
-        if low.shape[-1] != settings.low_size or low.shape[-2] != settings.low_size:
-            raise ValueError(f"the upsampler takes {settings.low_size} px, not {tuple(low.shape[-2:])}")
+        if low.shape[-1] != low.shape[-2] or low.shape[-1] % self.stride:
+            raise ValueError(
+                f"the upsampler takes squares of a multiple of {self.stride} px, not {tuple(low.shape[-2:])}"
+            )
         codes, words = layer_codes(w, self.num_layers), layer_words(code, self.num_layers)
         x = self.from_rgb(low.contiguous(memory_format=torch.channels_last))
         skips, layer = {settings.low_size: x}, 0

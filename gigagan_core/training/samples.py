@@ -25,15 +25,18 @@ class BaseSampler:
 
     def __init__(self, encoder: Encoder, psis: tuple[float, ...], captions: tuple[str, ...] = ()):
         self._encoder, self._psis, self._captions = encoder, psis, list(captions)
+        self._labels: list[int] | None = None
 
     def choose(self, batch: Batch) -> None:
-        """Take the batch's captions as prompts, where none were given."""
+        """Take the batch's captions as prompts, where none were given, and its labels."""
         self._captions = self._captions or list(batch.captions)
+        self._labels = None if batch.labels is None else batch.labels.tolist()
 
     def draw(self, network: nn.Module) -> bytes:
         """The grid as a PNG."""
-        indices = torch.arange(len(self._captions))
-        rows = [draw(network, self._encoder, self._captions, indices, SEED, psi) for psi in self._psis]
+        prompts = self._labels if network.settings.conditioning == "class" else self._captions
+        indices = torch.arange(len(prompts))
+        rows = [draw(network, self._encoder, prompts, indices, SEED, psi) for psi in self._psis]
         return grid_png(rows)
 
 
@@ -54,7 +57,10 @@ class UpsamplerSampler:
         real = to_unit_range(self._batch.images, torch.float32)
         low = to_uint8(resize(real, self._low_size))
         indices = torch.arange(len(real))
-        ours = enlarge(network, self._encoder, low, self._batch.captions, indices, SEED, 0.0)
+        prompts = self._batch.captions
+        if network.settings.conditioning == "class":
+            prompts = self._batch.labels.tolist()
+        ours = enlarge(network, self._encoder, low, prompts, indices, SEED, 0.0)
         bicubic = to_uint8(resize(low.float() / 127.5 - 1, real.shape[-1]))
         return grid_png([bicubic, ours, to_uint8(real)])
 

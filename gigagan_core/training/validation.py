@@ -35,10 +35,12 @@ def validate(checkpoint: Path, job: TrainingJob) -> tuple[int, dict[str, float]]
     from gigagan_core.evaluation.moments import Moments
     from gigagan_core.evaluation.names import extractor_name, metric_name
     from gigagan_core.training.checkpoint import read_state
+    from gigagan_core.training.worker import network_settings
 
     saved, encoder = read_state(checkpoint), load_encoder(job.encoder)
-    real, captions = _pictures(job)
-    made = _maker(job, saved["ema"], encoder)(real, captions)
+    real, captions, labels = _pictures(job)
+    by_class = network_settings(job.settings).conditioning == "class"
+    made = _maker(job, saved["ema"], encoder)(real, labels if by_class else captions)
     of_made, of_real = (image_features(encoder, pictures, batch_size=BATCH) for pictures in (made, real))
     distance = frechet_distance(
         Moments.of(of_made, "made pictures"), Moments.of(of_real, "training pictures")
@@ -55,8 +57,8 @@ def validate(checkpoint: Path, job: TrainingJob) -> tuple[int, dict[str, float]]
     }
 
 
-def _pictures(job: TrainingJob) -> tuple[Tensor, list[str]]:
-    """The first pictures of the training order, uint8 [N, 3, H, W], and their captions."""
+def _pictures(job: TrainingJob) -> tuple[Tensor, list[str], list[int]]:
+    """The first pictures of the training order, uint8 [N, 3, H, W], their captions, and any labels."""
     from gigagan_core.data.mixture import Mixture
     from gigagan_core.data.reader import ShardReader
 
@@ -65,13 +67,14 @@ def _pictures(job: TrainingJob) -> tuple[Tensor, list[str]]:
     count = min(settings.validation_images, len(data))
     reader = ShardReader(data, settings.image_size, 1, seed=settings.training.schedule.seed, cache_mb=0)
     batches = list(islice(reader, count))
-    return torch.cat([batch.images for batch in batches]), [batch.captions[0] for batch in batches]
+    labels = [int(batch.labels[0]) for batch in batches if batch.labels is not None]
+    return torch.cat([batch.images for batch in batches]), [batch.captions[0] for batch in batches], labels
 
 
 def _maker(
     job: TrainingJob, weights: dict[str, Tensor], encoder: Any
-) -> Callable[[Tensor, list[str]], Tensor]:
-    """(real pictures, captions) -> what the model makes of the captions, or of the pictures made small."""
+) -> Callable[[Tensor, list[Any]], Tensor]:
+    """(real pictures, captions or labels) -> what the model makes of these, or of the pictures made small."""
     from gigagan_core.inference.generate import draw, enlarge, to_uint8
     from gigagan_core.models.pyramid import resize
     from gigagan_core.training.recipes import initial_network
@@ -83,10 +86,10 @@ def _maker(
     network.load_state_dict(weights)
     network.eval().requires_grad_(False)
 
-    def make(real: Tensor, captions: list[str]) -> Tensor:
+    def make(real: Tensor, prompts: list[Any]) -> Tensor:
         made = []
-        for rows in torch.arange(len(captions)).split(BATCH):
-            texts = [captions[row] for row in rows.tolist()]
+        for rows in torch.arange(len(prompts)).split(BATCH):
+            texts = [prompts[row] for row in rows.tolist()]
             if hasattr(network.settings, "low_size"):
                 low = to_uint8(resize(to_unit_range(real[rows], torch.float32), network.settings.low_size))
                 made.append(enlarge(network, encoder, low, texts, rows, SEED, 0.0))

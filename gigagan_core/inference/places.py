@@ -1,0 +1,116 @@
+"""Where a model and its encoder are: a folder, the store, MLflow's registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.store import named
+from gigagan_core.store.artifact import MANIFEST, Artifact
+from gigagan_core.store.store import Store, open_store
+from gigagan_core.text import plain
+from gigagan_core.training.checkpoint import CONFIG, WEIGHTS, bundle_folder, read_config
+
+if TYPE_CHECKING:
+    from gigagan_core.encoders.protocol import Encoder
+
+REGISTRY = "models:/"
+_KINDS = {"base": named.base_model, "upsampler": named.upsampler}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model bundle. folder: on this machine. artifact: what holds it, where the store made it. name: for records."""
+
+    folder: Path
+    artifact: Artifact | None
+    name: str
+
+
+def find_bundle(reference: str | Path, kind: str, store: Store | None = None) -> Place:
+    """The bundle that a person named.
+
+    reference: a bundle's or an artifact's folder, MLflow's ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, or a
+    fingerprint, a unique prefix of one or `latest` of the store. kind: "base" or "upsampler". store: the default one
+    where None. Raises GigaganError where there is none.
+    """
+    text = str(reference)
+    if text.startswith(REGISTRY):
+        return Place(_from_registry(text), None, text)
+    folder = Path(reference).expanduser()
+    if folder.is_dir() and (bundle_folder(folder) / CONFIG).is_file():
+        artifact = None
+        if (folder / MANIFEST).is_file():
+            artifact = _KINDS[kind](store or open_store(), str(folder.absolute()))
+        return Place(folder, artifact, artifact.short if artifact else folder.absolute().name)
+    artifact = _KINDS[kind](store or open_store(), text)
+    return Place(artifact.path, artifact, artifact.short)
+
+
+def find_encoder(
+    reference: str | Path | Encoder | None, model: Place, store: Store | None, device: str
+) -> Encoder | None:
+    """The encoder named, or the one that the model was trained with; None for a model that takes no captions.
+
+    reference: an encoder, its folder, an artifact, `latest` or ARCH:PATH; None: the one in the manifest of the
+    model's artifact, or else the one in the store whose weights have the sum that the bundle names.
+    """
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+
+    config = read_config(model.folder)
+    if config["network"].get("conditioning", "text") != "text":
+        return None
+    if reference is not None and not isinstance(reference, (str, Path)):
+        return reference
+    if reference is not None and Path(reference).expanduser().is_dir():
+        return load_encoder(reference, device)
+    store = store or open_store()
+    if reference is not None:
+        found = named.encoder(store, str(reference))
+    elif model.artifact is not None:
+        found = named.encoder_of(_store_of(model.artifact, store), model.artifact)
+    else:
+        found = _by_sum(store, config.get("encoder_sha256"), model)
+    return load_encoder(found.path if isinstance(found, Artifact) else found.uri, device)
+
+
+def _store_of(artifact: Artifact, default: Store) -> Store:
+    """The store that a folder lies in, should it be another than the one that is open."""
+    if artifact.uri.startswith(default.uri) or "://" in artifact.uri:
+        return default
+    return Store(str(Path(artifact.uri).parents[1]))
+
+
+def _by_sum(store: Store, sha256: str | None, model: Place) -> Artifact:
+    for artifact in reversed(store.artifacts()):
+        if artifact.kind == "encoder" and any(
+            file["sha256"] == sha256 for file in artifact.manifest["files"].values()
+        ):
+            return artifact
+    raise GigaganError(
+        f"model {model.name} was trained with encoder {str(sha256)[:12]}, which is not in store {store.uri}; name it "
+        "as ARTIFACT, its folder or ARCH:PATH"
+    )
+
+
+def _from_registry(uri: str) -> Path:
+    """A registered model's files, copied to this machine by MLflow."""
+    from gigagan_core import environment
+
+    environment.set_defaults()
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=environment.mlflow_uri()))
+    except Exception as error:  # client, database and network each raise their own kinds
+        raise GigaganError(
+            f"MLflow at {environment.mlflow_uri()} gives no model {uri} ({plain(error)}); write "
+            f"{REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION of a registered one"
+        ) from None
+    if not (bundle_folder(folder) / CONFIG).is_file():
+        raise GigaganError(
+            f"{uri} holds no model bundle ({WEIGHTS} and {CONFIG}); register the folder of one"
+        )
+    return folder

@@ -1,0 +1,297 @@
+"""Pictures of any size through an upsampler: tiles with one latent, blended on a canvas in CPU memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.inference import pictures
+from gigagan_core.inference.conditions import Prompt, check_prompts, condition_of
+from gigagan_core.inference.latents import LOW_NOISE, Keys, draw_z, each, keys_of, truncate_each
+from gigagan_core.inference.memory import OutOfMemory, batch_that_fits, in_batches
+from gigagan_core.inference.tiles import Axis, axis, mirrored, tile_noise
+from gigagan_core.models.randomness import keyed_normal
+from gigagan_core.models.text import TextCode
+
+if TYPE_CHECKING:
+    from gigagan_core.encoders.protocol import Encoder
+
+Precision = Literal["float32", "bfloat16", "float16"]
+OnTiles = Callable[[int, int], None]
+"""on_tiles(tiles just done, tiles in all of this pass)."""
+
+_OVERLAP = 1 / 4
+"""Of a tile's side: what neighbouring tiles share."""
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How the work is done.
+
+    tile: side of a tile in input pixels; None: what the network was trained with. batch_size: tiles at a time; None:
+    what fits memory_limit (GiB of working memory; None: half of what is free). precision: of the tiles; where it gives
+    a number that is none, the tile is made again in float32.
+    """
+
+    tile: int | None = None
+    batch_size: int | None = None
+    memory_limit: float | None = None
+    precision: Precision = "float32"
+
+
+class TiledUpsampler:
+    """An upsampler for pictures of any size and scale; may be called from several threads."""
+
+    def __init__(self, network: nn.Module, encoder: Encoder | None = None, name: str = "upsampler") -> None:
+        """network: an `Upsampler` in evaluation mode. encoder: of its captions. name: for records."""
+        self.network, self.encoder, self.name = network, encoder, name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def prompt(self) -> Prompt:
+        """What stands for no prompt: an empty caption, class 0, or nothing."""
+        return {"text": "", "class": 0, "none": None}[self.network.settings.conditioning]
+
+    def __call__(
+        self,
+        images: Any,
+        prompts: Prompt | Sequence[Prompt] = None,
+        scale: float | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        index: int | Sequence[int] | None = 0,
+        noise: float = 0.0,
+        truncation: float | Sequence[float] = 1.0,
+        output: Literal["pil", "np", "pt"] = "pil",
+        options: TileOptions | None = None,
+        on_tiles: OnTiles = lambda done, total: None,
+    ) -> Any:
+        """Pictures, larger; see `pictures.read_images` and `pictures.as_output` for what goes in and comes out.
+
+        prompts: one for all, or one a picture; None: none is known. scale: at least 1, not only whole numbers; None:
+        the network's own. Beyond the network's it is applied again. noise: see `enlarge`. Transparency is resized
+        apart, greys stay grey, EXIF orientation is applied. Raises GigaganError.
+        """
+        taken = pictures.read_images(images)
+        wanted = each(prompts, len(taken), "prompts")
+        keys, psis = keys_of(len(taken), seed, index), each(truncation, len(taken), "truncations")
+        made = []
+        for i, apart in enumerate(taken):
+            large = self.enlarge(
+                apart.rgb[None],
+                [wanted[i]],
+                scale,
+                keys=Keys((keys.seeds[i],), (keys.indices[i],)),
+                noise=noise,
+                truncation=psis[i],
+                options=options,
+                on_tiles=on_tiles,
+            )
+            made.append((apart, large[0]))
+        return pictures.as_output(made, output)
+
+    @torch.no_grad()
+    def enlarge(
+        self,
+        low: Tensor,
+        prompts: Sequence[Prompt],
+        scale: float | None = None,
+        *,
+        keys: Keys | None = None,
+        noise: float = 0.0,
+        truncation: float | Sequence[float] = 1.0,
+        options: TileOptions | None = None,
+        on_tiles: OnTiles = lambda done, total: None,
+    ) -> Tensor:
+        """low float [N, 3, h, w] in [-1, 1], N prompts -> float32 [N, 3, H, W] in [-1, 1] on the CPU.
+
+        H = round(scale h), W = round(scale w). keys: one latent an image, by default of seed 0. noise: standard
+        deviation of Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more.
+        """
+        scale, options = float(scale or self.network.scale), options or TileOptions()
+        if not scale >= 1:
+            raise GigaganError(f"the scale is {scale:g}, and an upsampler does not shrink; give 1 or more")
+        if noise < 0:
+            raise GigaganError(f"the noise level is {noise:g}; give 0 or more")
+        keys = keys or keys_of(len(low), 0, 0)
+        target = (max(1, round(low.shape[-2] * scale)), max(1, round(low.shape[-1] * scale)))
+        styles = self._styles(prompts, keys, each(truncation, len(low), "truncations"))
+        image = _with_noise(low, keys, noise)
+        for size in self._passes(tuple(low.shape[-2:]), target):
+            image = _resized(image, size)
+            image = self._apply(image, styles, options, on_tiles).clamp_(-1, 1)
+        return _resized(image, target)
+
+    def _passes(self, size: tuple[int, int], target: tuple[int, int]) -> list[tuple[int, int]]:
+        """The input size of every pass: the last one's result is `target`, or covers it where one pass is too much.
+
+        So a second pass does not make more pixels than are wanted.
+        """
+        factor, sizes = self.network.scale, [size]
+        while sizes[-1][0] * factor < target[0] or sizes[-1][1] * factor < target[1]:
+            grown = [min(have * factor, -(-want // factor)) for have, want in zip(sizes[-1], target)]
+            sizes.append((grown[0], grown[1]))
+        return sizes
+
+    def _styles(
+        self, prompts: Sequence[Prompt], keys: Keys, truncation: Sequence[float]
+    ) -> tuple[Tensor, TextCode | None]:
+        prompts = [self.prompt if prompt is None else prompt for prompt in prompts]
+        check_prompts(self.network, prompts)
+        code = self.network.encode(condition_of(self.network, self.encoder, prompts))
+        z = draw_z(keys, self.network.settings.z_dim, self.device)
+        w = truncate_each(self.network, self.network.map(z, code), code, truncation, [1.0] * len(z))
+        return w, code
+
+    def _apply(
+        self, low: Tensor, styles: tuple[Tensor, TextCode | None], options: TileOptions, on_tiles: OnTiles
+    ) -> Tensor:
+        """One pass: [N, 3, h, w] -> [N, 3, scale h, scale w] on the CPU; smaller tiles where memory runs out."""
+        stride = self.network.stride
+        tile = options.tile or self.network.settings.low_size
+        if tile < 2 * stride or tile % stride:
+            raise GigaganError(
+                f"tiles of {tile} px do not fit this upsampler; give a multiple of {stride} from {2 * stride} on"
+            )
+        while True:
+            try:
+                return self._tiled(low, tile, styles, options, on_tiles)
+            except OutOfMemory:
+                smaller = tile // 2 // stride * stride
+                if smaller < 2 * stride:
+                    raise OutOfMemory(
+                        f"memory ran out upsampling tiles of {tile} px, the smallest there are; free some, or "
+                        "upsample on another device"
+                    ) from None
+            tile, options = smaller, replace(options, batch_size=1)
+
+    def _tiled(
+        self,
+        low: Tensor,
+        tile: int,
+        styles: tuple[Tensor, TextCode | None],
+        options: TileOptions,
+        on_tiles: OnTiles,
+    ) -> Tensor:
+        network, factor = self.network, self.network.scale
+        overlap = max(network.stride, int(tile * _OVERLAP) // network.stride * network.stride)
+        height, width = (axis(length, tile, overlap, network.stride) for length in low.shape[-2:])
+        padded = mirrored(low, height.padded, width.padded)
+        canvas = _canvas(len(low), height.length * factor, width.length * factor)
+        jobs = [
+            (image, i, j)
+            for image in range(len(low))
+            for i in range(len(height.starts))
+            for j in range(len(width.starts))
+        ]
+        batch_size = options.batch_size or batch_that_fits(network, options.memory_limit, tile)
+
+        def made(rows: Tensor) -> Tensor:
+            return self._tiles(padded, [jobs[row] for row in rows.tolist()], height, width, styles, options)
+
+        windows = height.windows(factor), width.windows(factor)
+        for rows, images in in_batches(torch.arange(len(jobs)), batch_size, made):
+            for row, image in zip(rows.tolist(), images):
+                _add(canvas, image, jobs[row], height, width, windows, factor)
+            on_tiles(len(rows), len(jobs))
+        return canvas
+
+    def _tiles(
+        self,
+        padded: Tensor,
+        jobs: list[tuple[int, int, int]],
+        height: Axis,
+        width: Axis,
+        styles: tuple[Tensor, TextCode | None],
+        options: TileOptions,
+    ) -> Tensor:
+        """A batch of tiles -> float32 [len(jobs), 3, H, W] on the CPU."""
+        places = [(height.starts[i], width.starts[j]) for _, i, j in jobs]
+        side, device = height.tile, self.device
+        low = torch.stack(
+            [
+                padded[image, :, top : top + side, left : left + side]
+                for (image, _, _), (top, left) in zip(jobs, places)
+            ]
+        ).to(device)
+        rows = torch.tensor([image for image, _, _ in jobs], device=device)
+        w, code = styles
+        inputs = (low, w[rows], None if code is None else code.index(rows))
+        noise = tile_noise(places, side, self.network.stride, device)
+        return _finite(self.network, inputs, noise, options.precision).float().cpu()
+
+
+def _finite(network: nn.Module, inputs: tuple[Any, ...], noise: Any, precision: Precision) -> Tensor:
+    """The largest image of the pyramid; in float32 where the faster precision gave something that is no number."""
+    device = inputs[0].device.type
+    fast = precision != "float32"
+    with torch.autocast(device, getattr(torch, precision)) if fast else contextlib.nullcontext():
+        image = network.synthesise(*inputs, noise)[0]
+    if fast and not torch.isfinite(image).all():
+        image = network.synthesise(*inputs, noise)[0]
+    if not torch.isfinite(image).all():
+        raise GigaganError(
+            "the upsampler's result is not finite, in float32 either; its weights are damaged, or the noise is "
+            "far too strong"
+        )
+    return image
+
+
+def _canvas(count: int, height: int, width: int) -> Tensor:
+    try:
+        return torch.zeros(count, 3, height, width)
+    except (RuntimeError, MemoryError):
+        size = count * 3 * height * width * 4 / 2**30
+        raise GigaganError(
+            f"the result of {width} x {height} px takes {size:.3g} GiB of memory, which are not free; choose a "
+            "smaller scale"
+        ) from None
+
+
+def _add(
+    canvas: Tensor,
+    image: Tensor,
+    job: tuple[int, int, int],
+    height: Axis,
+    width: Axis,
+    windows: tuple[Tensor, Tensor],
+    factor: int,
+) -> None:
+    """Add a tile's result [3, H, W] to its place on the canvas, weighted; what was only padding is left out."""
+    row, i, j = job
+    top, left = height.starts[i] * factor, width.starts[j] * factor
+    target = canvas[row, :, top : top + image.shape[-2], left : left + image.shape[-1]]
+    high, wide = target.shape[-2:]
+    weight = windows[0][i, :high, None] * windows[1][j, None, :wide]
+    target.addcmul_(image[:, :high, :wide], weight)
+
+
+def _with_noise(low: Tensor, keys: Keys, level: float) -> Tensor:
+    """Noise for the whole picture, before it is cut: where tiles overlap they meet the same numbers."""
+    low = low.to("cpu", torch.float32)
+    if not level:
+        return low
+    shape = tuple(low.shape[1:])
+    drawn = [
+        keyed_normal(seed, LOW_NOISE, torch.tensor([index]), shape)
+        for seed, index in zip(keys.seeds, keys.indices)
+    ]
+    return low + level * torch.cat(drawn)
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    resized = F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resized.clamp_(-1, 1)

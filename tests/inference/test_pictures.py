@@ -1,0 +1,129 @@
+"""Pictures of every kind go in and come out as they were, only larger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.inference.pictures import open_picture, read_images, take_apart
+
+
+@pytest.fixture
+def colours() -> np.ndarray:
+    """uint8 [6, 9, 3]: upper half red, lower half blue, so that turning shows."""
+    pixels = np.zeros((6, 9, 3), np.uint8)
+    pixels[:3, :, 0] = 255
+    pixels[3:, :, 2] = 255
+    return pixels
+
+
+def test_a_picture_stays_what_it_is_when_nothing_is_done(colours) -> None:
+    apart = take_apart(Image.fromarray(colours))
+    assert np.array_equal(np.asarray(apart.together(apart.rgb)), colours)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "CMYK", "RGBA", "I;16"])
+def test_every_mode_is_taken(upsampler, mode: str) -> None:
+    grey = Image.fromarray((np.arange(48).reshape(6, 8) * 5).astype(np.uint8))
+    image = (
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    )
+    large = upsampler(image, scale=4)[0]
+    assert large.size == (32, 24)
+    expected = {"L": "L", "LA": "LA", "1": "L", "I;16": "L", "RGBA": "RGBA"}
+    assert large.mode == expected.get(mode, "RGB")
+
+
+def test_a_grey_of_16_bits_keeps_its_range() -> None:
+    values = np.array([[0, 32768, 65535]], np.uint16)
+    assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1]], atol=0.01)
+
+
+def test_transparency_is_resized_apart(upsampler, colours) -> None:
+    alpha = np.full((6, 9), 255, np.uint8)
+    alpha[:, :4] = 0
+    opaque = upsampler(Image.fromarray(colours))[0]
+    image = upsampler(Image.fromarray(np.dstack([colours, alpha])))[0]
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image)[..., :3], np.asarray(opaque))
+    made = np.asarray(image.getchannel("A"))
+    assert (made[:, :24] < 5).all()
+    assert (made[:, 48:] > 250).all()
+
+
+def test_palettes_with_a_transparent_colour_have_alpha(upsampler, colours) -> None:
+    image = Image.fromarray(colours).quantize(4)
+    image.info["transparency"] = image.getpixel((0, 0))
+    alpha = np.asarray(upsampler(image, scale=2)[0].getchannel("A"))
+    assert alpha[0, 0] == 0
+    assert alpha[-1, -1] == 255
+
+
+def test_exif_orientation_is_applied(tmp_path: Path, upsampler, colours) -> None:
+    image = Image.fromarray(colours)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    rgb = take_apart(open_picture(tmp_path / "turned.png")).rgb
+    assert rgb.shape == (3, 9, 6)
+    assert rgb[0, 4, 5] == 1, "what was above is at the right"
+    assert rgb[2, 4, 0] == 1
+    large = upsampler(tmp_path / "turned.png")[0]
+    assert large.size == (48, 72)
+    assert 0x0112 not in large.getexif()
+
+
+def test_pictures_of_diffusers_are_welcome_in_each_of_its_forms(upsampler, colours) -> None:
+    """`output_type` "pil", "np" (float NHWC in [0, 1]) and "pt" (float NCHW in [0, 1])."""
+    as_pil = [Image.fromarray(colours)] * 2
+    as_numpy = np.stack([colours] * 2).astype(np.float32) / 255
+    as_torch = torch.from_numpy(as_numpy).permute(0, 3, 1, 2)
+    expected = np.stack([np.asarray(image) for image in upsampler(as_pil)]).astype(int)
+    assert expected.shape == (2, 48, 72, 3)
+    assert np.array_equal(expected[0], expected[1]), "a picture does not depend on its place in a list"
+    for images in (as_numpy, as_torch, list(as_numpy), list(as_torch), as_torch.half()):
+        found = np.stack([np.asarray(image) for image in upsampler(images)]).astype(int)
+        assert abs(found - expected).max() <= 1
+    array = upsampler(as_numpy, output="np")
+    assert array.shape == (2, 48, 72, 3)
+    assert array.dtype == np.float32
+    assert abs(array * 255 - expected).max() <= 1.01
+    tensor = upsampler(as_torch, output="pt")
+    assert torch.equal(tensor, torch.from_numpy(array).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (np.full((4, 4, 3), 2.0), r"must lie in \[0, 1\]"),
+        (np.full((4, 4, 3), np.nan), r"must lie in \[0, 1\]"),
+        (np.zeros((4, 4, 3), np.int64), "torch.int64 are not known"),
+        (np.zeros((4, 4, 5)), r"\[4, 4, 5\] holds no pictures; give \[N, H, W, 3\]"),
+        (torch.zeros(4, 4, 3), r"\[4, 4, 3\] holds no pictures; give \[N, 3, H, W\]"),
+        (7, "int is no picture"),
+        ("nowhere.png", "no such file"),
+    ],
+)
+def test_what_is_no_picture_is_one_sentence(images, sentence: str) -> None:
+    with pytest.raises(GigaganError, match=sentence):
+        read_images(images)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+def test_a_corrupt_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(GigaganError, match=r"bad\.png cannot be decoded"):
+        open_picture(tmp_path / "bad.png")
+
+
+def test_a_cut_file_is_one_sentence(tmp_path: Path, colours) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(GigaganError, match="cannot be decoded"):
+        open_picture(tmp_path / "cut.png")
