@@ -14,6 +14,8 @@ import typer
 from gigagan_core import __version__
 from gigagan_core.cli import (
     assets_commands,
+    export_command,
+    inference_commands,
     metrics_command,
     plan_commands,
     server_commands,
@@ -51,6 +53,8 @@ for _entry_point in sorted(importlib.metadata.entry_points(group="gigagan.comman
     _entry_point.load()(app)
 stage_commands.register(app)
 metrics_command.register(app)
+inference_commands.register(app)
+export_command.register(app)
 show_commands.register(app)
 plan_commands.register(app)
 assets_commands.register(app)

@@ -148,14 +148,17 @@ def _prompt_mixing(recipe: PromptMixing, source: Source) -> Sheet:
     network = source.network
     check_layers(network, recipe.layers)
     first, second = source.styles(recipe.first), source.styles(recipe.second)
-    if first.code is None:
+    if first.code is None and recipe.words == "both":
         raise GigaganError("the model takes no prompt, so there is none to mix; mix styles instead")
     cells = []
     for row in range(len(recipe.first)):
         one, other = (each.index(torch.tensor([row])) for each in (first, second))
         for layer in recipe.layers:
             w = crossover(one.w, other.w, layer, network.num_layers)
-            cells.append(Styles(w, crossover_text(one.code, other.code, layer, network.num_layers)))
+            words: Codes = one.code
+            if recipe.words == "both":
+                words = crossover_text(one.code, other.code, layer, network.num_layers)
+            cells.append(Styles(w, words))
     return Sheet(_stack(cells), len(recipe.first), len(recipe.layers))
 
 

@@ -20,7 +20,7 @@ from gigagan_core.inference.generate import check_bundle, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
 from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
-from gigagan_core.inference.places import find_bundle, find_encoder
+from gigagan_core.inference.places import Place, find_bundle, find_encoder
 from gigagan_core.inference.recipes import Point, Recipe
 from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions
 from gigagan_core.models.text import TextCode
@@ -114,8 +114,7 @@ class GigaGANPipeline:
         check_bundle(place.folder, network, config, "base", found)
         if upsampler is not None and not isinstance(upsampler, TiledUpsampler):
             upsampler = load_upsampler(upsampler, found, device, store=store)
-        model = {"name": place.name, "sha256": sha256_file(bundle_folder(place.folder) / WEIGHTS)}
-        return cls(network, found, upsampler, precision=precision, model=model)
+        return cls(network, found, upsampler, precision=precision, model=_identity(place))
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +209,7 @@ class GigaGANPipeline:
         # An edited picture has no prompt of its own; all share a latent of the upsampler.
         nameless = [Point() for _ in rows]
         images: list[Image.Image] = []
-        size = self._batch_size(batch_size, memory_limit)
+        size = self.batch_size(batch_size, memory_limit)
         for batch, made in in_batches(rows, size, lambda part: self.synthesise(sheet.styles.index(part))):
             images += self._finished(made, nameless[: len(batch)], upsample, noise, memory_limit)
             on_batch(len(batch))
@@ -265,10 +264,11 @@ class GigaGANPipeline:
             z, styles = self._latents([points[row] for row in rows.tolist()])
             return z, styles.w, self.synthesise(styles)
 
-        size = self._batch_size(batch_size, memory_limit) if len(points) else 1
+        size = self.batch_size(batch_size, memory_limit) if len(points) else 1
         return in_batches(torch.arange(len(points)), size, work)
 
-    def _batch_size(self, batch_size: int | None, memory_limit: float | None) -> int:
+    def batch_size(self, batch_size: int | None = None, memory_limit: float | None = None) -> int:
+        """How many pictures are made at a time with these arguments of a call. Raises GigaganError."""
         if batch_size is not None and batch_size < 1:
             raise GigaganError(f"the batch size is {batch_size}; give 1 or more")
         return batch_size or batch_that_fits(self.network, memory_limit)
@@ -323,7 +323,12 @@ def load_upsampler(
     network, config = load_bundle(place.folder, device)
     found = find_encoder(encoder, place, store, device)
     check_bundle(place.folder, network, config, "upsampler", found)
-    return TiledUpsampler(network, found, place.name)
+    return TiledUpsampler(network, found, _identity(place))
+
+
+def _identity(place: Place) -> dict[str, Any]:
+    """What a model is, whatever it is called."""
+    return {"name": place.name, "sha256": sha256_file(bundle_folder(place.folder) / WEIGHTS)}
 
 
 def _point(prompt: Prompt, seed: int, index: int, truncation: float, prompt_truncation: float) -> Point:

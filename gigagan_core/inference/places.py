@@ -100,14 +100,22 @@ def _from_registry(uri: str) -> Path:
     from gigagan_core import environment
 
     environment.set_defaults()
+    from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
+    server = environment.mlflow_uri()
+    name, at, alias = uri.removeprefix(REGISTRY).partition("@")
+    name, _, version = (name, "", "") if at else name.rpartition("/")
     try:
-        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=environment.mlflow_uri()))
+        client = MlflowClient(tracking_uri=server, registry_uri=server)
+        if at:
+            version = client.get_model_version_by_alias(name, alias).version
+        source = client.get_model_version_download_uri(name, version)
+        folder = Path(download_artifacts(artifact_uri=source, tracking_uri=server))
     except Exception as error:  # client, database and network each raise their own kinds
         raise GigaganError(
-            f"MLflow at {environment.mlflow_uri()} gives no model {uri} ({plain(error)}); write "
-            f"{REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION of a registered one"
+            f"MLflow at {server} gives no model {uri} ({plain(error)}); write {REGISTRY}NAME@ALIAS or "
+            f"{REGISTRY}NAME/VERSION of a registered one"
         ) from None
     if not (bundle_folder(folder) / CONFIG).is_file():
         raise GigaganError(

@@ -63,14 +63,15 @@ class Interpolation(Settings):
 class PromptMixing(Settings):
     """Layout from one prompt, texture from another: `second` from a crossover layer on, its words and its style.
 
-    points: pairs of a row. layers: one crossover layer a column; 0 is `second` alone, the number of layers `first`
-    alone.
+    first, second: a pair a row. layers: one crossover layer a column; 0 is `second` alone, the number of layers
+    `first` alone. words: "first" mixes the styles alone, and the words stay.
     """
 
     kind: Literal["prompt-mixing"] = "prompt-mixing"
     first: Annotated[tuple[Point, ...], Field(min_length=1)]
     second: Annotated[tuple[Point, ...], Field(min_length=1)]
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    words: Literal["both", "first"] = "both"
 
     @model_validator(mode="after")
     def _check(self) -> PromptMixing:

@@ -49,9 +49,11 @@ class TileOptions:
 class TiledUpsampler:
     """An upsampler for pictures of any size and scale; may be called from several threads."""
 
-    def __init__(self, network: nn.Module, encoder: Encoder | None = None, name: str = "upsampler") -> None:
-        """network: an `Upsampler` in evaluation mode. encoder: of its captions. name: for records."""
-        self.network, self.encoder, self.name = network, encoder, name
+    def __init__(
+        self, network: nn.Module, encoder: Encoder | None = None, model: dict[str, Any] | None = None
+    ) -> None:
+        """network: an `Upsampler` in evaluation mode. encoder: of its captions. model: what it is, for records."""
+        self.network, self.encoder, self.model = network, encoder, dict(model or {})
 
     @property
     def device(self) -> torch.device:

@@ -77,7 +77,7 @@ class Generator(StyleMean, Recomputing, nn.Module):
         From high to low: image_size, ..., 8, 4 (with multi_scale off: image_size only). Not clamped.
         """
         codes, words = layer_codes(w, self.num_layers), layer_words(code, self.num_layers)
-        x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.constant.expand(w.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         rgb, pyramid, layer = None, [], 0
         for stage in self.stages:
             x, rgb = self.run(stage, x, rgb, codes, layer, words, noise)

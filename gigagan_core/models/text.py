@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, present)
         x = F.layer_norm(x, x.shape[-1:]).masked_fill(~present[..., None], 0.0)
-        t_global = x[torch.arange(len(x), device=x.device), text.eot_index]
+        t_global = x[torch.arange(x.shape[0], device=x.device), text.eot_index]
         words = present & ~eot
         # An empty caption has no word; attention over nothing is NaN, so end-of-text then stands in.
         return TextCode(x, t_global, torch.where(words.any(dim=1, keepdim=True), words, present))

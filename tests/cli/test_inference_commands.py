@@ -1,0 +1,368 @@
+"""`gigagan generate`, `interpolate`, `mix`, `upsample` and `export` as a person or a script calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import Result
+
+from gigagan_core.config.base import Settings
+from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
+from gigagan_core.encoders.open_clip_encoder import Preprocessing, save_encoder
+from gigagan_core.inference.outputs import read_record
+from gigagan_core.inference.recipes import Walk, save_recipe
+from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
+from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.training.checkpoint import export_bundle
+from gigagan_core.training.recipes import initial_network
+
+TEXT = {"text_dim": 16, "text_width": 8, "text_depth": 1, "text_head_dim": 4}
+SHARED = {"z_dim": 6, "w_dim": 8, "mapping_depth": 2, "channel_base": 128, "channel_max": 8, "noise": False}
+SHARED |= {"attention_head_dim": 4, "attention_mlp_ratio": 2.0}
+BASE = GeneratorSettings(
+    image_size=8, kernels=(1, 2), blocks=(1, 1), attention_depths=(0, 1), **TEXT, **SHARED
+)
+CLASSES = GeneratorSettings(
+    image_size=8,
+    kernels=(1, 2),
+    blocks=(1, 1),
+    attention_depths=(0, 0),
+    conditioning="class",
+    classes=4,
+    text_width=8,
+    cross_attention=False,
+    **SHARED,
+)
+UPSAMPLER = UpsamplerSettings(
+    low_size=8,
+    image_size=16,
+    bottleneck_size=4,
+    encoder_blocks=(1,),
+    encoder_attention_depths=(0,),
+    kernels=(1, 1, 2),
+    blocks=(1, 1, 1),
+    attention_depths=(0, 0, 0),
+    lowest_rgb=8,
+    **TEXT,
+    **SHARED,
+)
+ARCHITECTURE = ClipArchitecture(
+    embed_dim=8,
+    image_size=8,
+    patch_size=4,
+    vision=Tower(width=16, layers=1, heads=2),
+    text=Tower(width=16, layers=2, heads=2),
+    pool="avg",
+    context_length=8,
+)
+Inside = Callable[..., Result]
+
+
+class Numbered(Settings):
+    """Different settings make different artifacts."""
+
+    number: int
+
+
+class Models:
+    """Puts small models into the store of the commands."""
+
+    def __init__(self, store: Path):
+        self.store, self.number, self.sum = str(store), 0, ""
+
+    def put(self, kind: str, write: Callable[[Path], None], inputs: dict | None = None) -> Artifact:
+        self.number += 1
+
+        def work(stage_work) -> Outcome:
+            write(stage_work.output)
+            return Outcome(notes={"role": "condition"} if kind == "encoder" else {})
+
+        spec = StageSpec(f"train-{kind}", kind=kind, module="gigagan_core.text")
+        with RunContext.open(self.store) as context:
+            return materialise(spec, Numbered(number=self.number), inputs or {}, context, work, label=kind)
+
+    def encoder(self) -> Artifact:
+        torch.manual_seed(0)
+        artifact = self.put(
+            "encoder",
+            lambda folder: save_encoder(
+                folder, ClipModel(ARCHITECTURE), Preprocessing(), name="tiny", role="condition"
+            ),
+        )
+        self.sum = sha256_file(artifact.path / "model.safetensors")
+        return artifact
+
+    def model(self, settings, kind: str, encoder: Artifact | None) -> Artifact:
+        network = initial_network(settings, seed=0)
+        name = "upsampler" if kind == "upsampler-model" else "base"
+        config = {"kind": name, "image_size": settings.image_size, "encoder_sha256": self.sum, "seed": 0}
+        inputs = {"encoder": encoder} if encoder else {}
+        return self.put(kind, lambda out: export_bundle(out / "bundle", network, config, "# card"), inputs)
+
+
+@pytest.fixture
+def models(tmp_path: Path, inside: Inside) -> Models:
+    return Models(tmp_path / "home" / "store")
+
+
+@pytest.fixture
+def trained(models: Models) -> Models:
+    """A store with an encoder, a base model and an upsampler."""
+    encoder = models.encoder()
+    models.model(BASE, "base-model", encoder)
+    models.model(UPSAMPLER, "upsampler-model", encoder)
+    return models
+
+
+@pytest.fixture
+def ask(inside: Inside, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """The JSON that a command answers; what it says besides is in `said`."""
+
+    def run(*arguments: str) -> dict:
+        capfd.readouterr()
+        done = inside(*arguments, "--json")
+        assert done.exit_code == 0, done.stderr
+        return {**json.loads(capfd.readouterr().out), "said": done.stderr}
+
+    return run
+
+
+def failure(done: Result) -> str:
+    """The one sentence."""
+    assert done.exit_code == 1, done.output
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gigagan: error")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+# ---- generate --------------------------------------------------------------------------------------
+
+
+def test_generate_takes_the_latest_models_and_says_where_the_pictures_are(trained, inside, tmp_path) -> None:
+    done = inside("generate", "red apple", "a dog", "--count", "2", "--seed", "3")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == ""
+    shown = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("picture ")]
+    assert len(shown) == 4
+    assert done.stderr.splitlines()[-1].endswith(shown[-1])
+    for path in shown:
+        assert Path(path).parent == tmp_path / "pictures"
+        assert Image.open(path).size == (16, 16)
+    assert read_record(Path(shown[1]))["prompt"] == "red apple"
+    assert read_record(Path(shown[1]))["index"] == 1
+
+
+def test_json_names_every_picture_and_the_models(trained, ask) -> None:
+    document = ask("generate", "a dog", "--truncation", "0.7", "--upsampler", "none")
+    (picture,) = document["pictures"]
+    assert picture["truncation"] == 0.7
+    assert picture["made_before"] is False
+    assert Image.open(picture["path"]).size == (8, 8)
+    assert set(document["model"]) == {"name", "sha256"}
+    assert "upsampler" not in document
+
+
+def test_json_is_all_there_is_on_standard_output(trained, gigagan) -> None:
+    done = gigagan("generate", "a dog", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["pictures"]) == 1
+
+
+def test_what_is_there_is_not_made_again_unless_it_is_asked_for(trained, ask) -> None:
+    first = ask("generate", "a dog")
+    path = Path(first["pictures"][0]["path"])
+    stamp = path.stat().st_mtime_ns
+    again = ask("generate", "a dog", "a cat")
+    assert [picture["made_before"] for picture in again["pictures"]] == [True, False]
+    assert path.stat().st_mtime_ns == stamp
+    other = ask("generate", "a dog", "--truncation", "0.5")
+    assert other["pictures"][0]["path"] != str(path), "other settings are another picture"
+    forced = ask("generate", "a dog", "--overwrite")
+    assert forced["pictures"][0]["made_before"] is False
+    assert path.stat().st_mtime_ns > stamp
+
+
+def test_a_picture_of_the_command_line_is_the_pipelines(trained, ask, models) -> None:
+    from gigagan_core.inference.pipeline import GigaGANPipeline
+    from gigagan_core.store.store import open_store
+
+    document = ask("generate", "a dog", "--count", "3", "--seed", "9", "--upsampler", "none")
+    pipe = GigaGANPipeline.from_pretrained("latest", device="cpu", store=open_store(models.store))
+    expected = np.asarray(pipe("a dog", seed=9, index=2).images[0]).astype(int)
+    found = np.asarray(Image.open(document["pictures"][2]["path"])).astype(int)
+    assert abs(found - expected).max() <= 1
+
+
+def test_prompts_come_from_a_file_too(trained, ask, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog\n\n  a cat \n")
+    document = ask("generate", "--prompts", "prompts.txt")
+    assert [picture["prompt"] for picture in document["pictures"]] == ["a dog", "a cat"]
+
+
+def test_a_prompt_too_long_for_the_encoder_is_a_warning(trained, ask) -> None:
+    document = ask("generate", "one two three four five six seven")
+    assert document["cut_prompts"] == ["one two three four five six seven"]
+    assert "warning: the encoder reads 8 tokens" in document["said"]
+
+
+def test_a_model_of_classes_takes_labels(models, ask, inside) -> None:
+    models.model(CLASSES, "base-model", None)
+    document = ask("generate", "0", "3")
+    assert [picture["prompt"] for picture in document["pictures"]] == [0, 3]
+    assert "labels from 0 to 3" in failure(inside("generate", "4"))
+    assert "'dog' is no label" in failure(inside("generate", "dog"))
+
+
+def test_without_an_upsampler_pictures_stay_small_and_it_is_said(models, ask, inside) -> None:
+    models.model(BASE, "base-model", models.encoder())
+    document = ask("generate", "a dog")
+    assert Image.open(document["pictures"][0]["path"]).size == (8, 8)
+    assert "pictures stay at 8 px: store" in document["said"]
+    assert "has no upsampler" in failure(inside("generate", "a dog", "--upsampler", "latest"))
+
+
+def test_a_recipe_is_replayed(trained, ask, tmp_path) -> None:
+    save_recipe(tmp_path / "walk.json", Walk(prompts=("a dog", "a cat"), stops=2, steps=3))
+    (picture,) = ask("generate", "--recipe", "walk.json")["pictures"]
+    assert Image.open(picture["path"]).n_frames == 6
+    again = ask("generate", "--recipe", picture["recipe"])["pictures"][0]
+    assert again == {**picture, "made_before": True}
+
+
+# ---- interpolate, mix ------------------------------------------------------------------------------
+
+
+def test_interpolate_draws_a_row_or_a_grid_and_keeps_its_recipe(trained, ask, inside) -> None:
+    row = ask("interpolate", "a dog", "a cat", "--columns", "4")["pictures"][0]
+    assert Image.open(row["path"]).size == (4 * 18 - 2, 16)
+    recipe = json.loads(Path(row["recipe"]).read_text())["recipe"]
+    assert recipe["prompts"] == ["a dog", "a cat"]
+    grid = ask("interpolate", "a", "b", "c", "d", "--rows", "3", "--columns", "2")
+    assert Image.open(grid["pictures"][0]["path"]).size == (2 * 18 - 2, 3 * 18 - 2)
+    film = ask("interpolate", "a", "b", "--animate", "mp4")["pictures"][0]
+    assert film["path"].endswith(".mp4")
+    assert Path(film["path"]).stat().st_size > 0
+    assert "prompts must be 2 or 4" in failure(inside("interpolate", "a", "b", "c"))
+
+
+def test_mix_has_a_column_a_layer_and_a_row_a_seed(trained, ask) -> None:
+    mixed = ask("mix", "a dog", "a cat", "--layer", "1", "--layer", "2", "--seed", "1", "--seed", "5")[
+        "pictures"
+    ][0]
+    assert Image.open(mixed["path"]).size == (2 * 18 - 2, 2 * 18 - 2)
+    recipe = json.loads(Path(mixed["recipe"]).read_text())["recipe"]
+    assert recipe["layers"] == [1, 2]
+    assert [(point["prompt"], point["seed"]) for point in recipe["second"]] == [("a cat", 1), ("a cat", 5)]
+    alone = ask("mix", "a dog", "--words", "first")["pictures"][0]
+    recipe = json.loads(Path(alone["recipe"]).read_text())["recipe"]
+    assert recipe["second"][0] == {**recipe["first"][0], "seed": 1}
+    assert recipe["layers"] == [0, 1, 2, 3]
+
+
+# ---- upsample --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures in a folder and below it."""
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels).save(folder / "more" / "b.jpg")
+    Image.fromarray(pixels[..., 0]).save(folder / "more" / "c.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_upsample_takes_a_folder_and_keeps_its_shape(trained, ask, folder, tmp_path) -> None:
+    pictures = ask("upsample", "in")["pictures"]
+    names = [Path(picture["path"]).relative_to(tmp_path / "upsampled").as_posix() for picture in pictures]
+    assert names == ["a.png", "more/b.png", "more/c.png"]
+    assert [Image.open(picture["path"]).size for picture in pictures] == [(24, 20)] * 3
+    assert Image.open(pictures[2]["path"]).mode == "L"
+
+
+def test_upsample_takes_files_globs_scales_and_sizes(trained, ask, folder) -> None:
+    one = ask("upsample", "in/a.png", "--scale", "3.5", "--out", "one")["pictures"]
+    assert [Image.open(picture["path"]).size for picture in one] == [(42, 35)]
+    some = ask("upsample", "in/more/*", "--size", "48", "--out", "some")["pictures"]
+    assert [Image.open(picture["path"]).size for picture in some] == [(48, 40)] * 2
+
+
+def test_upsample_goes_on_where_it_was_cut_off(trained, ask, inside, folder, tmp_path) -> None:
+    ask("upsample", "in/a.png")
+    pictures = ask("upsample", "in")["pictures"]
+    assert [picture["made_before"] for picture in pictures] == [True, False, False]
+    sentence = failure(inside("upsample", "in", "--noise", "0.3"))
+    assert "a.png is there and was made otherwise; give --overwrite" in sentence
+    again = ask("upsample", "in", "--noise", "0.3", "--overwrite")["pictures"]
+    assert [picture["made_before"] for picture in again] == [False] * 3
+    assert read_record(tmp_path / "upsampled" / "a.png")["noise"] == 0.3
+
+
+def test_a_corrupt_picture_is_left_out_and_said_at_the_end(trained, inside, folder, tmp_path) -> None:
+    (folder / "broken.png").write_bytes(b"nothing")
+    sentence = failure(inside("upsample", "in"))
+    assert "1 of 4 pictures were left out" in sentence
+    assert "broken.png cannot be decoded" in sentence
+    assert len(list((tmp_path / "upsampled").rglob("*.png"))) == 3
+    assert "broken.png cannot be decoded" in failure(inside("upsample", "in/broken.png", "--out", "other"))
+
+
+# ---- what does not fit ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["generate"], "nothing says what to make"),
+        (["generate", "a", "--recipe", "x.json"], "recipe x.json cannot be used"),
+        (["generate", "--prompts", "missing.txt"], "--prompts missing.txt cannot be read"),
+        (["generate", "a", "--out", "file/pictures"], "output folder file/pictures cannot be made"),
+        (["generate", "a", "--truncation", "7"], "truncation 7.0 cannot be used"),
+        (["generate", "a", "--memory", "1e-9"], "raise the limit"),
+        (["generate", "a", "--model", "0123456789ab"], "has no base model '0123456789ab'"),
+        (["mix", "a", "b", "--layer", "40"], "has no layer 40; its layers are cut at 0 (coarse) to 3 (fine)"),
+        (["mix", "a", "b", "--layer", "-1"], "has no layer -1"),
+        (["upsample", "nothing.png"], "nothing.png: no such picture"),
+        (["upsample", "nothing/*.png"], "no such picture"),
+        (["upsample", "empty"], "folder empty holds no pictures"),
+        (["upsample", "a.png", "--scale", "0.2"], "does not shrink"),
+        (["upsample", "a.png", "--size", "4"], "does not shrink"),
+        (["upsample", "a.png", "--scale", "2", "--size", "40"], "--scale and --size were given"),
+        (["upsample", "a.png", "--tile", "7"], "multiple of 2"),
+        (["upsample", "a.png", "--noise", "-1"], "noise level is -1"),
+        (["export", "--out", "file/x"], "output folder file/x cannot be made"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(trained, inside, tmp_path, arguments, sentence) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    if "x.json" not in arguments:
+        assert sentence in failure(inside(*arguments))
+        return
+    assert "not both" in failure(inside(*arguments))
+    assert sentence in failure(inside("generate", "--recipe", "x.json"))
+
+
+@pytest.mark.parametrize("command", [["generate", "a"], ["mix", "a", "b"], ["export", "--out", "programs"]])
+def test_no_model_is_one_sentence(inside, models, command) -> None:
+    assert "has no base model (base-model); run the stage that makes one first" in failure(inside(*command))
+
+
+def test_export_writes_programs_that_are_checked(trained, ask, tmp_path) -> None:
+    document = ask("export", "--out", "programs")
+    assert set(document["programs"]) == {"base", "encoder"}
+    assert (tmp_path / "programs" / "base.pt2").stat().st_size > 0
+    assert document["programs"]["base"]["largest_difference"] < 1e-4

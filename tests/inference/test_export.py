@@ -1,0 +1,110 @@
+"""Exported programs give what the networks give, at any batch size, with torch alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.inference import export
+from gigagan_core.inference.export import export_networks
+
+from .conftest import make_generator, make_upsampler
+
+SMALL = {
+    "low_size": 16,
+    "image_size": 32,
+    "bottleneck_size": 8,
+    "encoder_blocks": (1,),
+    "encoder_attention_depths": (0,),
+    "kernels": (2, 1, 1),
+    "blocks": (1, 1, 1),
+    "attention_depths": (1, 0, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, encoder) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_networks(folder, make_generator(), make_upsampler(**SMALL), encoder, {"base": {"name": "tiny"}})
+    return folder
+
+
+def test_programs_give_what_the_pipeline_gives(exported: Path, pipe, encoder) -> None:
+    base, words = (torch.export.load(exported / f"{name}.pt2").module() for name in ("base", "encoder"))
+    prompts = ["dog", "red apple", "cat", "old tree"]
+    tokens = encoder.tokenize(prompts)
+    for truncation in (1.0, 0.5):
+        points = pipe.points(prompts, 3, truncation)
+        expected = torch.cat([images for _, images in pipe.pixels(points)])
+        psi = torch.full((4,), truncation)
+        found = base(pipe(prompts, seed=3).z, psi, *words(tokens))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_programs_need_torch_alone(exported: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "sys.modules['gigagan_core'] = None\n"
+        "load = lambda name: torch.export.load(f'{sys.argv[1]}/{name}.pt2').module()\n"
+        "words = load('encoder')(torch.tensor([[49406, 1929, 49407, 0, 0, 0, 0, 0]]))\n"
+        "low = load('base')(torch.ones(1, 6), torch.ones(1), *words)\n"
+        "assert low.shape == (1, 3, 16, 16), low.shape\n"
+        "assert load('upsampler')(low, torch.ones(1, 6), torch.ones(1), *words).shape == (1, 3, 32, 32)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported)], capture_output=True, text=True, cwd=exported
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_description_names_inputs_and_differences(exported: Path) -> None:
+    document = json.loads((exported / "export.json").read_text())
+    assert document["models"] == {"base": {"name": "tiny"}}
+    assert set(document["programs"]) == {"base", "upsampler", "encoder"}
+    base = document["programs"]["base"]
+    assert list(base["inputs"]) == ["z", "psi", "features", "eot_index", "mask"]
+    assert base["inputs"]["features"] == ["N", 8, 16, "float32"]
+    assert all(0 <= each["largest_difference"] < 1e-4 for each in document["programs"].values())
+
+
+def test_a_model_of_classes_is_exported_with_labels(tmp_path: Path) -> None:
+    network = make_generator(conditioning="class", classes=4, cross_attention=False)
+    document = export_networks(tmp_path, network)
+    assert list(document["programs"]["base"]["inputs"]) == ["z", "psi", "labels"]
+
+
+def test_a_program_of_one_batch_size_keeps_a_kernel_for_each_sample(tmp_path: Path, encoder) -> None:
+    network = make_generator(kernels=(1, 2, 8))
+    document = export_networks(tmp_path, network, encoder=encoder, batch_size=1)
+    assert document["programs"]["base"]["inputs"]["z"] == [1, 6, "float32"]
+    program = torch.export.load(tmp_path / "base.pt2")
+    convolutions = [node for node in program.graph.nodes if node.target == torch.ops.aten.conv2d.default]
+    kernels = {tuple(node.args[1].meta["val"].shape[:2]) for node in convolutions}
+    assert (8, 8) in kernels
+    assert (8, 8 * 8) not in kernels, "the bank of 8 kernels must not be one wide convolution"
+
+
+def test_a_program_that_differs_is_refused(tmp_path: Path, monkeypatch) -> None:
+    network = make_generator(conditioning="none", cross_attention=False)
+    load = torch.export.load
+
+    def damaged(path):
+        program = load(path)
+        with torch.no_grad():
+            program.state_dict["network.constant"] += 1
+        return program
+
+    monkeypatch.setattr(export.torch.export, "load", damaged)
+    with pytest.raises(GigaganError, match=r"base\.pt2 differs by"):
+        export_networks(tmp_path, network)
+
+
+def test_a_model_of_captions_is_not_exported_without_its_encoder(tmp_path: Path) -> None:
+    with pytest.raises(GigaganError, match="give its encoder"):
+        export_networks(tmp_path, make_generator())
