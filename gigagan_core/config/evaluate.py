@@ -88,5 +88,14 @@ class EvaluateSettings(Settings):
     samples_shown: int = Field(24, ge=1)
     upsampled_shown: int = Field(8, ge=1)
 
+    gallery_shown: int = Field(8, ge=1)
+    """Images of each gallery: best, worst, failures, nearest training images."""
+
+    training_searched: int = Field(50_000, ge=1)
+    """Nearest neighbours are looked for among at most this many training images, drawn by seed."""
+
+    latency_batches: tuple[int, ...] = operational(())
+    """Batch sizes to time the model with; none: not timed. `gigagan latency` times it without an evaluation."""
+
     batch_size: int = operational(64, ge=1)
     """Images generated or judged at once."""

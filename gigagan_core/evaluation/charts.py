@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -20,6 +20,16 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One point of a trade-off: x, y, the label beside it, and whether it stands out."""
+
+    x: float
+    y: float
+    label: str
+    strong: bool = False
+
+
 def line_chart(lines: Sequence[Line], x_label: str) -> str:
     """SVG text of a chart of lines over a common axis; every string in it is escaped.
 
@@ -29,41 +39,110 @@ def line_chart(lines: Sequence[Line], x_label: str) -> str:
     thinned = [line for line in thinned if line.points]
     if not thinned:
         return ""
-    xs = [x for line in thinned for x, _ in line.points]
-    ys = [y for line in thinned for _, y in line.points]
-    x_low, x_high = min(xs), max(xs)
-    y_ticks = ticks(min(ys), max(ys))
-    # a flat line has one tick, and stands in the middle
-    y_low, y_high = (y_ticks[0], y_ticks[-1]) if len(y_ticks) > 1 else (y_ticks[0] - 1, y_ticks[0] + 1)
+    frame = _Frame.of([point for line in thinned for point in line.points])
+    parts = frame.opening(f"{', '.join(line.name for line in thinned)} over {x_label}", x_label)
+    parts += [
+        f'<polyline class="line line-{number % 4}" points="{frame.path(line.points)}"/>'
+        for number, line in enumerate(thinned)
+    ]
+    return "".join([*parts, "</svg>"])
 
-    def across(x: float) -> float:
-        return _LEFT + (x - x_low) / ((x_high - x_low) or 1) * (_WIDTH - _LEFT - _RIGHT)
 
-    def up(y: float) -> float:
-        return _HEIGHT - _BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (_HEIGHT - _TOP - _BOTTOM)
+def trade_chart(curves: Mapping[str, Sequence[Mark]], x_label: str, y_label: str) -> str:
+    """SVG text of marks joined in their order, a colour a curve; every string in it is escaped.
 
-    label = escape(f"{', '.join(line.name for line in thinned)} over {x_label}", quote=True)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
-    for tick in y_ticks:
-        y = up(tick)
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_short(tick)}</text>')
-    x_ticks = [tick for tick in ticks(x_low, x_high) if x_low <= tick <= x_high]
-    for tick in x_ticks:
-        x = across(tick)
-        anchor = "end" if x > _WIDTH - 30 else "middle"
+    A label that would lie on another is left out; a pointer over the mark shows it.
+    """
+    frame = _Frame.of([(mark.x, mark.y) for curve in curves.values() for mark in curve], wide=True)
+    parts = frame.opening(f"{y_label} over {x_label}", x_label, y_label)
+    parts += [
+        f'<polyline class="line line-{number % 4}" points="{frame.path([(mark.x, mark.y) for mark in curve])}"/>'
+        for number, curve in enumerate(curves.values())
+    ]
+    placed = [(number, mark) for number, curve in enumerate(curves.values()) for mark in curve]
+    for number, mark in placed:
+        strong, size = (" strong", 4.5) if mark.strong else ("", 3)
         parts.append(
-            f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{_short(tick)}</text>'
+            f'<circle class="mark line-{number % 4}{strong}" cx="{frame.across(mark.x):.1f}" '
+            f'cy="{frame.up(mark.y):.1f}" r="{size}"><title>{escape(mark.label)}</title></circle>'
         )
-    parts.append(
-        f'<text class="axis" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-    )
-    for number, line in enumerate(thinned):
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.points)
-        parts.append(f'<polyline class="line line-{number % 4}" points="{path}"/>')
-    parts.append("</svg>")
-    return "".join(parts)
+    return "".join([*parts, *_labels(frame, [mark for _, mark in placed]), "</svg>"])
+
+
+def _labels(frame: _Frame, marks: Sequence[Mark]) -> list[str]:
+    """Texts beside marks, those that stand out first."""
+    parts: list[str] = []
+    taken: list[tuple[float, float]] = []
+    for mark in sorted(marks, key=lambda mark: not mark.strong):
+        x, y = frame.across(mark.x), frame.up(mark.y)
+        if all(abs(x - left) > 26 or abs(y - top) > 12 for left, top in taken):
+            taken.append((x, y))
+            anchor, left = ("end", x - 8) if x > frame.width - 60 else ("start", x + 8)
+            parts.append(
+                f'<text x="{left:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">{escape(mark.label)}</text>'
+            )
+    return parts
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Axes: from figures to places on the chart."""
+
+    width: int
+    height: int
+    x_low: float
+    x_high: float
+    y_ticks: tuple[float, ...]
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]], wide: bool = False) -> _Frame:
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        # a mark is no line: it needs room on both sides
+        room = (max(xs) - min(xs)) * 0.04 if wide else 0
+        width, height = (_WIDTH * 1.5, _HEIGHT * 1.8) if wide else (_WIDTH, _HEIGHT)
+        return cls(
+            round(width), round(height), min(xs) - room, max(xs) + room, tuple(ticks(min(ys), max(ys)))
+        )
+
+    def across(self, x: float) -> float:
+        room = self.width - _LEFT - _RIGHT
+        return _LEFT + (x - self.x_low) / ((self.x_high - self.x_low) or 1) * room
+
+    def up(self, y: float) -> float:
+        # a flat line has one tick, and stands in the middle
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        low, high = (low, high) if len(self.y_ticks) > 1 else (low - 1, high + 1)
+        room = self.height - _TOP - _BOTTOM
+        return self.height - _BOTTOM - (y - low) / ((high - low) or 1) * room
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{self.across(x):.1f},{self.up(y):.1f}" for x, y in points)
+
+    def opening(self, label: str, x_label: str, y_label: str = "") -> list[str]:
+        """The start of the SVG, with rules, ticks and the axes' names."""
+        view = f"0 0 {self.width} {self.height}"
+        parts = [f'<svg viewBox="{view}" role="img" aria-label="{escape(label, quote=True)}">']
+        right = self.width - _RIGHT
+        for tick in self.y_ticks:
+            y = self.up(tick)
+            parts.append(f'<line class="rule" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_short(tick)}</text>')
+        for tick in ticks(self.x_low, self.x_high):
+            if self.x_low <= tick <= self.x_high:
+                x, y = self.across(tick), self.height - _BOTTOM + 14
+                anchor = "end" if x > self.width - 30 else "middle"
+                parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}">{_short(tick)}</text>')
+        parts.append(
+            f'<text class="axis" x="{(_LEFT + right) / 2}" y="{self.height - 4}" text-anchor="middle">'
+            f"{escape(x_label)}</text>"
+        )
+        if y_label:
+            middle = (_TOP + self.height - _BOTTOM) / 2
+            parts.append(
+                f'<text class="axis" transform="translate(9 {middle}) rotate(-90)" text-anchor="middle">'
+                f"{escape(y_label)}</text>"
+            )
+        return parts
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

@@ -61,20 +61,30 @@ def _transports(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_interval(
-    real: FeatureSet, fake: FeatureSet, distance: float, *, resamples: int, seed: int, level: float = 0.95
+    real: FeatureSet,
+    fake: FeatureSet,
+    distance: float,
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    groups: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Interval:
     """Bootstrap interval of a Frechet distance for the images drawn of both sets, on its linearisation.
+
+    groups: of the real and of the generated images, see `bootstrap_mean`.
 
     Resampling images and computing the distance anew would cost seconds a resample at 2048 dimensions and lift every
     value by its own bias; resampled influences give the spread alone. The bias that a finite count puts into the
     distance is not in the interval: see `extrapolate`.
     """
     ends = [
-        bootstrap_mean(effects, resamples=resamples, seed=seed + place, level=level)
+        bootstrap_mean(effects, resamples=resamples, seed=seed + place, level=level, groups=groups[place])
         for place, effects in enumerate(influences(real, fake))
     ]
     # independent sets: half-widths add in squares
     low = distance - sum(end.low**2 for end in ends) ** 0.5
+    low = max(low, min(distance, 0.0))  # no distance is below 0
     high = distance + sum(end.high**2 for end in ends) ** 0.5
     method = (
         f"bootstrap of the linearised distance over images of both sets, {resamples} resamples, seed {seed}"

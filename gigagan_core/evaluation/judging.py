@@ -12,9 +12,12 @@ from torch import Tensor
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import baselines
+from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.clip_score import ClipScore, clip_score
+from gigagan_core.evaluation.feature_set import FeatureSet, SampleAccumulator
 from gigagan_core.evaluation.features import caption_features, image_features
 from gigagan_core.evaluation.frechet import FrechetDistance, frechet_distance
+from gigagan_core.evaluation.frechet_error import distance_interval
 from gigagan_core.evaluation.moments import Moments
 from gigagan_core.evaluation.patches import bicubic, consistency_rmse, cut_patches, patch_positions, psnr
 from gigagan_core.evaluation.precision_recall import PrecisionRecall, precision_recall
@@ -31,7 +34,8 @@ class SetFigures:
     """What the judge says of one set of images; None where a figure makes no sense for the set.
 
     id: stable key. label: for people. fd: against the held-out real images. manifold: precision and
-    recall against them. clip, retrieval: with the held-out captions.
+    recall against them. clip, retrieval: with the held-out captions. fd_interval, score_interval: of fd's
+    distance and of clip's score.
     """
 
     id: str
@@ -40,17 +44,43 @@ class SetFigures:
     manifold: PrecisionRecall | None = None
     clip: ClipScore | None = None
     retrieval: Retrieval | None = None
+    fd_interval: Interval | None = None
+    score_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class BaseFeatures:
+    """The judge's features of all that a base model's evaluation compares, each image once: float32 on the CPU.
+
+    texts, real, generated, untrained, blurred: [N, E], row i of or for caption i. mean_image: [1, E]. training:
+    [S, E] of the training images `searched`, int64 [S] positions among all of them. chosen: int64 [N] rows of
+    `training` that are the baselines' images. None where the images were not given.
+    """
+
+    texts: Tensor
+    real: Tensor
+    generated: Tensor
+    untrained: Tensor | None = None
+    blurred: Tensor | None = None
+    mean_image: Tensor | None = None
+    training: Tensor | None = None
+    searched: Tensor | None = None
+    chosen: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class UpsamplerFigures:
-    """What is measured of one way to enlarge; psnr in dB, consistency in shares of the pixel range."""
+    """What is measured of one way to enlarge.
+
+    psnr: dB. consistency: shares of the pixel range. patch_interval: of patch_fd's distance.
+    """
 
     id: str
     label: str
     patch_fd: FrechetDistance
     psnr: float
     consistency: float
+    patch_interval: Interval | None = None
 
 
 def judge_base(
@@ -64,13 +94,26 @@ def judge_base(
     groups: Tensor | None = None,
     on_batch: Progress = lambda done: None,
 ) -> list[SetFigures]:
-    """Figures of the generated images and of every baseline, the generated ones first.
+    """`base_figures` of `base_features`, whose arguments these are."""
+    features = base_features(judge, captions, real, generated, untrained, training, settings, on_batch)
+    return base_figures(features, captions, settings, groups)
+
+
+def base_features(
+    judge: Encoder,
+    captions: list[str],
+    real: Tensor,
+    generated: Tensor,
+    untrained: Tensor | None,
+    training: Tensor | None,
+    settings: EvaluateSettings,
+    on_batch: Progress = lambda done: None,
+) -> BaseFeatures:
+    """Every image through the judge, once.
 
     captions: N held-out captions. real, generated, untrained: uint8 [N, 3, H, W], row i made for or
     showing caption i. training: uint8 [T, 3, H, W] training images, T >= N, or None: then the baselines
-    made of them are missing. groups: int64 [N], equal where images are variants of one drawing and so do
-    not count as independent in intervals; None: all are.
-    Raises GigaganError where counts or sizes differ or features are not finite.
+    made of them are missing. Raises GigaganError where counts or sizes differ.
     """
     for name, images in (("generated", generated), ("untrained", untrained), ("training", training)):
         if images is not None and images.shape[1:] != real.shape[1:]:
@@ -79,7 +122,9 @@ def judge_base(
                 "set image_size to the model's"
             )
 
-    def features(images: Tensor) -> Tensor:
+    def features(images: Tensor | None) -> Tensor | None:
+        if images is None:
+            return None
         return image_features(
             judge,
             images,
@@ -88,61 +133,90 @@ def judge_base(
             on_batch=on_batch,
         )
 
-    texts = caption_features(judge, captions)
-    real_features = features(real)
-    reference = Moments.of(real_features, "held-out images")
-
-    def judged(
-        key: str, label: str, set_features: Tensor, *, own_captions: bool, manifold: bool = True
-    ) -> SetFigures:
-        return SetFigures(
-            key,
-            label,
-            fd=frechet_distance(reference, Moments.of(set_features, label)),
-            manifold=precision_recall(real_features, set_features, settings.neighbours) if manifold else None,
-            **(_with_captions(set_features, texts, captions, settings, groups) if own_captions else {}),
-        )
-
-    sets = [judged("generated", "generated", features(generated), own_captions=True)]
-    if untrained is not None:
-        sets.append(judged("untrained", "untrained generator", features(untrained), own_captions=True))
+    searched = chosen = blurred = mean = None
     if training is not None:
-        chosen = training[baselines.sample(len(real), len(training), settings.seed)]
-        size = baselines.BLUR_SIZE
-        sets.append(
-            judged(
-                "blurred",
-                f"real training images, blurred to {size} x {size}",
-                features(baselines.blurred(chosen)),
-                own_captions=False,
-            )
+        searched = _searched(len(training), len(real), settings)
+        chosen = baselines.sample(len(real), len(searched), settings.seed)
+        blurred = baselines.blurred(training[searched[chosen]])
+        mean = baselines.mean_image(training)
+    return BaseFeatures(
+        texts=caption_features(judge, captions),
+        real=features(real),
+        generated=features(generated),
+        untrained=features(untrained),
+        blurred=features(blurred),
+        mean_image=features(mean),
+        training=None if training is None else features(training[searched]),
+        searched=searched,
+        chosen=chosen,
+    )
+
+
+def _searched(available: int, held_out: int, settings: EvaluateSettings) -> Tensor:
+    return baselines.sample(
+        min(available, max(settings.training_searched, held_out)), available, settings.seed
+    )
+
+
+def images_to_judge(held_out: int, with_untrained: bool, training: int, settings: EvaluateSettings) -> int:
+    """How many images `base_features` runs through the encoder, for a progress bar; training: T, 0 without."""
+    searched = len(_searched(training, held_out, settings)) if training else 0
+    return held_out * (2 + with_untrained + bool(training)) + searched + bool(training)
+
+
+def base_figures(
+    features: BaseFeatures, captions: list[str], settings: EvaluateSettings, groups: Tensor | None = None
+) -> list[SetFigures]:
+    """Figures of the generated images and of every baseline, the generated ones first.
+
+    groups: int64 [N], equal where images are variants of one drawing and so do not count as independent in
+    intervals; None: all are. Raises GigaganError where features are not finite.
+    """
+    real, texts = features.real, features.texts
+    reference, real_set = Moments.of(real, "held-out images"), FeatureSet.of(real, "held-out images")
+
+    def judged(key: str, label: str, fake: Tensor, *, own_captions: bool = False) -> SetFigures:
+        fd = frechet_distance(reference, Moments.of(fake, label))
+        interval = distance_interval(
+            real_set,
+            FeatureSet.of(fake, label),
+            fd.distance,
+            resamples=settings.bootstrap_resamples,
+            seed=settings.seed,
+            level=settings.confidence,
+            groups=(groups, groups if own_captions else None),
         )
-        mean = features(baselines.mean_image(training)).expand(len(real), -1)
-        sets.append(judged("mean-image", "mean training image", mean, own_captions=False, manifold=False))
-        sets.append(judged("training", "real training images", features(chosen), own_captions=False))
-    held_out = _with_captions(real_features, texts, captions, settings, groups)
-    sets.append(SetFigures("held-out", "real held-out images", **held_out))
+        manifold = precision_recall(real, fake, settings.neighbours)
+        with_captions = _with_captions(fake, texts, captions, settings, groups) if own_captions else {}
+        return SetFigures(key, label, fd=fd, fd_interval=interval, manifold=manifold, **with_captions)
+
+    sets = [judged("generated", "generated", features.generated, own_captions=True)]
+    if features.untrained is not None:
+        sets.append(judged("untrained", "untrained generator", features.untrained, own_captions=True))
+    if features.training is not None:
+        size = baselines.BLUR_SIZE
+        blurred = f"real training images, blurred to {size} x {size}"
+        sets.append(judged("blurred", blurred, features.blurred))
+        # one image repeated has no manifold, and no second draw of it
+        mean = Moments.of(features.mean_image.expand(len(real), -1), "mean training image")
+        sets.append(SetFigures("mean-image", "mean training image", fd=frechet_distance(reference, mean)))
+        sets.append(judged("training", "real training images", features.training[features.chosen]))
+    sets.append(
+        SetFigures(
+            "held-out", "real held-out images", **_with_captions(real, texts, captions, settings, groups)
+        )
+    )
     return sets
-
-
-def images_to_judge(held_out: int, with_untrained: bool, with_training: bool) -> int:
-    """How many images `judge_base` runs through the encoder, for a progress bar."""
-    return held_out * (2 + with_untrained + 2 * with_training) + with_training
 
 
 def _with_captions(
     features: Tensor, texts: Tensor, captions: list[str], settings: EvaluateSettings, groups: Tensor | None
-) -> dict[str, ClipScore | Retrieval]:
+) -> dict[str, ClipScore | Retrieval | Interval]:
+    draws = {"resamples": settings.bootstrap_resamples, "seed": settings.seed, "level": settings.confidence}
+    score = clip_score(features, texts, captions, groups=groups, **draws)
     return {
-        "clip": clip_score(
-            features,
-            texts,
-            captions,
-            resamples=settings.bootstrap_resamples,
-            seed=settings.seed,
-            level=settings.confidence,
-            groups=groups,
-        ),
+        "clip": score,
+        "score_interval": bootstrap_mean(score.per_image, groups=groups, **draws),
         "retrieval": caption_recall(
             features,
             texts,
@@ -160,12 +234,13 @@ def judge_upsamplers(
     low: Tensor,
     enlarged: dict[str, tuple[str, Tensor]],
     settings: EvaluateSettings,
+    groups: Tensor | None = None,
     on_batch: Progress = lambda done: None,
 ) -> list[UpsamplerFigures]:
     """Figures of bicubic enlarging and of every upsampler's images, bicubic last.
 
     real: uint8 [N, 3, H, W]. low: uint8 [N, 3, h, w], `patches.shrink` of real. enlarged: by id, (label,
-    uint8 [N, 3, H, W]). Patches lie at the same places in every set.
+    uint8 [N, 3, H, W]). groups: int64 [N], as `base_figures`'. Patches lie at the same places in every set.
     """
     enlarged = {**enlarged, "bicubic": ("bicubic", bicubic(low, real.shape[-1]))}
     places = patch_positions(
@@ -176,26 +251,35 @@ def judge_upsamplers(
         settings.seed,
     )
 
-    def moments(images: Tensor, name: str) -> Moments:
+    # patches of one image, and variants of one drawing, are no independent evidence
+    of_patches = (torch.arange(len(real)) if groups is None else groups).repeat_interleave(places.shape[1])
+
+    def features(images: Tensor, name: str) -> FeatureSet:
         # image by image in batches: all patches at once would be P times the images' memory
-        total: Moments | None = None
+        kept = SampleAccumulator()
         for some, where in zip(
             images.split(settings.batch_size), places.split(settings.batch_size), strict=True
         ):
             patches = cut_patches(some, where, settings.patch_size)
-            piece = Moments.of(image_features(judge, patches, normalise=settings.normalise_features), name)
-            total = piece if total is None else total.merge(piece)
+            kept.add(image_features(judge, patches, normalise=settings.normalise_features))
             on_batch(len(patches))
-        return total
+        return kept.features(name)
 
-    reference = moments(real, "patches of held-out images")
-    return [
-        UpsamplerFigures(
-            key,
-            label,
-            patch_fd=frechet_distance(reference, moments(images, f"patches of {label}")),
-            psnr=float(psnr(images, real).mean()),
-            consistency=consistency_rmse(images, low),
+    reference = features(real, "patches of held-out images")
+
+    def judged(key: str, label: str, images: Tensor) -> UpsamplerFigures:
+        patches = features(images, f"patches of {label}")
+        fd = frechet_distance(reference.moments, patches.moments)
+        interval = distance_interval(
+            reference,
+            patches,
+            fd.distance,
+            resamples=settings.bootstrap_resamples,
+            seed=settings.seed,
+            level=settings.confidence,
+            groups=(of_patches, of_patches),
         )
-        for key, (label, images) in enlarged.items()
-    ]
+        psnr_mean, consistency = float(psnr(images, real).mean()), consistency_rmse(images, low)
+        return UpsamplerFigures(key, label, fd, psnr_mean, consistency, interval)
+
+    return [judged(key, label, images) for key, (label, images) in enlarged.items()]

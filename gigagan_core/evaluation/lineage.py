@@ -76,6 +76,7 @@ def _line(role: str, reference: Mapping[str, Any], artifact: Artifact | None) ->
         "role": role,
         "stage": str(manifest.get("label") or reference.get("stage") or "outside file"),
         "fingerprint": str(reference.get("fingerprint") or reference.get("sha256") or ""),
+        "output_digest": str(reference.get("output_digest") or reference.get("sha256") or ""),
         "made": str(manifest.get("created", ""))[:16].replace("T", " "),
         "git_commit": str(manifest.get("git_commit") or "")[:12],
         "mlflow_run": str((manifest.get("mlflow") or {}).get("run_id") or ""),

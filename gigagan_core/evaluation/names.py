@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_\-./]+")
 INCEPTION, LEGACY = "inception", "legacy_pytorch"
@@ -35,6 +36,30 @@ def metric_name(
     if not _ALLOWED.fullmatch(name):
         raise ValueError(f"{name!r}: a metric's name holds letters, digits and _-./ only")
     return name
+
+
+class Parts(NamedTuple):
+    """What a metric's name says. baseline: its id, "" for the model's own. extractor: "" where it needs none."""
+
+    baseline: str
+    metric: str
+    extractor: str
+    resolution: str
+    count: str
+
+
+def parse(name: str) -> Parts:
+    """The parts of a name that `metric_name` made, with ``baseline/<id>/`` before it or not.
+
+    Raises ValueError for any other name.
+    """
+    place, _, own = name.rpartition("/")
+    parts = own.split("_")
+    if len(parts) == 3:
+        parts.insert(1, "")
+    if len(parts) != 4 or (place and not place.startswith("baseline/")):
+        raise ValueError(f"{name!r} is no <metric>_<extractor>_<resolution>_<count>")
+    return Parts(place.removeprefix("baseline/"), *parts)
 
 
 def extractor_name(name: str) -> str:

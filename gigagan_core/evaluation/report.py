@@ -8,26 +8,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gigagan_core.config.base import all_settings
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.evaluation import baselines, report_page
 from gigagan_core.evaluation.claims import Claim
 from gigagan_core.evaluation.curves import Curve
+from gigagan_core.evaluation.galleries import Gallery, Sample
 from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
-from gigagan_core.evaluation.names import extractor_name, metric_name
+from gigagan_core.evaluation.latency import Timing
+from gigagan_core.evaluation.names import extractor_name
+from gigagan_core.evaluation.neighbours import Memorisation, Repetition
+from gigagan_core.evaluation.report_figures import figures, metrics, set_values
+from gigagan_core.evaluation.report_file import FILE, SCHEMA, SCHEMA_VERSION
 
-SCHEMA = "gigagan-report"
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A held-out caption (a stranger's text, raw) and its pictures by column title, uint8 [3, H, W]."""
-
-    caption: str
-    images: Mapping[str, Tensor]
+GALLERIES = "galleries"
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,9 @@ class Report:
     independent. judge, condition: facts about the encoders (``name``, ``sha256``, ...). sets: the base
     model's figures and its baselines', "generated" first. upsamplers: figures of every way to enlarge.
     claims: the verdicts. cautions: sentences a reader must know. samples: one for each shown caption;
-    strips: the same for the upsampler on real images. curves: of training. lineage: lines of
+    strips: the same for the upsampler on real images. galleries: pictures chosen by a figure. memorisation,
+    repetition: of the nearest neighbours. timings: of the networks, where asked for. published: rows of the paper's
+    tables with this report's figures beside them, cells by column. curves: of training. lineage: lines of
     `evaluation.lineage`. attribution: licences and sources of the data. record: git commit, MLflow run,
     machine, packages, time.
     """
@@ -54,6 +50,11 @@ class Report:
     cautions: Sequence[str]
     samples: Sequence[Sample]
     strips: Sequence[Sample]
+    galleries: Sequence[Gallery] = ()
+    memorisation: Memorisation | None = None
+    repetition: Repetition | None = None
+    timings: Sequence[Timing] = ()
+    published: Sequence[Mapping[str, Any]] = ()
     curves: Sequence[Curve] = ()
     lineage: Sequence[Mapping[str, Any]] = ()
     attribution: Sequence[str] = ()
@@ -63,51 +64,6 @@ class Report:
     def extractor(self) -> str:
         """The judge's name, as it stands in every figure's name."""
         return extractor_name(self.judge["name"])
-
-
-def metrics(report: Report) -> dict[str, float]:
-    """Every figure by its full name (`names.metric_name`), baselines under ``baseline/<id>/``.
-
-    The names are valid MLflow keys; the values are finite.
-    """
-    settings = report.settings
-
-    def name(metric: str, resolution: int, count: int) -> str:
-        return metric_name(metric, extractor=report.extractor, resolution=resolution, count=count)
-
-    named: dict[str, float] = {}
-    for figures in report.sets:
-        prefix = "" if figures.id == "generated" else f"baseline/{figures.id}/"
-        for metric, value in set_values(figures).items():
-            named[prefix + name(metric, settings.image_size, report.count)] = value
-    for figures in report.upsamplers:
-        prefix = "" if figures.id == "upsampler" else f"baseline/{figures.id}/"
-        size, patches = settings.upsampled_size, figures.patch_fd.count
-        named[prefix + name(f"patch{settings.patch_size}-fd", size, patches)] = figures.patch_fd.distance
-        # these two compare pixels: no encoder in their names
-        named[prefix + f"psnr_{size}_{report.count}"] = figures.psnr
-        named[prefix + f"consistency-rmse_{size}_{report.count}"] = figures.consistency
-    return named
-
-
-def set_values(figures: SetFigures) -> dict[str, float]:
-    """The figures that a set has, by short name, in the order of the report's table."""
-    values: dict[str, float] = {}
-    if figures.fd is not None:
-        values["fd"] = figures.fd.distance
-    if figures.clip is not None:
-        values["clip-score"] = figures.clip.score
-        values["clip-score-shuffled"] = figures.clip.shuffled
-        values["clip-score-difference"] = figures.clip.difference
-        values["clip-score-difference-low"] = figures.clip.interval.low
-        values["clip-score-difference-high"] = figures.clip.interval.high
-    if figures.retrieval is not None:
-        values[f"retrieval-at-{figures.retrieval.k}"] = figures.retrieval.recall
-        values[f"retrieval-at-{figures.retrieval.k}-chance"] = figures.retrieval.chance
-    if figures.manifold is not None:
-        values["precision"] = figures.manifold.precision
-        values["recall"] = figures.manifold.recall
-    return values
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -120,6 +76,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "count": report.count,
         "independent": report.independent,
         "encoders": {"judge": dict(report.judge), "condition": dict(report.condition)},
+        "figures": {figure.name: figure.as_json() for figure in figures(report)},
         "metrics": metrics(report),
         "claims": [claim.as_dict() for claim in report.claims],
         "cautions": list(report.cautions),
@@ -127,11 +84,19 @@ def as_json(report: Report) -> dict[str, Any]:
         "upsamplers": [asdict(figures) for figures in report.upsamplers],
         "baselines": {"blur_size": baselines.BLUR_SIZE},
         "samples": [sample.caption for sample in report.samples],
+        "galleries": [_gallery_json(gallery) for gallery in report.galleries],
+        "latency": [asdict(timing) for timing in report.timings],
+        "published": [dict(row) for row in report.published],
         "curves": [asdict(curve) for curve in report.curves],
         "lineage": [dict(line) for line in report.lineage],
         "attribution": list(report.attribution),
         "record": dict(report.record),
     }
+
+
+def _gallery_json(gallery: Gallery) -> dict[str, Any]:
+    shown = [{"caption": sample.caption, "note": sample.note} for sample in gallery.samples]
+    return {"id": gallery.id, "title": gallery.title, "note": gallery.note, "shown": shown}
 
 
 def _set_json(figures: SetFigures) -> dict[str, Any]:
@@ -140,6 +105,7 @@ def _set_json(figures: SetFigures) -> dict[str, Any]:
         "label": figures.label,
         "figures": set_values(figures),
         "fd": asdict(figures.fd) if figures.fd else None,
+        "fd_interval": asdict(figures.fd_interval) if figures.fd_interval else None,
         "clip_interval": asdict(figures.clip.interval) if figures.clip else None,
         "retrieval_interval": asdict(figures.retrieval.interval) if figures.retrieval else None,
     }
@@ -149,10 +115,13 @@ def write(report: Report, folder: Path) -> dict[str, Path]:
     """Write `report.json`, `report.html` and the picture grids; returns the paths by name."""
     from gigagan_core.evaluation.pictures import Row, grid
 
-    paths = {"json": folder / "report.json", "html": folder / "report.html"}
+    paths = {"json": folder / FILE, "html": folder / "report.html"}
     paths["json"].write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     paths["html"].write_text(report_page.render(report, metrics(report)), encoding="utf-8")
-    for name, samples, columns in (("samples", report.samples, 3), ("upsampler", report.strips, 1)):
+    (folder / GALLERIES).mkdir(exist_ok=True)
+    grids = [("samples", report.samples, 3), ("upsampler", report.strips, 1)]
+    grids += [(f"{GALLERIES}/{gallery.id}", gallery.samples, 4) for gallery in report.galleries]
+    for name, samples, columns in grids:
         if samples:
             rows = [Row(sample.caption, tuple(sample.images.values())) for sample in samples]
             paths[name] = folder / f"{name}.png"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from gigagan_core.evaluation import charts
+from gigagan_core.evaluation import charts, report_sections
+from gigagan_core.evaluation.bootstrap import Interval
 from gigagan_core.evaluation.claims import figure
 from gigagan_core.evaluation.pictures import data_uri
 from gigagan_core.evaluation.report_style import STYLE
@@ -15,7 +16,8 @@ from gigagan_core.evaluation.report_template import TEMPLATE
 from gigagan_core.text import plain
 
 if TYPE_CHECKING:
-    from gigagan_core.evaluation.report import Report, Sample
+    from gigagan_core.evaluation.galleries import Sample
+    from gigagan_core.evaluation.report import Report
 
 # Below this side an image is shown with its pixels as squares: smoothing would hide what was generated.
 _PIXELATED_BELOW = 100
@@ -49,6 +51,9 @@ def render(report: Report, metrics: Mapping[str, float]) -> str:
         bars=_bars(report),
         **_base_table(report),
         **_upsampler_table(report),
+        gallery_sections=report_sections.galleries(report, _shown),
+        **report_sections.published(report.published),
+        **report_sections.latency(report),
         charts=_charts(report),
         terms=_terms(report),
         lineage=report.lineage,
@@ -82,7 +87,7 @@ def _shown(sample: Sample) -> dict[str, Any]:
         )
         for name, image in sample.images.items()
     ]
-    return {"caption": sample.caption, "images": images}
+    return {"caption": sample.caption, "images": images, "note": sample.note}
 
 
 def _bars(report: Report) -> list[dict[str, Any]]:
@@ -104,10 +109,10 @@ def _base_table(report: Report) -> dict[str, Any]:
     rows = []
     for s in report.sets:
         values = [
-            figure(s.fd.distance) if s.fd else "–",
-            figure(s.clip.score) if s.clip else "–",
-            figure(s.clip.difference) if s.clip else "–",
-            f"{s.retrieval.recall:.1%}" if s.retrieval else "–",
+            _with_range(figure(s.fd.distance), s.fd_interval) if s.fd else "–",
+            _with_range(figure(s.clip.score), s.score_interval) if s.clip else "–",
+            _with_range(figure(s.clip.difference), s.clip.interval) if s.clip else "–",
+            _with_range(f"{s.retrieval.recall:.1%}", s.retrieval.interval, "%") if s.retrieval else "–",
             f"{s.manifold.precision:.2f}" if s.manifold else "–",
             f"{s.manifold.recall:.2f}" if s.manifold else "–",
         ]
@@ -119,8 +124,20 @@ def _base_table(report: Report) -> dict[str, Any]:
             "distance", "CLIP score", "above shuffled", f"caption recall@{k}", "precision", "recall",
         ],
         "base_rows": rows,
-        "base_hint": f"{chance}A dash: the figure makes no sense for that set.",
+        "base_hint": (
+            f"{chance}Below a figure its {report.settings.confidence:.0%} interval. A dash: the figure makes no "
+            "sense for that set."
+        ),
     }  # fmt: skip
+
+
+def _with_range(value: str, interval: Interval | None, unit: str = "") -> Markup | str:
+    """A figure with its interval below it."""
+    if interval is None:
+        return value
+    return Markup("{}<small>{} to {}</small>").format(
+        value, figure(interval.low, unit), figure(interval.high, unit)
+    )
 
 
 def _upsampler_table(report: Report) -> dict[str, Any]:
@@ -128,7 +145,11 @@ def _upsampler_table(report: Report) -> dict[str, Any]:
     rows = [
         {
             "label": u.label,
-            "values": [figure(u.patch_fd.distance), f"{u.psnr:.2f} dB", f"{u.consistency:.2%}"],
+            "values": [
+                _with_range(figure(u.patch_fd.distance), u.patch_interval),
+                f"{u.psnr:.2f} dB",
+                f"{u.consistency:.2%}",
+            ],
             "ours": u.id == "upsampler",
         }
         for u in report.upsamplers
@@ -188,8 +209,8 @@ def _terms(report: Report) -> list[tuple[str, str]]:
             "Distance",
             f"Frechet distance between Gaussians fitted to {report.extractor} features, {length}. It "
             "depends on encoder, resolution and count, so compare it only where all three agree; it is not "
-            "comparable with distances on Inception features. Verdicts compare the distances as they are, without "
-            "an interval.",
+            "comparable with distances on Inception features. The interval says how "
+            "far another draw of images would move it; verdicts compare the distances as they are.",
         ),
         (
             "CLIP score",
@@ -206,6 +227,11 @@ def _terms(report: Report) -> list[tuple[str, str]]:
             "Precision, recall",
             "Share of generated images on the manifold of real ones, and the reverse; balls reach to the "
             f"{settings.neighbours} nearest neighbours (Kynkäänniemi et al. 2019).",
+        ),
+        (
+            "Nearer to training images",
+            "Chance that a generated image is nearer to its nearest training image than a held-out real image is to "
+            "its own (Meehan et al. 2020), by the judge's features.",
         ),
         (
             "Mean training image",

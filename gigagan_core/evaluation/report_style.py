@@ -67,6 +67,7 @@ dd, td.number, .bars .value { font-variant-numeric: tabular-nums; }
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr));
   gap: 1.1rem 0.9rem;
 }
+.gallery { grid-template-columns: repeat(auto-fill, minmax(min(47%, 13.5rem), 1fr)); }
 .strips { display: grid; gap: 1.3rem; }
 figure { margin: 0; min-width: 0; }
 .samples figure { display: flex; flex-direction: column; justify-content: flex-end; }
@@ -97,6 +98,7 @@ th { text-align: left; font-weight: 600; color: var(--muted); font-size: 0.84rem
 th, td { padding: 0.42rem 0.8rem 0.42rem 0; border-bottom: 1px solid var(--rule); }
 td { vertical-align: top; overflow-wrap: anywhere; }
 th:last-child, td:last-child { padding-right: 0; }
+th:first-child, td:first-child { min-width: 7.5rem; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 .charts {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr)); gap: 0.9rem;
@@ -108,6 +110,10 @@ svg .rule { stroke: var(--rule); }
 svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .line-0 { stroke: var(--accent); } .line-1 { stroke: var(--second); }
 .line-2 { stroke: var(--third); } .line-3 { stroke: var(--fourth); }
+.trade { max-width: 46rem; }
+svg .mark { fill: var(--paper); stroke-width: 1.6; } svg .mark.strong { stroke-width: 3.2; }
+td small { display: block; color: var(--muted); font-size: 0.8rem; white-space: nowrap; }
+.note { color: var(--muted); font-size: 0.78rem; margin: 0.2rem 0 0; }
 .legend {
   display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; font-size: 0.8rem; color: var(--muted);
   margin-bottom: 0.3rem;

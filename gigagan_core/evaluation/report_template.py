@@ -16,6 +16,16 @@ TEMPLATE = """<!doctype html>
 <img src="{{ image.uri }}" width="{{ image.side }}" height="{{ image.side }}" alt="{{ shown }}"
  {%- if image.pixels %} class="pixels"{% endif %}>
 {%- endmacro %}
+{% macro captioned(sample) -%}
+<figure>
+<figcaption>{{ sample.caption | visible }}</figcaption>
+<div class="row" style="grid-template-columns: repeat({{ sample.images | length }}, 1fr)">
+{% for name, image in sample.images %}<div>{{ picture(image, name) }}<span>{{ name }}</span></div>
+{% endfor %}
+</div>
+{% if sample.note %}<p class="note">{{ sample.note }}</p>{% endif %}
+</figure>
+{%- endmacro %}
 {% macro verdict(status) -%}
 <span class="verdict {{ status | replace(' ', '-') }}">
 {%- if status == 'shown' %}✓{% elif status == 'not shown' %}✕{% else %}–{% endif %} {{ status }}</span>
@@ -64,13 +74,7 @@ TEMPLATE = """<!doctype html>
 <p>{{ samples_note }}</p>
 <div class="samples">
 {% for sample in samples %}
-<figure>
-<figcaption>{{ sample.caption | visible }}</figcaption>
-<div class="row" style="grid-template-columns: repeat({{ sample.images | length }}, 1fr)">
-{% for name, image in sample.images %}<div>{{ picture(image, name) }}<span>{{ name }}</span></div>
-{% endfor %}
-</div>
-</figure>
+{{ captioned(sample) }}
 {% endfor %}
 </div>
 </section>
@@ -130,6 +134,51 @@ images is what sampling alone leaves.</p>
 <p class="hint">No upsampler was given to this evaluation.</p>
 {% endif %}
 </section>
+
+{% for section in gallery_sections %}
+<section>
+<h2>{{ section.title }}</h2>
+{% if section.note %}<p>{{ section.note }}</p>{% endif %}
+{% for gallery in section.members %}
+<h3>{{ gallery.title }}</h3>
+<p class="hint">{{ gallery.note }}</p>
+<div class="samples gallery">
+{% for sample in gallery.samples %}
+{{ captioned(sample) }}
+{% endfor %}
+</div>
+{% endfor %}
+</section>
+{% endfor %}
+
+{% if published_rows %}
+<section>
+<h2>Beside the paper's tables</h2>
+<div class="scroll"><table>
+<thead><tr>{% for column in published_columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in published_rows %}
+<tr>{% for cell in row %}<td>{{ cell | visible }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+</section>
+{% endif %}
+
+{% if latency_rows %}
+<section>
+<h2>Latency</h2>
+<p>{{ latency_note }}</p>
+<div class="scroll"><table>
+<thead><tr><th>part</th>
+{% for column in latency_columns %}<th class="number">{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in latency_rows %}
+<tr><td>{{ row.label }}</td>
+{% for value in row['values'] %}<td class="number">{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+</section>
+{% endif %}
 
 {% if charts %}
 <section>

@@ -15,6 +15,7 @@ from gigagan_core import console
 from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.judge import check_judge, place
 from gigagan_core.store.artifact import Artifact, Input
 from gigagan_core.store.lineage import inputs_of
 
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
     from gigagan_core.evaluation.claims import Claim
     from gigagan_core.evaluation.curves import Curve
+    from gigagan_core.evaluation.galleries import Sample
     from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
-    from gigagan_core.evaluation.report import Report, Sample
+    from gigagan_core.evaluation.latency import Timing
+    from gigagan_core.evaluation.report import Report
 
 SPEC = StageSpec("evaluate", kind="report", module=__name__)
 
 
 def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunContext) -> Artifact:
-    """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`.
+    """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`, `galleries/`.
 
     Of a protocol with outside networks: `report.json`, `report.html`, `prompts.jsonl`, `samples.png`.
     Raises GigaganError where an input is missing or the judge took part in training the model.
@@ -83,9 +86,8 @@ def _produce(work: StageWork) -> Outcome:
     work.run.log_dataset("held-out", held_out.uri, held_out.output_digest, held_out.manifest.get("counts"))
     work.run.log_metrics(named)
     work.run.set_tags({f"claim.{claim.id}": claim.status for claim in report.claims})
-    for name in ("samples", "upsampler"):
-        if name in paths:
-            work.run.log_image(name, paths[name])
+    for name in sorted(paths.keys() - {"html", "json"}):
+        work.run.log_image(name, paths[name])
     work.run.log_artifact(paths["html"])
     work.run.log_artifact(paths["json"])
     skipped = available - report.count
@@ -110,14 +112,14 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     from gigagan_core.data.openmoji import base_name
     from gigagan_core.data.reader import load_all
     from gigagan_core.encoders.open_clip_encoder import load_encoder
-    from gigagan_core.evaluation import baselines, judging, lineage
+    from gigagan_core.evaluation import baselines, galleries, judging, lineage
     from gigagan_core.evaluation.clip_score import distinct_indices
     from gigagan_core.evaluation.report import Report
 
     settings, inputs = work.settings, work.inputs
-    condition, judge = load_encoder(_place(inputs["condition"])), load_encoder(_place(inputs["judge"]))
+    condition, judge = load_encoder(place(inputs["condition"])), load_encoder(place(inputs["judge"]))
     origins = lineage.trace(inputs, work.store)
-    _check_judge(judge.sha256, condition.sha256, inputs, work)
+    check_judge(judge.sha256, condition.sha256, inputs, work)
 
     real, captions, keys = load_all(inputs["data"], settings.image_size)
     available = len(captions)
@@ -128,12 +130,21 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     # skin tones of one drawing are no independent evidence: intervals draw them together
     groups = distinct_indices([base_name(caption) for caption in captions])[1]
     generated, untrained = _generate(work, condition, captions)
-    total = judging.images_to_judge(len(captions), True, training is not None)
+    total = judging.images_to_judge(len(captions), True, 0 if training is None else len(training), settings)
     with console.progress("judging images", total=total, unit="images") as bar:
-        sets = judging.judge_base(
-            judge, captions, real, generated, untrained, training, settings, groups, on_batch=bar.advance
+        features = judging.base_features(
+            judge, captions, real, generated, untrained, training, settings, on_batch=bar.advance
         )
+    sets = judging.base_figures(features, captions, settings, groups)
     shown = _shown(len(captions), settings)
+    chosen_pictures = galleries.choose(
+        galleries.Pictures(captions, generated, real, training),
+        features,
+        sets[0].clip.per_image,
+        shown,
+        groups,
+        settings,
+    )
     if inputs.get("upsampler") is None:
         upsamplers, strips = [], []
         pictures = {"generated": generated[shown], "real": real[shown]}
@@ -142,7 +153,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         if high_keys != keys:
             raise AssertionError("the reader gave the held-out images in two different orders")
         high = high[chosen]
-        upsamplers, strips = _judge_upsamplers(work, judge, condition, high, captions, shown)
+        upsamplers, strips = _judge_upsamplers(work, judge, condition, high, captions, groups, shown)
         upsampled = _upsample(work, "upsampler", condition, generated[shown], [captions[i] for i in shown])
         pictures = {"generated": generated[shown], "upsampled": upsampled, "real": high[shown]}
     report = Report(
@@ -157,6 +168,10 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         cautions=_cautions(sets, upsamplers, real, training, inputs),
         samples=_samples([captions[i] for i in shown], pictures),
         strips=strips,
+        galleries=chosen_pictures.galleries,
+        memorisation=chosen_pictures.memorisation,
+        repetition=chosen_pictures.repetition,
+        timings=_timings(work, captions),
         curves=_curves(inputs),
         lineage=origins,
         attribution=lineage.attribution(inputs),
@@ -188,7 +203,13 @@ def _generate(work: StageWork, condition: Encoder, captions: list[str]) -> tuple
 
 
 def _judge_upsamplers(
-    work: StageWork, judge: Encoder, condition: Encoder, high: Tensor, captions: list[str], shown: list[int]
+    work: StageWork,
+    judge: Encoder,
+    condition: Encoder,
+    high: Tensor,
+    captions: list[str],
+    groups: Tensor,
+    shown: list[int],
 ) -> tuple[list[UpsamplerFigures], list[Sample]]:
     """Figures of upsampler, control and bicubic on real held-out images, and the strips that show them."""
     from gigagan_core.evaluation import judging
@@ -203,7 +224,7 @@ def _judge_upsamplers(
     }
     patches = (2 + len(given)) * len(high) * settings.patches_per_image
     with console.progress("judging upsamplers", total=patches, unit="patches") as bar:
-        figures = judging.judge_upsamplers(judge, high, low, enlarged, settings, on_batch=bar.advance)
+        figures = judging.judge_upsamplers(judge, high, low, enlarged, settings, groups, on_batch=bar.advance)
     strip = shown[: settings.upsampled_shown]
     pictures = {"input": low[strip], "bicubic": bicubic(low[strip], settings.upsampled_size)}
     for name in ("control", "upsampler"):
@@ -229,6 +250,27 @@ def _upsample(work: StageWork, name: str, condition: Encoder, low: Tensor, capti
         )
 
 
+def _timings(work: StageWork, captions: list[str]) -> list[Timing]:
+    """Of the model and the upsampler at the batch sizes that the settings name; none by default."""
+    batches = work.settings.latency_batches
+    if not batches:
+        return []
+    from gigagan_core.evaluation import latency
+
+    upsampler = work.inputs.get("upsampler")
+    with console.progress("timing", total=4 * len(batches), unit="parts") as bar:
+        timings = latency.time_models(
+            work.inputs["model"].path,
+            None if upsampler is None else upsampler.path,
+            place(work.inputs["condition"]),
+            batches=batches,
+            captions=captions,
+            on_part=bar.advance,
+        ).timings
+    work.run.log_metrics(latency.as_metrics(timings))
+    return timings
+
+
 def _shown(count: int, settings: EvaluateSettings) -> list[int]:
     """Positions of the samples shown: drawn by seed, so that nobody picks the good ones."""
     import torch
@@ -238,7 +280,7 @@ def _shown(count: int, settings: EvaluateSettings) -> list[int]:
 
 
 def _samples(captions: list[str], pictures: Mapping[str, Tensor]) -> list[Sample]:
-    from gigagan_core.evaluation.report import Sample
+    from gigagan_core.evaluation.galleries import Sample
 
     return [
         Sample(caption, {name: images[row] for name, images in pictures.items()})
@@ -290,24 +332,6 @@ def _cautions(
     if inputs["data"].output_digest in trained_on:
         cautions.append("The model was trained on the very images it is judged by.")
     return cautions
-
-
-def _check_judge(judge: str, condition: str, inputs: Mapping[str, Input], work: StageWork) -> None:
-    """A judge that a training stage has used would grade its own pupil."""
-    from gigagan_core.evaluation import lineage
-
-    trained = {name: inputs.get(name) for name in ("model", "upsampler", "control")}
-    used = {line["fingerprint"] for line in lineage.trace(trained, work.store)}
-    if judge == condition or getattr(inputs["judge"], "fingerprint", None) in used:
-        raise GigaganError(
-            f"the judge (sha256 {judge[:12]}) took part in training the model; evaluate with an encoder that "
-            "no training stage used, for instance the one trained with role judge"
-        )
-
-
-def _place(encoder: Input) -> str:
-    """What `load_encoder` takes: an artifact's folder, or ARCH:PATH of an outside file."""
-    return str(encoder.path) if isinstance(encoder, Artifact) else encoder.uri
 
 
 def _facts(encoder: Encoder) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_an_image_set_goes_through_the_encoder_once(encoder, judged):
     # captions that name no picture: only the images then go through the image encoder
     strangers = [f"unknown {number}" for number in range(COUNT)]
     judging.judge_base(encoder, strangers, real, generated, None, real, SETTINGS, on_batch=told.append)
-    assert encoder.seen == sum(told) == judging.images_to_judge(COUNT, False, True)
+    assert encoder.seen == sum(told) == judging.images_to_judge(COUNT, False, COUNT, SETTINGS)
 
 
 def test_baselines_come_out_in_the_order_they_must(judged):
@@ -149,7 +149,7 @@ def test_the_written_report_is_whole(whole, tmp_path):
     paths = report.write(whole, tmp_path)
     assert set(paths) == {"json", "html", "samples", "upsampler"}
     stored = json.loads(paths["json"].read_text())
-    assert stored["schema_version"] == 1
+    assert stored["schema_version"] == report.SCHEMA_VERSION
     assert stored["metrics"] == report.metrics(whole)
     assert {claim["id"]: claim["status"] for claim in stored["claims"]}["distance"] == "shown"
     assert stored["samples"][0] == SCRIPT

@@ -1,0 +1,85 @@
+"""Reading a report back: which one is meant, its figures, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import names
+
+FILE = "report.json"
+SCHEMA, SCHEMA_VERSION = "gigagan-report", 2
+
+
+@dataclass(frozen=True)
+class Known:
+    """A figure of a report.
+
+    parts: what its name says. interval: (low, high), or None where it has none. sha256: of its extractor's weights.
+    """
+
+    name: str
+    parts: names.Parts
+    value: float
+    better: str
+    interval: tuple[float, float] | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """place: where it was read. figures: by full name. document: all of `report.json`."""
+
+    place: str
+    figures: Mapping[str, Known]
+    document: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The folder's name, short: an artifact's fingerprint."""
+        return Path(self.place).parent.name[:12]
+
+    def digest(self, role: str) -> str | None:
+        """The output digest of what had this role ("model", "upsampler", "data"), or None where nothing had."""
+        lines = [line for line in self.document.get("lineage", ()) if line.get("role") == role]
+        return (lines[0].get("output_digest") or None) if lines else None
+
+
+def read_report(path: Path) -> StoredReport:
+    """A `report.json`, or the one in a folder. Raises GigaganError for what is none, or of another schema version."""
+    file = path / FILE if path.is_dir() else path
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GigaganError(f"{path}: no {FILE} there; give a report's folder or file") from None
+    except (OSError, ValueError) as error:
+        raise GigaganError(f"{file}: unreadable ({error}); evaluate again") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise GigaganError(f"{file} is no {SCHEMA}; give the {FILE} that `gigagan evaluate` wrote")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise GigaganError(
+            f"{file} has schema version {document.get('schema_version')} and this code reads {SCHEMA_VERSION}; "
+            "evaluate that model again"
+        )
+    try:
+        sha256 = document["encoders"]["judge"].get("sha256")
+        figures = {name: _known(name, figure, sha256) for name, figure in document["figures"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GigaganError(f"{file}: damaged figures ({error!r}); evaluate again") from error
+    return StoredReport(str(file.absolute()), figures, document)
+
+
+def _known(name: str, figure: Mapping[str, Any], sha256: str | None) -> Known:
+    interval = figure["interval"]
+    return Known(
+        name=name,
+        parts=names.parse(name),
+        value=float(figure["value"]),
+        better=figure["better"],
+        interval=(float(interval["low"]), float(interval["high"])) if interval else None,
+        sha256=sha256 if figure["extractor"] else None,
+    )
