@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.logging import get_run_logger
 
 from flows.runtime import Run, open_run, stage_task
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.stages import evaluate as stage
+from gigagan_core.stages import gate as gates
 from gigagan_core.stages import protocol_inputs, references
 from gigagan_core.store.artifact import Artifact
 
@@ -17,6 +19,13 @@ from gigagan_core.store.artifact import Artifact
 def evaluate_stage(run: Run, settings: EvaluateSettings, inputs: dict[str, Any]) -> Artifact:
     """inputs: as `gigagan_core.stages.evaluate` names them. Gives a report."""
     return run.stage(stage.run, settings, inputs)
+
+
+@stage_task(name="gate")
+def gate(report: Artifact, require: list[str], strict: bool, promote: str | None) -> None:
+    """Fails with a sentence for each requirement that does not hold; else the judged model is promoted."""
+    for sentence in gates.pass_gate(report.path, require, strict, promote):
+        get_run_logger().info(sentence)
 
 
 @flow(name="evaluate", persist_result=False)
@@ -31,6 +40,9 @@ def evaluate(
     preset: str = "demo",
     overrides: list[str] | None = None,
     settings: EvaluateSettings | None = None,
+    require: list[str] | None = None,
+    strict: bool = False,
+    promote: str | None = None,
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
@@ -48,12 +60,16 @@ def evaluate(
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
         settings: all settings at once, in place of preset and overrides.
+        require: what must hold of the figures, e.g. fd<0.2; the flow fails where one does not.
+        strict: require it of the worse end of each figure's interval.
+        promote: registered model whose alias moves from candidate to champion where all holds.
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
 
     Returns the report's fingerprint.
     """
+    requirements = gates.checked(require, promote)
     chosen = settings or references.settings_of(preset, "evaluate", overrides)
     with open_run("evaluate", store, force, accept_code_change) as run:
         inputs = protocol_inputs.inputs_of(
@@ -67,4 +83,7 @@ def evaluate(
             condition=condition,
             judge=judge,
         )
-        return evaluate_stage(run, chosen, inputs).fingerprint
+        report = evaluate_stage(run, chosen, inputs)
+        if requirements:
+            gate(report, requirements, strict, promote)
+        return report.fingerprint

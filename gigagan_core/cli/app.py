@@ -18,6 +18,7 @@ from gigagan_core.cli import (
     inference_commands,
     metrics_command,
     plan_commands,
+    report_commands,
     server_commands,
     show_commands,
     stage_commands,
@@ -55,6 +56,7 @@ stage_commands.register(app)
 metrics_command.register(app)
 inference_commands.register(app)
 export_command.register(app)
+report_commands.register(app)
 show_commands.register(app)
 plan_commands.register(app)
 assets_commands.register(app)

@@ -46,6 +46,20 @@ MixtureOption = Annotated[
         show_default="latest",
     ),
 ]
+ModelOption = Annotated[str, typer.Option("--model", metavar="ARTIFACT", help="Base model.")]
+JudgedDataOption = Annotated[str, typer.Option("--data", metavar="ARTIFACT", help="Held-out shard set.")]
+ConditionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="ARTIFACT|ARCH:PATH",
+        help="What conditions the model.",
+        show_default="the one that the model was trained with",
+    ),
+]
+JudgeOption = Annotated[
+    str, typer.Option("--judge", metavar="ARTIFACT|ARCH:PATH", help="Encoder that gives every figure.")
+]
 HeldOutOption = Annotated[
     str, typer.Option("--heldout", metavar="ARTIFACT", help="Held-out shard set, for retrieval figures.")
 ]
@@ -66,3 +80,13 @@ InitFromOption = Annotated[
         show_default="untrained",
     ),
 ]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """``1,8,32`` as numbers above 0. Raises GigaganError, naming the option, for anything else."""
+    from gigagan_core.errors import GigaganError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise GigaganError(f"{option} {text!r} is no list of numbers; write for example {option} 1,8,64")
+    return tuple(int(part) for part in parts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gigagan_core.cli.answer import answering
-from gigagan_core.cli.options import JsonOption, PresetOption, SetOption
+from gigagan_core.cli.options import JsonOption, PresetOption, SetOption, numbers
 from gigagan_core.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def plan(
         from gigagan_core.config.base import parse, with_overrides
         from gigagan_core.config.plan import PlanSettings
 
-        numbers = _numbers(gpus)
+        gpu_counts = numbers(gpus, "--gpus")
         values = {"gpu": gpu, "gpu_memory": gpu_memory, "gpu_hour_price": gpu_hour_price, "mfu": mfu}
         assumed = with_overrides(parse(PlanSettings, values, "options"), assume or (), "--assume")
         settings, frozen = _configuration(preset, part, encoder, vision_encoder, overrides or [])
@@ -93,24 +93,15 @@ def plan(
         if rehearse:
             from gigagan_core.planning.rehearsal import rehearse as run
 
-            document: dict[str, Any] = {"rehearsals": [run(settings, frozen, n, assumed) for n in numbers]}
+            document: dict[str, Any] = {"rehearsals": [run(settings, frozen, n, assumed) for n in gpu_counts]}
             show = _show_rehearsals
         else:
-            document = _planned(settings, frozen, numbers, assumed)
+            document = _planned(settings, frozen, gpu_counts, assumed)
             show = _show_plan
         document = {"preset": preset, **_named(frozen), **document}
         answer(document)
         if not as_json:
             show(document)
-
-
-def _numbers(gpus: str) -> tuple[int, ...]:
-    from gigagan_core.errors import GigaganError
-
-    parts = gpus.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise GigaganError(f"--gpus {gpus!r} is no list of numbers; write for example --gpus 8,64,128")
-    return tuple(int(part) for part in parts)
 
 
 def _configuration(
@@ -154,16 +145,16 @@ def _named(frozen: FrozenNetworks) -> dict[str, Any]:
 
 
 def _planned(
-    settings: TrainingSettings, frozen: FrozenNetworks, numbers: tuple[int, ...], assumed: PlanSettings
+    settings: TrainingSettings, frozen: FrozenNetworks, gpu_counts: tuple[int, ...], assumed: PlanSettings
 ) -> dict[str, Any]:
     from gigagan_core.planning.plan import count, on_gpus
     from gigagan_core.planning.plan import plan as planned
     from gigagan_core.planning.rehearsal import check
 
-    for number in numbers:
+    for number in gpu_counts:
         check(on_gpus(settings, number), frozen)
-    largest = settings.training.schedule.batch_size // min(numbers)
-    return planned(settings, count(settings, frozen, largest), numbers, assumed)
+    largest = settings.training.schedule.batch_size // min(gpu_counts)
+    return planned(settings, count(settings, frozen, largest), gpu_counts, assumed)
 
 
 # ---- what is shown ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from gigagan_core.assets.folder import resolve_named
 from gigagan_core.config import presets
 from gigagan_core.config.base import with_overrides
 from gigagan_core.config.pipeline import PipelineSettings
+from gigagan_core.config.tradeoff import TradeoffSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
@@ -43,6 +44,14 @@ def settings_of(
     settings = presets.section(preset, section)
     if own_tables:
         settings = _without_site(settings)
+    return with_overrides(settings, overrides or ())
+
+
+def tradeoff_settings(preset: str, overrides: Sequence[str] | None = None) -> TradeoffSettings:
+    """A truncation sweep of a preset's model, judged as the preset's evaluation is, with KEY=VALUE changes."""
+    evaluated = presets.section(preset, "evaluate")
+    shared = set(TradeoffSettings.model_fields) & set(type(evaluated).model_fields) - {"psi"}
+    settings = TradeoffSettings(**{name: getattr(evaluated, name) for name in shared})
     return with_overrides(settings, overrides or ())
 
 
@@ -95,6 +104,14 @@ def initial_model(store: Store, reference: str, kind: str) -> Artifact | Externa
     return store.resolve(reference, (kind,), what=f"{kind.removesuffix('-model')} model to start from")
 
 
+def report(store: Store, reference: str) -> Path:
+    """A report's folder or `report.json`: of an artifact, or anywhere on this machine."""
+    path = Path(reference).expanduser()
+    if path.is_file() or (path / "report.json").is_file():
+        return path
+    return store.resolve(reference, ("report",), what="report").path
+
+
 def lpips_weights(reference: str) -> ExternalFile:
     """BACKBONE:PATH of an LPIPS backbone's weight file, such as vgg:/weights/vgg16-397923af.pth, or asset:lpips-vgg."""
     backbone, colon, path = resolve_named(reference).partition(":")
@@ -126,3 +143,15 @@ def evaluation_inputs(
         "condition": encoder(store, condition) if condition else encoder_of(store, base),
         "judge": encoder(store, judge, role="judge"),
     }
+
+
+def tradeoff_inputs(
+    store: Store,
+    model: str = "latest",
+    data: str = "latest",
+    condition: str | None = None,
+    judge: str = "latest",
+) -> dict[str, Any]:
+    """The inputs of `gigagan_core.stages.tradeoff`; without `condition`, the encoder of the model."""
+    found = evaluation_inputs(store, model, data=data, condition=condition, judge=judge)
+    return {name: found[name] for name in ("model", "data", "condition", "judge")}

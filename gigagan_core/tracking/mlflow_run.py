@@ -24,6 +24,7 @@ from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.provenance import git_commit
 from gigagan_core.text import plain
+from gigagan_core.tracking import registry
 from gigagan_core.tracking.connection import Connection
 from gigagan_core.tracking.experiment import end_dead_runs, experiment_id, run_url, user
 from gigagan_core.tracking.null import NullRun
@@ -173,7 +174,10 @@ class StageRun:
         self._connection.call("tags", "log_batch", self.run_id, tags=entries)
 
     def finish(self, artifact: Any) -> None:
-        """Record what the stage made: fingerprint, counts and figures of a committed artifact."""
+        """Record what the stage made: fingerprint, counts and figures of a committed artifact.
+
+        A model becomes a version of a registered one, see `registry.register`.
+        """
         self.set_tags(
             {
                 "gigagan.fingerprint": artifact.fingerprint,
@@ -183,6 +187,7 @@ class StageRun:
             }
         )
         self.log_metrics(artifact_metrics(artifact))
+        registry.register(self._connection, self.run_id, artifact)
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""

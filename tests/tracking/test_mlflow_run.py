@@ -37,6 +37,7 @@ def artifact(**changes: Any) -> SimpleNamespace:
     }
     values = {
         "stage": "ingest",
+        "kind": "shard-set",
         "fingerprint": "f" * 64,
         "short": "f" * 12,
         "attempt": 1,

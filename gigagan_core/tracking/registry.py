@@ -1,0 +1,119 @@
+"""Registered models in MLflow: every trained model a version, `candidate` the newest, `champion` the one that passed.
+
+A version points at its artifact in the store; the weights are kept there, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.text import plain
+from gigagan_core.tracking.connection import Connection
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+NAMES = {"base-model": "gigagan-base", "upsampler-model": "gigagan-upsampler"}
+"""Registered model by an artifact's kind; controls are none, since nobody should serve one."""
+_DIGEST = "gigagan.output_digest"
+_FOLDER = "model"
+
+
+def registered_name(artifact: Any) -> str | None:
+    """The registered model that an artifact is a version of, or None."""
+    training = artifact.manifest.get("settings", {}).get("training") or {}
+    return None if training.get("objective", "gan") != "gan" else NAMES.get(artifact.kind)
+
+
+def register(connection: Connection, run_id: str, artifact: Any) -> None:
+    """Make a model a version of its registered one, with alias `candidate`; one that is a version already stays so.
+
+    Known by what came out, so a cached stage moves no alias. A failure is said and costs nothing else.
+    """
+    name = registered_name(artifact)
+    if name is None:
+        return
+    what = f"the model {name}"
+    versions = connection.call(what, "search_model_versions", f"name = '{name}'")
+    if versions is False or any(each.tags.get(_DIGEST) == artifact.output_digest for each in versions):
+        return
+    known = connection.call(what, "search_registered_models", f"name = '{name}'")
+    if known is False or (not known and not connection.call(what, "create_registered_model", name)):
+        return
+    made = _create_version(connection, run_id, artifact, name)
+    if made:
+        connection.call(f"the alias {CANDIDATE}", "set_registered_model_alias", name, CANDIDATE, made.version)
+
+
+def _create_version(connection: Connection, run_id: str, artifact: Any, name: str) -> Any:
+    what = f"a version of {name}"
+    place = {**artifact.reference(), "uri": artifact.uri}
+    connection.call(what, "log_dict", run_id, place, f"{_FOLDER}/artifact.json")
+    run = connection.call(what, "get_run", run_id)
+    tags = {
+        "gigagan.fingerprint": artifact.fingerprint,
+        _DIGEST: artifact.output_digest,
+        "gigagan.artifact": artifact.uri,
+    }
+    return run and connection.call(
+        what,
+        "create_model_version",
+        name,
+        f"{run.info.artifact_uri}/{_FOLDER}",
+        run_id,
+        tags=tags,
+        description=f"The model bundle is in the store: {artifact.uri}",
+    )
+
+
+def promote(
+    tracking_uri: str, name: str, output_digests: Mapping[str, str | None], tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """Move `candidate` to `champion` on the version that a report has judged; champion already: nothing to do.
+
+    name: of the registered model. output_digests: of the models that were judged, by role. tags: set on the version.
+    Returns name, version, and whether anything moved. Raises GigaganError where that version is not the candidate, so
+    that a report of an old model brings it back for nobody.
+    """
+    connection = Connection(tracking_uri)
+    try:
+        return _promote(connection.client, name, set(filter(None, output_digests.values())), tags)
+    except GigaganError:
+        raise
+    except Exception as error:  # client, database and network each raise their own kinds
+        raise GigaganError(
+            f"MLflow at {tracking_uri} did not promote {name} ({plain(error)}); start it and give the command again"
+        ) from error
+
+
+def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str]) -> dict[str, Any]:
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        known = ", ".join(sorted(models)) or "none yet"
+        raise GigaganError(f"there is no registered model {name!r} (registered: {known})")
+    judged = [
+        each for each in client.search_model_versions(f"name = '{name}'") if each.tags.get(_DIGEST) in digests
+    ]
+    if not judged:
+        raise GigaganError(
+            f"no version of {name} is the model that this report judged; give the registered model it belongs to"
+        )
+    version, aliases = str(judged[0].version), _aliases(models[name])
+    moved = aliases.get(CHAMPION) != version
+    if moved and aliases.get(CANDIDATE) != version:
+        raise GigaganError(
+            f"the report judged version {version} of {name}, and {CANDIDATE} is "
+            f"{aliases.get(CANDIDATE) or 'no version'}; evaluate the candidate, or give version {version} that alias"
+        )
+    if moved:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+    # last, so that a kill in between leaves the version with an alias
+    if aliases.get(CANDIDATE) == version:
+        client.delete_registered_model_alias(name, CANDIDATE)
+    return {"name": name, "version": version, "moved": moved}
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    return {alias: str(version) for alias, version in dict(model.aliases).items()}

@@ -1,0 +1,225 @@
+"""Reports beside each other, and the gate: what may be compared, and what lets a model through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import gate
+from gigagan_core.evaluation.comparison import compare
+from gigagan_core.evaluation.report_file import StoredReport, read_report
+
+FD = "fd_openmoji-judge_32_370"
+SCORE = "clip-score_openmoji-judge_32_370"
+
+
+def figure(value: float, low: float | None = None, high: float | None = None, **more: Any) -> dict[str, Any]:
+    interval = None if low is None else {"low": low, "high": high, "level": 0.95, "method": "made up"}
+    return {
+        "value": value, "interval": interval, "better": "lower", "extractor": "openmoji-judge", **more
+    }  # fmt: skip
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """(figures by name, judge's sha256, ...) -> the report read back from its file."""
+    made = []
+
+    def make(
+        figures: dict[str, Any], sha256: str = "ab" * 32, data: str = "d1", **settings: Any
+    ) -> StoredReport:
+        folder = tmp_path / f"report{len(made)}"
+        made.append(folder)
+        folder.mkdir()
+        document = {
+            "schema": "gigagan-report",
+            "schema_version": 2,
+            "encoders": {"judge": {"sha256": sha256}},
+            "settings": {"seed": 0, **settings},
+            "lineage": [
+                {
+                    "role": "model",
+                    "fingerprint": folder.name,
+                    "output_digest": "m",
+                    "settings": {"lr": len(made)},
+                },
+                {"role": "data", "fingerprint": data, "output_digest": data, "settings": {}},
+            ],
+            "figures": figures,
+        }
+        (folder / "report.json").write_text(json.dumps(document))
+        return read_report(folder)
+
+    return make
+
+
+def test_figures_of_one_name_are_compared_and_overlap_is_said(stored):
+    one = stored({FD: figure(0.20, 0.18, 0.22), SCORE: figure(0.30, 0.25, 0.35, better="higher")})
+    two = stored({FD: figure(0.10, 0.08, 0.12), SCORE: figure(0.32, 0.27, 0.37, better="higher")})
+    found = {each.name: each for each in compare(one, two).figures}
+    assert found[FD].difference == pytest.approx(-0.1)
+    assert (found[FD].overlap, found[FD].better) == (False, "second")
+    assert (found[SCORE].overlap, found[SCORE].better) == (True, "undecided")
+    turned = {each.name: each for each in compare(two, one).figures}
+    assert turned[FD].better == "first"
+
+
+@pytest.mark.parametrize(
+    ("second", "low", "high", "better", "known"),
+    [
+        (0.20, 0.18, 0.22, "lower", "equal"),
+        (0.40, 0.35, 0.45, "lower", "first"),
+        (0.40, 0.35, 0.45, "higher", "second"),
+        (0.25, 0.22, 0.30, "lower", "undecided"),
+        (0.40, None, None, "lower", "undecided"),
+    ],
+)
+def test_who_is_better_follows_the_intervals(stored, second, low, high, better, known):
+    one = stored({FD: figure(0.20, 0.18, 0.22, better=better)})
+    two = stored({FD: figure(second, low, high, better=better)})
+    assert compare(one, two).figures[0].better == known
+
+
+def test_another_resolution_count_or_extractor_is_refused_in_a_sentence(stored):
+    one = stored({FD: figure(0.2), "baseline/blurred/" + FD: figure(0.3), "psnr_128_370": figure(30.0)})
+    two = stored(
+        {
+            "fd_openmoji-judge_64_500": figure(0.1),
+            "fd-infinity_openmoji-judge_32_370": figure(0.1),
+            "psnr_128_370": figure(31.0, extractor=None),
+        }
+    )
+    found = compare(one, two)
+    assert [each.name for each in found.figures] == []  # psnr: the one claims an extractor, the other none
+    assert (
+        f"{FD} and fd_openmoji-judge_64_500 differ in resolution (32 and 64) and count (370 and 500)"
+        in (found.refused[1])
+    )
+    assert found.only_first == ["baseline/blurred/" + FD]
+    assert found.only_second == ["fd-infinity_openmoji-judge_32_370"]
+
+
+def test_one_name_with_other_weights_is_refused(stored):
+    one, two = stored({FD: figure(0.2), "psnr_128_370": figure(30.0, extractor=None)}), None
+    two = stored({FD: figure(0.1), "psnr_128_370": figure(31.0, extractor=None)}, sha256="cd" * 32)
+    found = compare(one, two)
+    assert [each.name for each in found.figures] == ["psnr_128_370"]
+    assert (
+        "other weights of the extractor openmoji-judge (sha256 abababababab and cdcdcdcdcdcd)"
+        in found.refused[0]
+    )
+
+
+def test_settings_that_differ_and_other_images_are_said(stored):
+    found = compare(stored({FD: figure(0.2)}, psi=1.0), stored({FD: figure(0.2)}, psi=0.7, data="d2", seed=1))
+    differing = {each.name: (each.first, each.second) for each in found.settings}
+    assert differing["evaluate: psi"] == (1.0, 0.7)
+    assert differing["model: lr"] == (1, 2)
+    assert differing["data"] == ("d1", "d2")
+    assert "The held-out images are not the same" in found.cautions[0]
+    assert "seeds differ" in found.cautions[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no report.json there"),
+        ("{", "unreadable"),
+        ('{"schema": "other"}', "is no gigagan-report"),
+        ('{"schema": "gigagan-report", "schema_version": 1}', "schema version 1 and this code reads 2"),
+        ('{"schema": "gigagan-report", "schema_version": 2, "figures": {}}', "damaged figures"),
+        (
+            '{"schema": "gigagan-report", "schema_version": 2, "encoders": {"judge": {}}, "figures": {"x": '
+            '{"interval": null, "value": 1, "better": "lower", "extractor": null}}}',
+            "damaged figures",
+        ),
+    ],
+)
+def test_what_is_no_report_is_a_sentence(tmp_path: Path, content, sentence):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(GigaganError, match=sentence):
+        read_report(tmp_path)
+
+
+# ---- the gate --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(stored) -> StoredReport:
+    return stored(
+        {
+            FD: figure(0.20, 0.15, 0.25),
+            "fd-infinity_openmoji-judge_32_370": figure(0.1),
+            "baseline/blurred/" + FD: figure(0.5),
+            SCORE: figure(0.30, 0.25, 0.35, better="higher"),
+            "clip-score-difference_openmoji-judge_32_370": figure(0.1, 0.05, 0.15, better="higher"),
+            "broken_openmoji-judge_32_370": figure(float("nan")),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("requirement", "strict", "holds"),
+    [
+        ("fd<0.21", False, True),
+        ("fd<0.20", False, False),
+        ("fd<=0.20", False, True),
+        ("fd < 0.21", True, False),
+        ("fd<0.26", True, True),
+        ("clip-score>=0.30", False, True),
+        ("clip-score>0.30", False, False),
+        ("clip-score>=0.30", True, False),
+        ("clip-score>=0.25", True, True),
+        (f"{FD}<1", False, True),
+        ("fd-inf<0.2", False, True),
+        ("fd-infinity<0.2", True, False),
+        ("broken<1", False, False),
+        ("broken>0", False, False),
+    ],
+)
+def test_a_requirement_holds_or_not(judged, requirement, strict, holds):
+    (verdict,) = gate.judge(judged, [requirement], strict)
+    assert verdict.holds is holds
+    assert ("not as" not in verdict.sentence and "without an interval" not in verdict.sentence) is holds
+
+
+def test_a_failed_gate_says_each_failure_with_what_was_measured(judged):
+    with pytest.raises(GigaganError) as caught:
+        gate.require(judged, ["fd<0.1", "clip-score>0.1", "clip-score>0.9"], strict=True)
+    text = str(caught.value)
+    assert "is 0.2 (the worse end of its interval is 0.25), not as fd<0.1 requires" in text
+    assert "(the worse end of its interval is 0.25), not as clip-score>0.9 requires" in text
+    assert "clip-score>0.1" not in text
+    assert len(gate.require(judged, ["fd<0.3"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("requirement", "sentence"),
+    [
+        ("fd", "write FIGURE"),
+        ("fd=0.2", "write FIGURE"),
+        ("fd<good", "write FIGURE"),
+        ("fd<nan", "write FIGURE"),
+        ("fid<9", "did you mean 'fd'"),
+        ("clip<1", "may be clip-score_"),
+    ],
+)
+def test_a_requirement_that_cannot_be_judged_is_a_sentence(judged, requirement, sentence):
+    with pytest.raises(GigaganError, match=sentence):
+        gate.judge(judged, [requirement])
+
+
+def test_a_gate_without_a_requirement_is_none(judged):
+    from gigagan_core.stages.gate import checked, promote_judged
+
+    with pytest.raises(GigaganError, match="lets everything through"):
+        gate.judge(judged, [])
+    with pytest.raises(GigaganError, match="needs at least one requirement"):
+        checked(None, "gigagan-base")
+    with pytest.raises(ValueError, match="has passed"):
+        promote_judged(judged, "gigagan-base", gate.judge(judged, ["fd<0.1"]))

@@ -1,0 +1,160 @@
+"""Registered models: every model a version once, the alias moves only with the model that was judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.stages.gate import pass_gate
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.tracking import registry
+from gigagan_core.tracking.mlflow_run import MlflowTracker
+
+NAME = "gigagan-base"
+
+
+def model(digest: str, kind: str = "base-model", objective: str = "gan") -> Artifact:
+    manifest = {"created": "2025-01-01T10:00", "settings": {"training": {"objective": objective}}}
+    return Artifact("train-base", kind, digest * 8, 1, digest, f"/store/{digest}", manifest)
+
+
+@pytest.fixture
+def tracker(tracking_uri: str) -> MlflowTracker:
+    return MlflowTracker(tracking_uri)
+
+
+def train(tracker: MlflowTracker, artifact: Artifact) -> None:
+    with tracker.stage_run("train-base") as run:
+        run.finish(artifact)
+
+
+def aliases(tracker: MlflowTracker) -> dict[str, str]:
+    found = tracker._connection.client.get_registered_model(NAME).aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def test_a_trained_model_becomes_the_candidate_and_a_cached_one_changes_nothing(
+    tracker: MlflowTracker,
+) -> None:
+    train(tracker, model("one"))
+    train(tracker, model("two"))
+    tracker.record_cached("train-base", model("one"))
+    client = tracker._connection.client
+    versions = {
+        each.tags["gigagan.output_digest"]: each for each in client.search_model_versions(f"name='{NAME}'")
+    }
+    assert set(versions) == {"one", "two"}
+    assert aliases(tracker) == {"candidate": str(versions["two"].version)}
+    assert versions["one"].tags["gigagan.fingerprint"] == "one" * 8
+    assert versions["one"].tags["gigagan.artifact"] == "/store/one"
+    assert (
+        '"/store/one"' in (Path(versions["one"].source.removeprefix("file://")) / "artifact.json").read_text()
+    )
+
+
+def test_only_what_may_be_served_is_registered(tracker: MlflowTracker) -> None:
+    train(tracker, model("control", "upsampler-model", objective="l1"))
+    train(tracker, model("encoder", "encoder"))
+    assert tracker._connection.client.search_registered_models() == []
+    train(tracker, model("large", "upsampler-model"))
+    assert [each.name for each in tracker._connection.client.search_registered_models()] == [
+        "gigagan-upsampler"
+    ]
+
+
+def test_the_judged_candidate_becomes_champion_once(tracker: MlflowTracker, tracking_uri: str) -> None:
+    train(tracker, model("one"))
+    judged = {"model": "one", "upsampler": None}
+    first = registry.promote(tracking_uri, NAME, judged, {"gigagan.promoted_by": "/report"})
+    assert first == {"name": NAME, "version": "1", "moved": True}
+    assert aliases(tracker) == {"champion": "1"}
+    assert tracker._connection.client.get_model_version(NAME, "1").tags["gigagan.promoted_by"] == "/report"
+    assert registry.promote(tracking_uri, NAME, judged, {})["moved"] is False
+    assert aliases(tracker) == {"champion": "1"}
+
+    train(tracker, model("two"))
+    assert registry.promote(tracking_uri, NAME, {"model": "two"}, {})["moved"] is True
+    assert aliases(tracker) == {"champion": "2"}
+
+
+def test_a_promotion_cut_off_between_its_two_aliases_is_finished(
+    tracker: MlflowTracker, tracking_uri: str
+) -> None:
+    train(tracker, model("one"))
+    tracker._connection.client.set_registered_model_alias(NAME, "champion", "1")
+    assert registry.promote(tracking_uri, NAME, {"model": "one"}, {})["moved"] is False
+    assert aliases(tracker) == {"champion": "1"}
+
+
+def test_a_report_of_another_model_promotes_nothing(tracker: MlflowTracker, tracking_uri: str) -> None:
+    train(tracker, model("one"))
+    train(tracker, model("two"))
+    with pytest.raises(GigaganError, match="judged version 1 of gigagan-base, and candidate is 2"):
+        registry.promote(tracking_uri, NAME, {"model": "one"}, {})
+    with pytest.raises(GigaganError, match="no version of gigagan-base is the model that this report judged"):
+        registry.promote(tracking_uri, NAME, {"model": "unknown", "upsampler": None}, {})
+    with pytest.raises(GigaganError, match=r"no registered model 'gigagan-bse' \(registered: gigagan-base\)"):
+        registry.promote(tracking_uri, "gigagan-bse", {"model": "one"}, {})
+    assert aliases(tracker) == {"candidate": "2"}
+
+
+# ---- from a report to the alias --------------------------------------------------------------------
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    document = {
+        "schema": "gigagan-report",
+        "schema_version": 2,
+        "encoders": {"judge": {"sha256": "ab"}},
+        "settings": {},
+        "lineage": [{"role": "model", "output_digest": "one"}],
+        "figures": {
+            "fd_judge_32_370": {"value": 0.1, "interval": None, "better": "lower", "extractor": "judge"}
+        },
+    }
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_a_gate_that_holds_promotes_and_one_that_does_not_leaves_all_as_it_is(
+    tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    train(tracker, model("one"))
+    with pytest.raises(GigaganError, match=r"is 0\.1, not as fd<0\.05 requires"):
+        pass_gate(report, ["fd<0.2", "fd<0.05"], strict=False, promote=NAME)
+    assert aliases(tracker) == {"candidate": "1"}
+    said = pass_gate(report, ["fd<0.2"], strict=False, promote=NAME)
+    assert said[-1] == "version 1 of gigagan-base is now the champion"
+    assert aliases(tracker) == {"champion": "1"}
+    tags = tracker._connection.client.get_model_version(NAME, "1").tags
+    assert tags["gigagan.requirements"] == "fd<0.2"
+    assert (
+        pass_gate(report, ["fd<0.2"], False, NAME)[-1] == "version 1 of gigagan-base was already the champion"
+    )
+
+
+def test_the_flow_fails_where_its_gate_does(
+    tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.logging import disable_run_logger
+
+    from flows.evaluate import evaluate, gate
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    train(tracker, model("one"))
+    judged = Artifact("evaluate", "report", "f", 1, "o", str(report), {})
+    with disable_run_logger():
+        with pytest.raises(GigaganError, match="the gate stays shut"):
+            gate.fn(judged, ["fd<0.05"], False, NAME)
+        gate.fn(judged, ["fd<0.2"], False, NAME)
+    assert aliases(tracker) == {"champion": "1"}
+    # a misspelt requirement is said before anything starts
+    with pytest.raises(GigaganError, match="write FIGURE"):
+        evaluate.fn(require=["fd"])
+    with pytest.raises(GigaganError, match="needs at least one requirement"):
+        evaluate.fn(promote=NAME)
