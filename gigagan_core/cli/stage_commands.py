@@ -12,13 +12,17 @@ import typer
 from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import (
     AcceptOption,
+    ConditionOption,
     DataOption,
     EncoderOption,
     ForceOption,
     HeldOutOption,
     InitFromOption,
     JsonOption,
+    JudgedDataOption,
+    JudgeOption,
     MixtureOption,
+    ModelOption,
     PresetOption,
     SetOption,
     StoreOption,
@@ -34,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command("train-base")(train_base)
     app.command("train-upsampler")(train_upsampler)
     app.command("evaluate")(evaluate)
+    app.command("tradeoff")(tradeoff)
 
 
 @contextlib.contextmanager
@@ -262,30 +267,20 @@ def _run_on_data(
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", metavar="ARTIFACT", help="Base model.")] = "latest",
+    model: ModelOption = "latest",
     upsampler: Annotated[
         str | None, typer.Option("--upsampler", metavar="ARTIFACT", help="Upsampler to judge too.")
     ] = None,
     control: Annotated[
         str | None, typer.Option("--control", metavar="ARTIFACT", help="The upsampler's L1-only control.")
     ] = None,
-    data: Annotated[str, typer.Option("--data", metavar="ARTIFACT", help="Held-out shard set.")] = "latest",
+    data: JudgedDataOption = "latest",
     train: Annotated[
         str | None,
         typer.Option("--train", metavar="ARTIFACT", help="Training shard set, for baselines made of it."),
     ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            "--encoder",
-            metavar="ARTIFACT|ARCH:PATH",
-            help="What conditions the model.",
-            show_default="the one that the model was trained with",
-        ),
-    ] = None,
-    judge: Annotated[
-        str, typer.Option("--judge", metavar="ARTIFACT|ARCH:PATH", help="Encoder that gives every figure.")
-    ] = "latest",
+    encoder: ConditionOption = None,
+    judge: JudgeOption = "latest",
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", metavar="NAME", help="What is judged how.", show_default="the preset's"),
@@ -316,3 +311,41 @@ def evaluate(
             judge=judge,
         )
         stage.run(settings, inputs, context)
+
+
+def tradeoff(
+    model: ModelOption = "latest",
+    data: JudgedDataOption = "latest",
+    encoder: ConditionOption = None,
+    judge: JudgeOption = "latest",
+    psi: Annotated[
+        str | None,
+        typer.Option(
+            "--psi", metavar="P,P,...", help="Truncations towards the mean.", show_default="1 to 0.5"
+        ),
+    ] = None,
+    prompt_psi: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-psi",
+            metavar="P,P,...",
+            help="Truncations towards each prompt's own mean.",
+            show_default="0.9 to 0.5",
+        ),
+    ] = None,
+    preset: PresetOption = "demo",
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    accept_code_change: AcceptOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a base model at several truncations: distance against CLIP score, and the Pareto front."""
+    with _stage(store, force, accept_code_change, as_json) as context:
+        from gigagan_core.stages import references
+        from gigagan_core.stages import tradeoff as stage
+
+        named = (("psi", psi), ("prompt_psi", prompt_psi))
+        lists = [f"{name}=[{values}]" for name, values in named if values is not None]
+        settings = references.tradeoff_settings(preset, [*(overrides or ()), *lists])
+        stage.run(settings, references.tradeoff_inputs(context.store, model, data, encoder, judge), context)

@@ -34,10 +34,12 @@ def generate(
     batch_size: int = 64,
     untrained: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
+    prompt_psi: float = 1.0,
 ) -> Tensor:
     """One image a caption (or class label): uint8 [N, 3, H, W] on the CPU.
 
-    bundle: of a base model, or an artifact's folder that holds one. psi: truncation, 1 changes nothing.
+    bundle: of a base model, or an artifact's folder that holds one. psi: truncation towards the mean over all prompts,
+    prompt_psi: towards the prompt's own; 1 changes nothing.
     untrained: the generator as it was before the first step, from the seed that the config names.
     on_batch: called with the number of images just made. Raises GigaganError for a bundle that does not fit.
     """
@@ -45,7 +47,8 @@ def generate(
     indices = torch.arange(len(captions))
     images = []
     for rows in indices.split(batch_size):
-        images.append(draw(network, encoder, [captions[row] for row in rows.tolist()], rows, seed, psi))
+        batch = [captions[row] for row in rows.tolist()]
+        images.append(draw(network, encoder, batch, rows, seed, psi, prompt_psi))
         on_batch(len(rows))
     size = config["image_size"]
     return torch.cat(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
@@ -59,15 +62,20 @@ def draw(
     indices: Tensor,
     seed: int,
     psi: float,
+    prompt_psi: float = 1.0,
 ) -> Tensor:
     """One batch of images from a base generator: uint8 [N, 3, H, W] on the CPU; indices int64 [N] key the latents.
 
-    captions: N; labels for a class-conditional network, anything for one without condition.
+    captions: N; labels for a class-conditional network, anything for one without condition. prompt_psi, psi: truncation
+    towards the prompt's own mean and then towards the mean over all (the order is R).
     """
     device = next(network.parameters()).device
     z = keyed_normal(seed, LATENT, indices.to(device), (network.settings.z_dim,))
     code = network.encode(condition_of(network, encoder, captions))
-    w = network.truncate(network.map(z, code), psi)
+    w = network.map(z, code)
+    if prompt_psi != 1.0:
+        w = network.truncate(w, prompt_psi, network.prompt_mean(code))
+    w = network.truncate(w, psi)
     return to_uint8(network.synthesise(w, code, fixed_noise(device))[0])
 
 

@@ -15,7 +15,7 @@ class Artifact:
     """A committed result of a stage.
 
     stage: the stage that made it. kind: what it can be used as ("shard-set", "partition", "encoder",
-    "base-model", "upsampler-model", "report", "scores", "embeddings").
+    "base-model", "upsampler-model", "report", "tradeoff", "scores", "embeddings").
     fingerprint: sha256 of what decided it; attempt: 1, or more after `--force`.
     output_digest: sha256 of what came out; the fingerprints of later stages are made of it.
     uri: the folder that holds it. manifest: the whole record, JSON-able.

@@ -1,0 +1,54 @@
+"""A base model is judged at several truncations, and a page shows what each costs and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.runtime import Run, open_run, stage_task
+from gigagan_core.config.tradeoff import TradeoffSettings
+from gigagan_core.stages import references
+from gigagan_core.stages import tradeoff as stage
+from gigagan_core.store.artifact import Artifact
+
+
+@stage_task(name="tradeoff")
+def tradeoff_stage(run: Run, settings: TradeoffSettings, inputs: dict[str, Any]) -> Artifact:
+    """inputs: as `gigagan_core.stages.tradeoff` names them. Gives the sweep's figures."""
+    return run.stage(stage.run, settings, inputs)
+
+
+@flow(name="tradeoff", persist_result=False)
+def tradeoff(
+    model: str = "latest",
+    data: str = "latest",
+    condition: str | None = None,
+    judge: str = "latest",
+    preset: str = "demo",
+    overrides: list[str] | None = None,
+    settings: TradeoffSettings | None = None,
+    store: str | None = None,
+    force: bool = False,
+    accept_code_change: bool = False,
+) -> str:
+    """Base model, held-out shard set, judge -> distance and CLIP score by truncation, with the Pareto front.
+
+    Args:
+        model: base model: fingerprint, prefix, path, or latest.
+        data: held-out shard set.
+        condition: encoder of the model; without it the one that it was trained with.
+        judge: encoder of role judge, or ARCH:PATH of a weight file.
+        preset: whose evaluation says how images are judged.
+        overrides: changes to the settings, each as KEY=VALUE, e.g. psi=[1,0.8,0.6].
+        settings: all settings at once, in place of preset and overrides.
+        store: folder or URI of the artifact store; without it the local one.
+        force: work though the artifact exists.
+        accept_code_change: keep an artifact that older code made.
+
+    Returns the artifact's fingerprint.
+    """
+    chosen = settings or references.tradeoff_settings(preset, overrides)
+    with open_run("tradeoff", store, force, accept_code_change) as run:
+        inputs = references.tradeoff_inputs(run.store, model, data, condition, judge)
+        return tradeoff_stage(run, chosen, inputs).fingerprint
