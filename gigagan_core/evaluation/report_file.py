@@ -66,20 +66,32 @@ def read_report(path: Path) -> StoredReport:
             "evaluate that model again"
         )
     try:
-        sha256 = document["encoders"]["judge"].get("sha256")
-        figures = {name: _known(name, figure, sha256) for name, figure in document["figures"].items()}
+        missing = {"figures", "settings", "lineage"} - document.keys()
+        if missing:
+            raise KeyError(*sorted(missing))
+        weights = _weights(document)
+        figures = {name: _known(name, figure, weights) for name, figure in document["figures"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GigaganError(f"{file}: damaged figures ({error!r}); evaluate again") from error
     return StoredReport(str(file.absolute()), figures, document)
 
 
-def _known(name: str, figure: Mapping[str, Any], sha256: str | None) -> Known:
-    interval = figure["interval"]
+def _weights(document: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 by extractor: of the judge, or of the outside networks of a protocol (`how`)."""
+    networks = [
+        document.get("encoders", {}).get("judge") or {},
+        *document.get("how", {}).get("extractors", ()),
+    ]
+    return {names.extractor_name(each["name"]): each["sha256"] for each in networks if each.get("sha256")}
+
+
+def _known(name: str, figure: Mapping[str, Any], weights: Mapping[str, str]) -> Known:
+    interval, parts = figure["interval"], names.parse(name)
     return Known(
         name=name,
-        parts=names.parse(name),
+        parts=parts,
         value=float(figure["value"]),
         better=figure["better"],
         interval=(float(interval["low"]), float(interval["high"])) if interval else None,
-        sha256=sha256 if figure["extractor"] else None,
+        sha256=weights.get(names.extractor_name(figure["extractor"])) if figure["extractor"] else None,
     )

@@ -17,7 +17,7 @@ def report(folder: Path, fd: float) -> str:
     document = {
         "schema": "gigagan-report",
         "schema_version": 2,
-        "encoders": {"judge": {"sha256": "ab" * 32}},
+        "encoders": {"judge": {"name": "judge", "sha256": "ab" * 32}},
         "settings": {"seed": 0, "psi": fd},
         "lineage": [],
         "figures": {FD: {"value": fd, "interval": interval, "better": "lower", "extractor": "judge"}},

@@ -38,7 +38,7 @@ def stored(tmp_path):
         document = {
             "schema": "gigagan-report",
             "schema_version": 2,
-            "encoders": {"judge": {"sha256": sha256}},
+            "encoders": {"judge": {"name": "openmoji_judge", "sha256": sha256}},
             "settings": {"seed": 0, **settings},
             "lineage": [
                 {
@@ -112,6 +112,26 @@ def test_one_name_with_other_weights_is_refused(stored):
         "other weights of the extractor openmoji-judge (sha256 abababababab and cdcdcdcdcdcd)"
         in found.refused[0]
     )
+
+
+def test_a_protocols_report_names_its_networks_elsewhere(tmp_path):
+    def made(folder: str, sha256: str) -> StoredReport:
+        (tmp_path / folder).mkdir()
+        document = {
+            "schema": "gigagan-report",
+            "schema_version": 2,
+            "settings": {},
+            "lineage": [],
+            "how": {"extractors": [{"name": "inception", "sha256": sha256}]},
+            "figures": {"fd_inception_256_30k": figure(9.0, 8.9, 9.1, extractor="inception")},
+        }
+        (tmp_path / folder / "report.json").write_text(json.dumps(document))
+        return read_report(tmp_path / folder)
+
+    one, same, other = made("one", "a" * 64), made("same", "a" * 64), made("other", "b" * 64)
+    assert compare(one, same).figures[0].better == "equal"
+    assert compare(one, other).figures == []
+    assert "other weights of the extractor inception" in compare(one, other).refused[0]
 
 
 def test_settings_that_differ_and_other_images_are_said(stored):

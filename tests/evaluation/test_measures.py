@@ -236,8 +236,9 @@ def test_an_interval_can_be_had_with_fewer_images_than_dimensions():
     for known, found in zip(plain, influences(*wide), strict=True):
         torch.testing.assert_close(found, known, rtol=1e-3, atol=1e-3)
     few = [FeatureSet.of(normal(30, 64, seed)) for seed in (1, 2)]
-    interval = distance_interval(*few, 0.0, resamples=200, seed=0)
-    assert -50 < interval.low < 0 < interval.high < 50
+    interval = distance_interval(*few, 100.0, resamples=200, seed=0)
+    assert 50 < interval.low < 100 < interval.high < 150
+    assert distance_interval(*few, 0.0, resamples=200, seed=0).low == 0  # no distance is below it
 
 
 def test_fd_infinity_is_nearer_to_the_true_distance_than_fd():

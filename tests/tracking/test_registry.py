@@ -109,7 +109,7 @@ def report(tmp_path: Path) -> Path:
     document = {
         "schema": "gigagan-report",
         "schema_version": 2,
-        "encoders": {"judge": {"sha256": "ab"}},
+        "encoders": {"judge": {"name": "judge", "sha256": "ab"}},
         "settings": {},
         "lineage": [{"role": "model", "output_digest": "one"}],
         "figures": {
