@@ -1,8 +1,4 @@
-"""Shard sets read as one: which sample stands at which global image index.
-
-Everything here is a function of (seed, global image index), so that reading goes on anywhere, on any worker. A
-permutation is computed where it is looked at and never held: an epoch costs no memory and no time to begin.
-"""
+"""Shard sets read as one: their samples, their shares, and what they have in common. See `order` for who comes when."""
 
 from __future__ import annotations
 
@@ -14,15 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gigagan_core.data import order
+from gigagan_core.data.order import BLOCK
 from gigagan_core.data.pictures import NO_LABEL, Samples, join, read_samples, selected
 from gigagan_core.data.shards import folder_of, read_index
 from gigagan_core.errors import GigaganError
-from gigagan_core.models.randomness import keyed_bits
-
-BLOCK = 1000
-"""In every so many images in a row, each set has its share of them, to the nearest whole."""
-
-_ROUNDS = 8
 
 
 class Mixture:
@@ -53,7 +45,6 @@ class Mixture:
                 shared = f" ({duplicates} are in the sets before it)" if duplicates else ""
                 raise GigaganError(f"{folder} has no selected sample{shared}; select more or ingest more")
         self.samples: Samples = join(tables)
-        self._first = np.cumsum([0, *self.counts])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -69,33 +60,13 @@ class Mixture:
 
         indices: int64 [N], ascending and in a row.
         """
-        blocks = np.arange(indices[0] // BLOCK, indices[-1] // BLOCK + 1)
-        drawn = [self._block(int(block), seed) for block in blocks]
-        here = slice(indices[0] - blocks[0] * BLOCK, indices[-1] + 1 - blocks[0] * BLOCK)
-        return tuple(np.concatenate(columns)[here] for columns in zip(*drawn))
+        sets, visits = order.visits(torch.from_numpy(indices), self.shares, seed)
+        return sets.numpy(), visits.numpy()
 
     def positions(self, sets: np.ndarray, visits: np.ndarray, seed: int) -> np.ndarray:
         """int64 [N]: the position in `samples` of each visit to a set; a set's epoch visits all its samples once."""
-        found = np.empty(len(visits), np.int64)
-        for number, count in enumerate(self.counts):
-            of_set = sets == number
-            epochs, places = np.divmod(visits[of_set], count)
-            order = np.empty(len(places), np.int64)
-            for epoch in np.unique(epochs):
-                now = epochs == epoch
-                order[now] = shuffled(places[now], count, seed, f"reader/set {number} epoch {epoch}")
-            found[of_set] = self._first[number] + order
-        return found
-
-    def _block(self, block: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        sets = np.repeat(np.arange(len(self.shares)), self.shares)
-        if len(self.shares) > 1:
-            bits = keyed_bits(seed, "reader/mixture", torch.arange(BLOCK) + block * BLOCK, 1)
-            sets = sets[bits[:, 0].argsort(stable=True).numpy()]
-        visits = np.empty(BLOCK, np.int64)
-        for number, share in enumerate(self.shares):
-            visits[sets == number] = block * share + np.arange(share)
-        return sets, visits
+        sets, visits = torch.from_numpy(sets), torch.from_numpy(visits)
+        return order.positions(sets, visits, self.counts, seed).numpy()
 
 
 def weighted(data: Any) -> list[tuple[Any, float]]:
@@ -110,39 +81,6 @@ def weighted(data: Any) -> list[tuple[Any, float]]:
                 f"{folder_of(shard_set)} has weight {weight} in the mixture; give a number above 0, or leave it out"
             )
     return [(shard_set, float(weight)) for shard_set, weight in data]
-
-
-def shuffled(places: np.ndarray, count: int, seed: int, purpose: str) -> np.ndarray:
-    """int64 [N]: where the numbers `places`, each below `count`, go in a random permutation of range(count).
-
-    A Feistel network: numbers are rows and columns of a grid that is nearly square, and each round moves every
-    row, or every column, by as much as the other coordinate says. The grid holds a few numbers more than `count`;
-    whoever lands on one of those walks on until it lands on a valid one, which keeps it a permutation.
-    """
-    width = math.isqrt(count - 1) + 1
-    height = -(-count // width)
-    keys = keyed_bits(seed, purpose, torch.arange(_ROUNDS), 1)[:, 0].numpy().view(np.uint64)
-    out = places.astype(np.uint64)
-    walking = np.arange(len(out))
-    while len(walking):
-        out[walking] = _feistel(out[walking], np.uint64(height), np.uint64(width), keys)
-        walking = walking[out[walking] >= count]
-    return out.astype(np.int64)
-
-
-def _feistel(numbers: np.ndarray, height: np.uint64, width: np.uint64, keys: np.ndarray) -> np.ndarray:
-    row, column = numbers // width, numbers % width
-    for even, odd in keys.reshape(-1, 2):
-        row = (row + _mixed(column ^ even) % height) % height
-        column = (column + _mixed(row ^ odd) % width) % width
-    return row * width + column
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, uint64 [N]."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _shares(weights: list[float], folders: list[Any]) -> list[int]:

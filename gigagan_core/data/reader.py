@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from gigagan_core.data.mixture import Mixture
+from gigagan_core.data.order import candidates, mirrored
 from gigagan_core.data.pictures import LOST, CorruptPicture, Samples, decode_planes, read_samples
 from gigagan_core.data.shards import folder_of
 from gigagan_core.errors import GigaganError
-from gigagan_core.models.randomness import keyed_bits, keyed_uniform
+from gigagan_core.models.randomness import keyed_uniform
 from gigagan_core.text import plain
 from gigagan_core.training.loop import Batch
 
@@ -189,7 +190,7 @@ class ShardReader:
     def _mirrored(self, indices: Tensor) -> list[bool]:
         if not self._flip:
             return [False] * len(indices)
-        return (keyed_bits(self._seed, "reader/flip", indices, 1)[:, 0] < 0).tolist()
+        return mirrored(indices, self._seed).tolist()
 
     def _fill(self, order: _Order, rows: range) -> None:
         """Decode some images of a batch."""
@@ -202,18 +203,15 @@ class ShardReader:
         pixels = self.pictures.get(int(order.positions[row]), *view)
         if pixels is not None:
             return pixels
-        of_set, visit = order.sets[row : row + 1], order.visits[row : row + 1]
-        count = self.mixture.counts[of_set[0]]
-        place = int(visit[0]) % count
-        for step in range(1, count):
-            next_visit = visit - place + (place + step) % count
-            position = int(self.mixture.positions(of_set, next_visit, self._seed)[0])
+        of_set, counts = int(order.sets[row]), self.mixture.counts
+        instead = candidates(of_set, int(order.visits[row]), counts, self._seed)
+        for position in itertools.islice(instead, 1, None):
             pixels = self.pictures.get(position, *view)
             if pixels is not None:
                 order.positions[row] = position
                 return pixels
         raise GigaganError(
-            f"no picture of {self.mixture.folders[of_set[0]]} can be read; remove its artifact and run ingest again"
+            f"no picture of {self.mixture.folders[of_set]} can be read; remove its artifact and run ingest again"
         )
 
     def _finish(self, order: _Order) -> Batch:

@@ -36,9 +36,9 @@ def keyed_bits(seed: int, purpose: str, indices: Tensor, count: int) -> Tensor:
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     key = _signed(int.from_bytes(digest[:8], "little"))
     offset = _signed(int.from_bytes(digest[8:16], "little"))
-    stream = _splitmix(_splitmix(indices ^ key) + offset)
+    stream = splitmix(splitmix(indices ^ key) + offset)
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=indices.device) * _GAMMA
-    return _splitmix(stream[:, None] + counter)
+    return splitmix(stream[:, None] + counter)
 
 
 def keyed_uniform(
@@ -93,7 +93,8 @@ def _order(seed: int, purpose: str, indices: Tensor, block: int | None) -> Tenso
     return bits.argsort(dim=1, stable=True) + starts[:, None]
 
 
-def _splitmix(x: Tensor) -> Tensor:
+def splitmix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser: int64 of any shape -> as many well mixed bits."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)

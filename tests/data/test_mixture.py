@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gigagan_core.data.mixture import BLOCK, Mixture, shuffled
+from gigagan_core.data.mixture import Mixture
+from gigagan_core.data.order import BLOCK, shuffled
 from gigagan_core.data.pictures import Samples
 from gigagan_core.data.reader import ShardReader
 from gigagan_core.data.shards import read_index
@@ -65,26 +66,33 @@ def captions(batches: list[Batch]) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9, 10, 17, 1000])
 def test_a_shuffle_is_a_permutation_and_another_one_for_each_purpose(count: int) -> None:
-    first, again, other = (shuffled(np.arange(count), count, 3, purpose) for purpose in ("a", "a", "b"))
-    assert sorted(first) == list(range(count))
-    assert np.array_equal(first, again)
-    assert count < 9 or not np.array_equal(first, other)
-    assert np.array_equal(shuffled(np.array([count - 1, 0]), count, 3, "a"), first[[-1, 0]])
+    first, again, other = (shuffled(torch.arange(count), count, 3, purpose) for purpose in ("a", "a", "b"))
+    assert sorted(first.tolist()) == list(range(count))
+    assert torch.equal(first, again)
+    assert count < 9 or not torch.equal(first, other)
+    assert torch.equal(shuffled(torch.tensor([count - 1, 0]), count, 3, "a"), first[[-1, 0]])
+
+
+def test_the_order_is_the_one_that_trainings_have_begun_with() -> None:
+    """Another one would continue them with images out of turn."""
+    assert shuffled(torch.arange(10), 10, 3, "a").tolist() == [8, 9, 0, 2, 3, 1, 4, 5, 6, 7]
+    found = shuffled(torch.arange(4), 10**12, 7, "reader/set 0 epoch 5")
+    assert found.tolist() == [503056655909, 677045935105, 942488597852, 864540072921]
 
 
 def test_a_shuffle_is_even_and_keeps_no_neighbours() -> None:
-    order = shuffled(np.arange(1000), 1000, 0, "a")
+    order = shuffled(torch.arange(1000), 1000, 0, "a").numpy()
     assert abs(np.corrcoef(np.arange(1000), order)[0, 1]) < 0.1
     assert 300 < np.abs(np.diff(order)).mean() < 366  # a third of the length
     landed = np.zeros((9, 9))
     for epoch in range(2000):
-        landed[np.arange(9), shuffled(np.arange(9), 9, 0, f"epoch {epoch}")] += 1
+        landed[np.arange(9), shuffled(torch.arange(9), 9, 0, f"epoch {epoch}").numpy()] += 1
     expected = 2000 / 9
     assert ((landed - expected) ** 2 / expected).sum() < 64 + 4 * np.sqrt(2 * 64)  # chi squared, 64 degrees
 
 
 def test_a_shuffle_of_a_trillion_costs_no_more_than_what_is_looked_at() -> None:
-    found = shuffled(np.arange(10**12 - 500, 10**12), 10**12, 0, "a")
+    found = shuffled(torch.arange(10**12 - 500, 10**12), 10**12, 0, "a")
     assert len(set(found.tolist())) == 500
     assert found.min() >= 0
     assert found.max() < 10**12
