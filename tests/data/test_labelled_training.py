@@ -25,7 +25,7 @@ def start(folder: Path) -> None:
         training={"losses": {"level_weights": None, "contrastive": 0.0}},
     )
     job = TrainingJob(settings, data=((str(folder), 1.0),), encoder="no encoder is read")
-    train(job, World(), reporter=None, resume_from=None)
+    train(job, World(), reporter=None)
 
 
 def label(folder: Path, labels: list[int | None]) -> Path:
