@@ -15,7 +15,8 @@ from gigagan_core.stages.base import Outcome, StageWork
 from gigagan_core.store.artifact import Artifact, Input
 from gigagan_core.tracking.system_metrics import system_metrics
 from gigagan_core.training.card import model_card
-from gigagan_core.training.record import NON_FINITE, TrainingRecord, write_curves
+from gigagan_core.training.curves import write_curves
+from gigagan_core.training.record import NON_FINITE, TrainingRecord
 from gigagan_core.training.worker import TrainingJob
 
 
@@ -77,18 +78,12 @@ def train_stage(work: StageWork, kind: Literal["base", "upsampler"]) -> Outcome:
     for folder in (samples, work.path / NON_FINITE):
         if folder.is_dir():
             shutil.copytree(folder, work.output / folder.name, dirs_exist_ok=True)
-    last = history[-1] if history else {}
     return Outcome(
-        summary={
-            "images_seen": images_seen,
-            "parameters": parameters,
-            **{name: value for name, value in last.items() if name.endswith("/loss")},
-        },
-        notes=_terms([data for data, _ in mixture]),
+        summary=summary_of(history, images_seen, parameters), notes=terms_of([data for data, _ in mixture])
     )
 
 
-def _terms(data: list[Artifact]) -> dict[str, str]:
+def terms_of(data: list[Artifact]) -> dict[str, str]:
     """Licences and attributions of all the sets."""
     found = {
         key: dict.fromkeys(str(shard_set.notes[key]) for shard_set in data if key in shard_set.notes)
@@ -97,7 +92,7 @@ def _terms(data: list[Artifact]) -> dict[str, str]:
     return {key: " · ".join(texts) for key, texts in found.items() if texts}
 
 
-def _one_by_one(inputs: Mapping[str, Input]) -> dict[str, Input]:
+def one_by_one(inputs: Mapping[str, Input]) -> dict[str, Input]:
     """The inputs with each shard set of a mixture under a name of its own."""
     if isinstance(inputs["data"], Artifact):
         return dict(inputs)
@@ -126,27 +121,55 @@ def _export(
     work: StageWork, job: TrainingJob, kind: str, checkpoint: Path, folder: Path
 ) -> tuple[list[dict[str, float]], int, int]:
     """Write ``folder/bundle/`` from a checkpoint; returns the learning curves, images seen, parameters."""
+    from gigagan_core.encoders.open_clip_encoder import load_encoder
+    from gigagan_core.training.checkpoint import read_state
+
+    state = read_state(checkpoint)
+    encoder = load_encoder(job.encoder).sha256
+    parameters = export_model(folder, work.settings, one_by_one(work.inputs), kind, state, encoder)
+    return state["history"], state["images_seen"], parameters
+
+
+def export_model(
+    folder: Path,
+    settings: Any,
+    inputs: Mapping[str, Input],
+    kind: str,
+    state: Mapping[str, Any],
+    encoder_sha256: str,
+) -> int:
+    """Write ``folder/bundle/``, the average of a training's state; returns its parameters.
+
+    inputs: for the card, one set each. state: a `checkpoint.snapshot`.
+    """
     import torch
 
-    from gigagan_core.encoders.open_clip_encoder import load_encoder
-    from gigagan_core.training.checkpoint import export_bundle, read_state
+    from gigagan_core.training.checkpoint import export_bundle
     from gigagan_core.training.recipes import initial_network
+    from gigagan_core.training.worker import network_settings
 
-    settings, training = work.settings, work.settings.training
-    state = read_state(checkpoint)
-    network = initial_network(
-        settings.generator if kind == "base" else settings.upsampler, training.schedule.seed
-    )
+    seed = settings.training.schedule.seed
+    network = initial_network(network_settings(settings), seed)
     network.load_state_dict(state["ema"])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     config = {
         "kind": kind,
         "image_size": settings.image_size,
-        "encoder_sha256": load_encoder(job.encoder).sha256,
-        "seed": training.schedule.seed,
+        "encoder_sha256": encoder_sha256,
+        "seed": seed,
         "images_seen": state["images_seen"],
         "torch": torch.__version__,
     }
-    card = model_card(settings, _one_by_one(work.inputs), config, parameters, state["history"])
+    card = model_card(settings, inputs, config, parameters, state["history"])
     export_bundle(folder / "bundle", network, config, card)
-    return state["history"], state["images_seen"], parameters
+    return parameters
+
+
+def summary_of(history: list[dict[str, float]], images_seen: int, parameters: int) -> dict[str, float]:
+    """The figures of a model's manifest: losses as they ended, and sizes."""
+    last = history[-1] if history else {}
+    return {
+        "images_seen": images_seen,
+        "parameters": parameters,
+        **{name: value for name, value in last.items() if name.endswith("/loss")},
+    }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.training.record import Event
+from gigagan_core.training.rounds import give_up
 from gigagan_core.training.worker import TrainingJob, train
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ def launch(job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) ->
     last = checkpoints.latest()
     assert last is not None, "the loop always ends with a checkpoint"
     return last
-
-
-def give_up(error: Exception) -> str:
-    """What to say when a loss is not finite once too often."""
-    return f"{error}; lower the learning rate or raise r1.strength and train again"
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.training.launch_plain import give_up
 from gigagan_core.training.record import Event
+from gigagan_core.training.rounds import give_up
 from gigagan_core.training.worker import TrainingJob, train
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import struct
+import zlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from gigagan_core.inference.generate import draw, enlarge, to_uint8
 from gigagan_core.models.pyramid import resize
 from gigagan_core.training.steps import to_unit_range
+from gigagan_core.training.transport import to_bytes
 
 if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
@@ -67,8 +69,6 @@ class UpsamplerSampler:
 
 def grid_png(rows: list[Tensor]) -> bytes:
     """Rows of equally many images, each uint8 [N, 3, h, w], as one PNG."""
-    from PIL import Image
-
     count, _, height, width = rows[0].shape
     canvas = torch.full(
         (len(rows) * (height + CELL) - CELL, count * (width + CELL) - CELL, 3), 255, dtype=torch.uint8
@@ -77,6 +77,18 @@ def grid_png(rows: list[Tensor]) -> bytes:
         for column, image in enumerate(images):
             top, left = row * (height + CELL), column * (width + CELL)
             canvas[top : top + height, left : left + width] = image.permute(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(canvas.numpy()).save(file, format="PNG")
-    return file.getvalue()
+    return png(canvas)
+
+
+def png(image: Tensor) -> bytes:
+    """uint8 [H, W, 3] as a PNG, without an imaging library, which a machine with torch alone lacks."""
+    height, width, _ = image.shape
+    lines = torch.zeros(height, 1 + 3 * width, dtype=torch.uint8)  # each begins with its filter: 0, none
+    lines[:, 1:] = image.reshape(height, -1)
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB, not interlaced
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(to_bytes(lines), 6)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in chunks)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

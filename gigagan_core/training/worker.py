@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.training.rounds import Reporter, train_rounds
 
 if TYPE_CHECKING:
     from gigagan_core.data.mixture import Mixture
     from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
-    from gigagan_core.training.loop import NonFiniteError, Recipe
+    from gigagan_core.training.loop import Recipe
     from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
     from gigagan_core.training.state import TrainState
     from gigagan_core.training.world import World
@@ -43,53 +41,16 @@ class TrainingJob:
         return self.settings.training.schedule.total_images
 
 
-class Reporter(Protocol):
-    """Where a worker's news go, and where checkpoints come from.
-
-    `checkpoint`, `settle` and `newest` are called on every worker, the others on rank 0 only.
-    """
-
-    def started(self, images_seen: int) -> None:
-        """Training starts or goes on at this many images."""
-
-    def metrics(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """New metrics."""
-
-    def sample(self, images_seen: int, png: bytes) -> None:
-        """A grid of sample images."""
-
-    def rolled_back(self, images_seen: int, message: str, details: dict[str, Any]) -> None:
-        """A loss or gradient was not finite; training goes on from `images_seen`. details: for a JSON file."""
-
-    def checkpoint(self, images_seen: int, write: Callable[[Path], None] | None) -> None:
-        """Keep a checkpoint: `write` fills an existing folder, maybe later and in another thread; None above rank 0."""
-
-    def settle(self) -> None:
-        """Wait until the last checkpoint is kept. Raises GigaganError where it could not be."""
-
-    def newest(self) -> AbstractContextManager[Path | None]:
-        """Inside, the folder of the newest checkpoint; None where there is none yet."""
-
-    def should_save(self) -> bool:
-        """Whether to save out of turn and go on."""
-
-    def should_stop(self) -> bool:
-        """Whether to save and leave early."""
-
-
 def train(job: TrainingJob, world: World, reporter: Reporter) -> None:
-    """Train to the end, from the beginning or from the newest checkpoint.
+    """Train to the end, from the beginning or from the newest checkpoint: see `rounds.train_rounds`.
 
-    Where a loss or gradient is not finite, training goes back to the newest checkpoint and leaves out the images up to
-    that step, `max_rollbacks` times from one checkpoint.
-    Raises GigaganError for what the user can mend and NonFiniteError where a loss or gradient blew up once more.
+    Raises GigaganError for what the user can mend and NonFiniteError where a loss or gradient blew up once too often.
     """
     import torch
 
     from gigagan_core.data.mixture import Mixture
     from gigagan_core.data.reader import ShardReader
     from gigagan_core.encoders.open_clip_encoder import load_encoder
-    from gigagan_core.training.loop import NonFiniteError, run_loop
 
     settings, schedule = job.settings, job.settings.training.schedule
     if settings.use_gpu and not torch.cuda.is_available():
@@ -97,7 +58,7 @@ def train(job: TrainingJob, world: World, reporter: Reporter) -> None:
     torch.set_num_threads(schedule.threads or _cpus())
     device = torch.device("cuda" if settings.use_gpu else "cpu")
     data = Mixture(job.data)
-    _check_labels(data, network_settings(settings))
+    check_labels(data, network_settings(settings))
     reader = partial(
         ShardReader,
         data,
@@ -107,87 +68,17 @@ def train(job: TrainingJob, world: World, reporter: Reporter) -> None:
         decode_threads=settings.decode_threads,
     )
     encoder = load_encoder(job.encoder, device=device)
-    rollbacks = _Rollbacks(schedule.max_rollbacks, schedule.batch_size)
-    while True:
-        state, recipe, sampler = _build(job, encoder, device, world)
-        _go_on(state, job, reporter)
-        news = rollbacks.skip(state)
-        if world.rank == 0:
-            sampler.choose(next(iter(reader(batch_size=settings.sample_count))))
-            reporter.started(state.images_seen)
-            if news is not None:
-                reporter.rolled_back(state.images_seen, *news)
-        batches = reader(
-            batch_size=schedule.batch_size,
-            rank=world.rank,
-            world_size=world.size,
-            flip=schedule.flip,
-            start_image=state.next_index,
-        )
-        try:
-            run_loop(state, recipe, batches, schedule, LoopHooks(job, world, reporter, sampler), world)
-            reporter.settle()
-            return
-        except NonFiniteError as error:
-            rollbacks.note(error, state.next_index, world)
-
-
-def _go_on(state: TrainState, job: TrainingJob, reporter: Reporter) -> None:
-    """From the newest checkpoint, or else from the model to start from."""
-    from gigagan_core.training.checkpoint import load_checkpoint, start_warm
-
-    with reporter.newest() as folder:
-        if folder is not None:
-            load_checkpoint(folder, state)
-        elif job.init_from is not None:
-            start_warm(state, Path(job.init_from))
-
-
-class _Rollbacks:
-    """How often training went back to one checkpoint, and what it leaves out when it goes on.
-
-    A step is a function of state and image indices, so that it must not be met again: the images from the checkpoint
-    to the bad step are left out, and those after it take their place.
-    """
-
-    def __init__(self, limit: int, batch_size: int):
-        self._limit, self._batch_size = limit, batch_size
-        self._failed: tuple[NonFiniteError, int, list[list[str]]] | None = None
-        self._base, self._count = -1, 0
-
-    def note(self, error: NonFiniteError, index: int, world: World) -> None:
-        """A step that began at image `index` failed; every worker calls this, as all of them see the same gradient."""
-        self._failed = error, index, world.collect(error.keys)
-
-    def skip(self, state: TrainState) -> tuple[str, dict[str, Any]] | None:
-        """Have `state`, fresh from the checkpoint, leave images out; returns a sentence and details for the record.
-
-        None where nothing has failed. Raises NonFiniteError where it was the last one allowed.
-        """
-        if self._failed is None:
-            return None
-        error, index, keys = self._failed
-        self._count = self._count + 1 if state.images_seen == self._base else 1
-        self._base = state.images_seen
-        if self._count > self._limit:
-            raise error
-        state.skipped_images = index + self._batch_size - state.images_seen
-        message = (
-            f"{error.reason}; training goes back to {state.images_seen} images and leaves out the images up to that "
-            f"step (rollback {self._count} of {self._limit} from this checkpoint)"
-        )
-        details = {
-            "step": error.step,
-            "images_seen": error.images_seen,
-            "network": error.network,
-            "losses": {name: repr(value) for name, value in error.losses.items()},
-            "first_index": index,
-            "keys_by_worker": keys,
-            "back_to_images": state.images_seen,
-            "skipped_images": state.skipped_images,
-        }
-        self._failed = None
-        return message, details
+    build = partial(_build, job, encoder, device, world)
+    train_rounds(
+        build,
+        reader,
+        schedule,
+        reporter,
+        world,
+        settings.sample_count,
+        init_from=job.init_from,
+        further_metrics=partial(_utilisation, settings),
+    )
 
 
 def network_settings(
@@ -208,7 +99,8 @@ def check_text_width(settings: BaseTrainingSettings | UpsamplerTrainingSettings,
             )
 
 
-def _check_labels(data: Mixture, network: GeneratorSettings | UpsamplerSettings) -> None:
+def check_labels(data: Mixture, network: GeneratorSettings | UpsamplerSettings) -> None:
+    """Raise GigaganError where a network expects class labels that the data lack or that it does not know."""
     if network.conditioning != "class":
         return
     if data.unlabelled:
@@ -249,60 +141,22 @@ def _build(
     return state, recipe, UpsamplerSampler(encoder, first.low_size)
 
 
-class LoopHooks:
-    """The loop's hooks: rank 0 speaks, every rank meets at a checkpoint."""
-
-    def __init__(self, job: TrainingJob, world: World, reporter: Reporter, sampler: Any):
-        self._job, self._world, self._reporter, self._sampler = job, world, reporter, sampler
-
-    def on_metrics(self, images_seen: int, metrics: dict[str, float]) -> None:
-        if self._world.rank == 0:
-            self._reporter.metrics(images_seen, metrics | _of_the_device(self._job.settings, metrics))
-
-    def on_samples(self, state: TrainState) -> None:
-        from gigagan_core.training.sharding import gathered
-
-        average = gathered(state.ema)  # by all workers
-        if self._world.rank == 0:
-            self._reporter.sample(state.images_seen, self._sampler.draw(average))
-
-    def on_checkpoint(self, state: TrainState) -> None:
-        from gigagan_core.training.checkpoint import snapshot, write_checkpoint
-
-        self._reporter.settle()  # two snapshots at once would need twice the memory
-        saved = snapshot(state, self._world)  # by all workers
-
-        def write(folder: Path) -> None:
-            write_checkpoint(folder, saved, self._world, self._job.settings.training.schedule.seed)
-
-        self._reporter.checkpoint(state.images_seen, write if self._world.rank == 0 else None)
-
-    def should_save(self) -> bool:
-        return self._reporter.should_save()
-
-    def should_stop(self) -> bool:
-        return self._reporter.should_stop()
-
-
-def _of_the_device(
+def _utilisation(
     settings: BaseTrainingSettings | UpsamplerTrainingSettings, metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Memory held at most so far, MiB, and the share of the peak FLOP/s that is reached, where that is known."""
+    """The share of the peak FLOP/s that is reached, where that is known."""
     if not settings.use_gpu:
-        import resource
-
-        return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+        return {}
     import torch
 
     from gigagan_core.config.plan import gpu_named
 
-    figures = {"memory_mib": torch.cuda.max_memory_allocated() / 2**20}
     sheet = gpu_named(torch.cuda.get_device_name())
-    if sheet is not None:
-        half = settings.training.schedule.precision == "bfloat16"
-        peak = sheet.bfloat16 if half else sheet.tf32
-        figures["flops_utilisation"] = metrics["flops_per_second_per_device"] / peak
-    return figures
+    if sheet is None:
+        return {}
+    half = settings.training.schedule.precision == "bfloat16"
+    peak = sheet.bfloat16 if half else sheet.tf32
+    return {"flops_utilisation": metrics["flops_per_second_per_device"] / peak}
 
 
 def _cpus() -> int:
