@@ -18,6 +18,7 @@ from gigagan_core.cli import (
     inference_commands,
     metrics_command,
     plan_commands,
+    portable_commands,
     report_commands,
     server_commands,
     show_commands,
@@ -60,4 +61,5 @@ report_commands.register(app)
 show_commands.register(app)
 plan_commands.register(app)
 assets_commands.register(app)
+portable_commands.register(app)
 server_commands.register(app)

@@ -42,7 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 @contextlib.contextmanager
-def _stage(store: str | None, force: bool, accept_code_change: bool, as_json: bool) -> Iterator[Any]:
+def stage_surroundings(
+    store: str | None, force: bool, accept_code_change: bool, as_json: bool
+) -> Iterator[Any]:
     """The surroundings of one stage: store, records in MLflow, Ray; and at the end the answer."""
     with answering(as_json) as answer:
         from gigagan_core.cli.closing import document, show, show_where_to_look
@@ -80,7 +82,7 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a table's images into a shard set: filter, download, rules; every rejection is counted."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.config.base import with_overrides
         from gigagan_core.config.ingest import IngestSettings
         from gigagan_core.stages import ingest as stage
@@ -117,7 +119,7 @@ def import_data(
     as_json: JsonOption = False,
 ) -> None:
     """Make a shard set of pictures that are on this machine already; every rejection is counted."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.config.base import with_overrides
         from gigagan_core.config.ingest import ImportSettings
         from gigagan_core.stages import import_data as stage
@@ -144,7 +146,7 @@ def train_encoder(
     as_json: JsonOption = False,
 ) -> None:
     """Train a small CLIP, where no weight file of a large one is given."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_encoder as stage
 
@@ -167,7 +169,7 @@ def curate(
     as_json: JsonOption = False,
 ) -> None:
     """Add scores to every row of a shard set and select by them; other thresholds do not score again."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import curate as stage
 
         _run_on_data(stage.run, "curate", data, encoder, preset, overrides, context)
@@ -194,7 +196,7 @@ def train_base(
     as_json: JsonOption = False,
 ) -> None:
     """Train the text-to-image GAN at its lowest resolution."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_base as stage
 
@@ -231,7 +233,7 @@ def train_upsampler(
     as_json: JsonOption = False,
 ) -> None:
     """Train the upsampler, which makes large images of the base model's."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_upsampler as stage
 
@@ -293,7 +295,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Judge models on held-out captions, and write a report."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import evaluate as stage
         from gigagan_core.stages import protocol_inputs, references
 
