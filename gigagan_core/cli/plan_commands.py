@@ -147,7 +147,8 @@ def _named(frozen: FrozenNetworks) -> dict[str, Any]:
 def _planned(
     settings: TrainingSettings, frozen: FrozenNetworks, gpu_counts: tuple[int, ...], assumed: PlanSettings
 ) -> dict[str, Any]:
-    from gigagan_core.planning.plan import count, on_gpus
+    from gigagan_core.planning.counting import count
+    from gigagan_core.planning.plan import on_gpus
     from gigagan_core.planning.plan import plan as planned
     from gigagan_core.planning.rehearsal import check
 

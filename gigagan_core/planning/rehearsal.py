@@ -7,8 +7,9 @@ from typing import Any
 from gigagan_core.config.plan import PlanSettings
 from gigagan_core.config.training import BaseTrainingSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.planning.counting import sample_unit
 from gigagan_core.planning.encoders import FrozenNetworks
-from gigagan_core.planning.plan import on_gpus, sample_unit
+from gigagan_core.planning.plan import on_gpus
 from gigagan_core.planning.profile import R1, Shape, StepProfile, TrainingSettings, profile
 from gigagan_core.text import plain
 from gigagan_core.training.worker import check_text_width
@@ -64,7 +65,8 @@ def check(settings: TrainingSettings, frozen: FrozenNetworks) -> None:
                 f"{vision.width} wide; set discriminator.vision_width={vision.width} or name another --vision-encoder"
             )
     unit = sample_unit(settings)
-    if losses.matching and share < 2:
+    exchanging = losses.matching and getattr(settings.training, "objective", "gan") == "gan"
+    if exchanging and share < 2:
         raise GigaganError(
             f"each of {settings.workers} workers has {share} sample, and the matching loss exchanges captions within a "
             "worker; take fewer GPUs or a larger batch_size"

@@ -41,6 +41,8 @@ COMMANDS = {
     "store ls",
     "store forget",
     "data publish",
+    "data pack",
+    "import-model",
     "data report",
 }
 HEAVY = {"torch", "ray", "mlflow", "prefect", "open_clip", "img2dataset", "matplotlib", "pandas", "pyarrow"}

@@ -10,8 +10,8 @@ import torch
 
 from gigagan_core.config.base import with_overrides
 from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.planning.counting import Counted, count
 from gigagan_core.planning.encoders import FrozenNetworks
-from gigagan_core.planning.plan import Counted, count
 from gigagan_core.planning.profile import Shape, StepProfile, profile
 from tests.training.conftest import ARCHITECTURE, DISCRIMINATOR, GENERATOR, base_settings
 

@@ -7,7 +7,8 @@ import pytest
 from gigagan_core.config.plan import PlanSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.models.counting import on_meta_device
-from gigagan_core.planning.plan import Counted, micro_batches, on_gpus, peak, plan, traffic_a_step
+from gigagan_core.planning.counting import Counted
+from gigagan_core.planning.plan import micro_batches, on_gpus, peak, plan, traffic_a_step
 from gigagan_core.planning.profile import PARAMETERS, StepProfile
 from tests.planning.conftest import SETTINGS, settings_with
 

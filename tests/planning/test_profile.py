@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.bench_plan import compare
 from gigagan_core.models.counting import on_meta_device
-from gigagan_core.planning.plan import StepModel
+from gigagan_core.planning.counting import StepModel
 from gigagan_core.planning.profile import (
     AVERAGE,
     AVERAGING,

@@ -1,0 +1,89 @@
+"""Every kind of training can be planned and rehearsed: classes, no contrastive loss, upsamplers, the L1 control."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+
+from gigagan_core.config.plan import PlanSettings
+from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
+from gigagan_core.planning.counting import Counted, count
+from gigagan_core.planning.plan import plan
+from gigagan_core.planning.profile import PREPARE, R1, TrainingSettings
+from gigagan_core.planning.rehearsal import rehearse
+from tests.planning.conftest import FROZEN, SETTINGS
+from tests.training.conftest import LARGE_DISCRIMINATOR, UPSAMPLER, upsampler_settings
+
+ASSUMED = PlanSettings()
+
+
+def without_contrastive() -> BaseTrainingSettings:
+    losses = dataclasses.replace(SETTINGS.training.losses, contrastive=0.0)
+    return SETTINGS.model_copy(update={"training": dataclasses.replace(SETTINGS.training, losses=losses)})
+
+
+def by_class() -> BaseTrainingSettings:
+    """Conditioned on labels, as the ImageNet presets are."""
+    classes = {"conditioning": "class", "classes": 3}
+    losses = dataclasses.replace(SETTINGS.training.losses, contrastive=0.0, vision_aided=0.0)
+    return BaseTrainingSettings(
+        generator=dataclasses.replace(SETTINGS.generator, **classes),
+        discriminator=dataclasses.replace(SETTINGS.discriminator, **classes, vision_layers=()),
+        training=dataclasses.replace(SETTINGS.training, losses=losses),
+    )
+
+
+def upsampler(
+    objective: str = "gan", lpips: float = 0.0, contrastive: float = 1.0
+) -> UpsamplerTrainingSettings:
+    training = upsampler_settings(objective, batch_size=16, total_images=1600)
+    losses = dataclasses.replace(training.losses, lpips=lpips, contrastive=contrastive)
+    return UpsamplerTrainingSettings(
+        upsampler=UPSAMPLER,
+        discriminator=LARGE_DISCRIMINATOR,
+        training=dataclasses.replace(training, losses=losses),
+    )
+
+
+KINDS = {
+    "without contrastive": without_contrastive,
+    "by class": by_class,
+    "upsampler": upsampler,
+    "upsampler without contrastive": lambda: upsampler(contrastive=0.0),
+    "L1 control": lambda: upsampler("l1"),
+}
+GATHERING = {"upsampler"}
+"""Those whose contrastive loss compares the samples of all workers."""
+
+
+@cache
+def counted(kind: str) -> Counted:
+    return count(KINDS[kind](), FROZEN, largest=8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_planned(kind: str) -> None:
+    settings: TrainingSettings = KINDS[kind]()
+    one, two = plan(settings, counted(kind), (1, 2), ASSUMED)["plans"]
+    assert one["replicated"]["time"]["hours"] > 0
+    for layout in ("replicated", "sharded"):
+        found = two[layout]
+        assert found["fits"]
+        assert found["time"]["cost"] > 0
+        # of what the contrastive loss compares; weights of a sharded network are counted by another name
+        assert ("allgather" in found["time"]["traffic_bytes"]) == (kind in GATHERING)
+    discriminates = kind != "L1 control"
+    assert (R1 in one["replicated"]["with_checkpointing"]["peak_by_phase"]) == discriminates
+    assert two["sharded"]["with_checkpointing"]["peak_by_phase"][PREPARE] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_rehearsed(kind: str) -> None:
+    for parallelism in ("replicated", "sharded"):
+        settings = KINDS[kind]()
+        schedule = dataclasses.replace(settings.training.schedule, parallelism=parallelism)
+        training = dataclasses.replace(settings.training, schedule=schedule)
+        found = rehearse(settings.model_copy(update={"training": training}), FROZEN, 2, ASSUMED)
+        assert found["peak"] > sum(found["states"].values())
