@@ -343,7 +343,7 @@ def tradeoff(
     as_json: JsonOption = False,
 ) -> None:
     """Judge a base model at several truncations: distance against CLIP score, and the Pareto front."""
-    with _stage(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import tradeoff as stage
 
