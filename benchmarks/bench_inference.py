@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", choices=tuple(MEASURED))
     parser.add_argument("--repeats", type=int, help="in place of each case's own number")
-    parser.add_argument("--threads", type=int, default=1, help="more only on a machine that is otherwise idle")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="more only on a machine that is otherwise idle"
+    )
     chosen = parser.parse_args()
     on_gpu = chosen.device == "cuda"
     for name, (case, networks, size, repeats) in MEASURED.items():
