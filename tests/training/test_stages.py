@@ -342,6 +342,8 @@ def test_mlflow_away_in_the_middle_does_not_stop_training_and_costs_no_metric(
     log_metrics, asked = StageRun.log_metrics, []
 
     def shaky(run, metrics, step=0):
+        if any(name.startswith("system/") for name in metrics):
+            return  # another thread's
         asked.append(step)
         client = run._connection._client
         run._connection._client = Away() if 32 <= step < 80 else client
