@@ -131,11 +131,18 @@ def when_there_is(pattern: str, store: Path, act: Callable[[], bool]) -> threadi
     return thread
 
 
+def training_elsewhere(store: Path, inputs: dict[str, Artifact], **schedule) -> multiprocessing.Process:
+    """`train` begun in a fresh process: a fork of one that has used autograd's threads cannot use them again."""
+    child = multiprocessing.get_context("spawn").Process(target=train, args=(store, inputs), kwargs=schedule)
+    # It finds this module the way sys.path, which it is given, says.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        child.start()
+    return child
+
+
 def test_killed_with_minus_nine_and_run_again_it_ends_with_the_same_bits(base, inputs, tmp_path) -> None:
-    child = multiprocessing.get_context("fork").Process(
-        target=train, args=(tmp_path, inputs), kwargs={"total_images": 320}
-    )
-    child.start()
+    child = training_elsewhere(tmp_path, inputs, total_images=320)
 
     def kill() -> bool:
         os.kill(child.pid, signal.SIGKILL)
@@ -310,10 +317,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(inputs, tmp_path, m
 
 
 def test_told_to_end_it_saves_first_and_goes_on_from_there(base, inputs, tmp_path) -> None:
-    child = multiprocessing.get_context("fork").Process(
-        target=train, args=(tmp_path, inputs), kwargs={"total_images": 320, "checkpoint_every_images": 10_000}
-    )
-    child.start()
+    child = training_elsewhere(tmp_path, inputs, total_images=320, checkpoint_every_images=10_000)
 
     def terminate() -> bool:
         os.kill(child.pid, signal.SIGTERM)

@@ -71,7 +71,8 @@ def test_two_workers_train_as_one(case: str, two_workers: Path) -> None:
         for name, value in weights(alone).items():
             torch.testing.assert_close(saved["weights"][name], value, rtol=0, atol=1e-9, msg=name)
         for ours, theirs in zip(saved["history"], alone.history, strict=True):
-            for name, value in theirs.items():
+            # Entropies are looked at on each worker's first samples only.
+            for name, value in ((n, v) for n, v in theirs.items() if not n.startswith("entropy/")):
                 assert ours[name] == pytest.approx(value, abs=1e-9), name
 
 
