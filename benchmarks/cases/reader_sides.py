@@ -40,7 +40,7 @@ class Read:
 
 
 class Ours(Read):
-    """Batches of float32 as training gets them; a new iterator each time, so nothing is decoded before the clock."""
+    """Batches of bytes as training gets them; a new iterator each time, so nothing is decoded before the clock."""
 
     def __init__(self, options: dict[str, Any]):
         super().__init__(options)
