@@ -134,10 +134,9 @@ class LocalReporter:
             self._validation = self._validator.submit(self._validate, copy)
 
     def _validate(self, checkpoint: Path) -> None:
-        from gigagan_core.training.validation import validate
+        from gigagan_core.training.validation import validated
 
-        images_seen, figures = validate(checkpoint, self._job)
-        self._on_event(Event("validated", images_seen, metrics=figures))
+        self._on_event(validated(checkpoint, self._job))
 
     def settle(self) -> None:
         writing, self._writing = self._writing, None

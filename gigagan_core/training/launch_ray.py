@@ -11,15 +11,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.training.record import Event
 from gigagan_core.training.rounds import give_up
 from gigagan_core.training.worker import TrainingJob, train
-
-if TYPE_CHECKING:
-    from gigagan_core.training.world import World
 
 RUN_NAME = "train"
 POLL_SECONDS = 0.5
@@ -111,12 +108,12 @@ class _Validation:
     def __call__(self, checkpoint: Any) -> dict[str, float]:
         import ray
 
-        from gigagan_core.training.validation import validate
+        from gigagan_core.training.validation import validated
 
         with checkpoint.as_directory() as folder:
-            images_seen, figures = validate(Path(folder), self._job)
-        ray.get(self._relay.push.remote(Event("validated", images_seen, metrics=figures)))
-        return figures
+            event = validated(Path(folder), self._job)
+        ray.get(self._relay.push.remote(event))
+        return event.metrics
 
 
 def _resources_per_worker(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
@@ -181,7 +178,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from gigagan_core.training.world import World
 
     job, world = config["job"], World.joined()
-    reporter = _RayReporter(config["relay"], job, Path(config["folder"]), world)
+    reporter = _RayReporter(config["relay"], job, Path(config["folder"]))
     try:
         train(job, world, reporter)
     except NonFiniteError as error:
@@ -199,8 +196,8 @@ def _train_worker(config: dict[str, Any]) -> None:
 class _RayReporter:
     """Checkpoints go through `ray.train.report`, which writes them in a thread while training goes on."""
 
-    def __init__(self, relay: Any, job: TrainingJob, folder: Path, world: World):
-        self._relay, self._job, self._folder, self._world = relay, job, folder, world
+    def __init__(self, relay: Any, job: TrainingJob, folder: Path):
+        self._relay, self._job, self._folder = relay, job, folder
         self._written = threading.Event()
         self._written.set()
         self._reported = self._saved_for_preemption = False

@@ -24,8 +24,9 @@ _SHOWN = {
 class Event:
     """News of a training worker; picklable.
 
-    kind: "started" (or goes on), "metrics", "validated", "sample", "rolled_back" or "failed". images_seen: when.
-    png: a sample grid. message: why it failed or went back. details: of going back, a JSON document.
+    kind: "started" (or goes on), "metrics", "validated", "not_validated", "sample", "rolled_back" or "failed".
+    images_seen: when.
+    png: a sample grid. message: why it failed, went back or was not measured. details: of going back, a JSON document.
     """
 
     kind: str
@@ -68,6 +69,8 @@ class TrainingRecord:
             path.write_bytes(event.png)
             self._run.log_image("samples", path, step=event.images_seen)
 
+        elif event.kind == "not_validated":
+            console.warn(event.message)
         elif event.kind == "rolled_back":
             console.warn(event.message)
             path = self._samples.parent / NON_FINITE / f"{json.loads(event.details)['images_seen']:09d}.json"

@@ -13,12 +13,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gigagan_core.text import plain
+from gigagan_core.training.record import Event
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gigagan_core.training.worker import TrainingJob
 
 BATCH = 32
+
+
+def validated(checkpoint: Path, job: TrainingJob) -> Event:
+    """The news of `validate`; of what went wrong there, too: a run must not end for a figure that only watches it."""
+    try:
+        images_seen, figures = validate(checkpoint, job)
+    except Exception as error:  # whatever a diverged model or damaged pictures can do to a measure
+        return Event("not_validated", 0, message=f"a checkpoint could not be measured: {plain(error)}")
+    return Event("validated", images_seen, metrics=figures)
 
 
 @torch.no_grad()

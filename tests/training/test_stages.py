@@ -431,6 +431,18 @@ def test_checkpoints_are_measured_beside_training(kind: str, inputs, tmp_path) -
     assert validate(last, job)[1] == figures
 
 
+def test_a_checkpoint_that_cannot_be_measured_is_a_warning(inputs, tmp_path, capsys) -> None:
+    wanted = settings(total_images=32).model_copy(
+        update={"validation_images": 1}
+    )  # no covariance of one picture
+    with RunContext.open(str(tmp_path)) as context:
+        made = train_base.run(wanted, inputs, context)
+    assert made.summary["images_seen"] == 32
+    assert "could not be measured: a covariance needs at least 2 images" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_milestones_become_models_of_their_own(inputs, tmp_path) -> None:
     made = train(tmp_path, inputs, total_images=96, keep_every_images=40)
     kept = sorted(made.path.glob("milestones/*"))
