@@ -29,6 +29,7 @@ LOST = -1
 NO_LABEL = -1
 _Place = tuple[int, int]
 _TAR_BLOCK = 512
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _TIME_RECORD = re.compile(rb"\d+ mtime=[\d.]+\n")  # what webdataset's writer puts before every member
 
 
@@ -289,35 +290,50 @@ def _is_class(value: Any) -> bool:
 
 def read_bytes(sample: Sample) -> bytes:
     """The encoded picture."""
-    with open(sample.tar, "rb", buffering=0) as file:
-        file.seek(sample.offset)
-        return file.read(sample.size)
+    return _read_part(sample.tar, sample.offset, sample.size)
+
+
+def _read_part(tar: Path, offset: int, size: int) -> bytes:
+    file = os.open(tar, os.O_RDONLY)
+    try:
+        return os.pread(file, size, offset)
+    finally:
+        os.close(file)
 
 
 def decode(sample: Sample, image_size: int) -> np.ndarray:
     """uint8 [image_size, image_size, 3] of a sample: see `to_square`. Raises CorruptPicture."""
-    return np.asarray(_open_square(sample, image_size, None))
+    try:
+        return np.asarray(_open_square(read_bytes(sample), image_size, None))
+    except _UNREADABLE as error:
+        raise _corrupt(sample, error) from None
 
 
 def decode_planes(
-    sample: Sample, image_size: int, place: float | None = None, mirrored: bool = False
-) -> np.ndarray:
-    """uint8 [3, image_size, image_size] of a sample, or of its mirror image: see `to_square`. Raises CorruptPicture."""
-    image = _open_square(sample, image_size, place)
+    samples: Samples, position: int, out: np.ndarray, place: float | None = None, mirrored: bool = False
+) -> None:
+    """Write a picture, or its mirror image, to out, uint8 [3, size, size]: see `to_square`. Raises CorruptPicture."""
+    tar = samples.tars[samples.tar[position]]
+    encoded = _read_part(tar, int(samples.offset[position]), int(samples.size[position]))
+    size = out.shape[-1]
+    try:
+        image = _open_square(encoded, size, place)
+    except _UNREADABLE as error:
+        raise _corrupt(samples[position], error) from None
     if mirrored:  # by Pillow, in a fraction of the time that numpy needs
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # Pillow takes the channels apart four times as fast as numpy transposes them.
-    planes = b"".join(image.tobytes("raw", channel) for channel in "RGB")
-    return np.frombuffer(planes, np.uint8).reshape(3, image_size, image_size)
+    for plane, channel in zip(out, "RGB", strict=True):
+        # Pillow takes the channels apart four times as fast as numpy transposes them.
+        plane[:] = np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(size, size)
 
 
-def _open_square(sample: Sample, image_size: int, place: float | None) -> Image.Image:
-    encoded = read_bytes(sample)
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP")) as image:
-            return to_square(image, image_size, place)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptPicture(f"shard {sample.tar.name}, sample {sample.key}: {error}") from None
+def _open_square(encoded: bytes, image_size: int, place: float | None) -> Image.Image:
+    with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP")) as image:
+        return to_square(image, image_size, place)
+
+
+def _corrupt(sample: Sample, error: Exception) -> CorruptPicture:
+    return CorruptPicture(f"shard {sample.tar.name}, sample {sample.key}: {error}")
 
 
 def to_square(image: Image.Image, image_size: int, place: float | None = None) -> Image.Image:

@@ -69,24 +69,33 @@ class Pictures:
             self._check_budget(samples.damage[-1])
 
     def get(self, position: int, place: float | None = None, mirrored: bool = False) -> np.ndarray | None:
-        """uint8 [3, image_size, image_size], or None for a picture in quarantine.
+        """uint8 [3, image_size, image_size], or None for a picture in quarantine: see `read`."""
+        pixels = np.empty((3, self._image_size, self._image_size), np.uint8)
+        return pixels if self.read(position, pixels, place, mirrored) else None
+
+    def read(
+        self, position: int, out: np.ndarray, place: float | None = None, mirrored: bool = False
+    ) -> bool:
+        """Write a picture to out, uint8 [3, image_size, image_size]; False for a picture in quarantine.
 
         place, mirrored: see `pictures.decode_planes`; only centred squares are remembered.
         Raises GigaganError when more pictures than the budget allows cannot be read.
         """
         if position in self.corrupt:
-            return None
+            return False
         try:
             if self._cache is None or place is not None:
-                return decode_planes(self.samples[position], self._image_size, place, mirrored)
+                decode_planes(self.samples, position, out, place, mirrored)
+                return True
             if not self._cached[position]:
-                self._cache[position] = decode_planes(self.samples[position], self._image_size)
+                decode_planes(self.samples, position, self._cache[position])
                 self._cached[position] = True
         except CorruptPicture as error:
             self._quarantine(position, str(error))
-            return None
+            return False
         pixels = self._cache[position]
-        return pixels[..., ::-1] if mirrored else pixels
+        out[:] = pixels[..., ::-1] if mirrored else pixels
+        return True
 
     def _quarantine(self, position: int, message: str) -> None:
         _log.warning("left out a picture that does not decode: %s", plain(message))
@@ -195,21 +204,17 @@ class ShardReader:
     def _fill(self, order: _Order, rows: range) -> None:
         """Decode some images of a batch."""
         for row in rows:
-            order.images[row] = self._find(order, row)
+            view = order.images[row], order.places[row], order.mirrored[row]
+            if not self.pictures.read(int(order.positions[row]), *view):
+                order.positions[row] = self._instead(order, row, view)
 
-    def _find(self, order: _Order, row: int) -> np.ndarray:
-        """The picture of a row; in the place of one in quarantine, the next that can be read in its set's epoch."""
-        view = order.places[row], order.mirrored[row]
-        pixels = self.pictures.get(int(order.positions[row]), *view)
-        if pixels is not None:
-            return pixels
+    def _instead(self, order: _Order, row: int, view: tuple[Any, ...]) -> int:
+        """Where a row's picture is in quarantine: read the next of its set's epoch that can be read; its position."""
         of_set, counts = int(order.sets[row]), self.mixture.counts
-        instead = candidates(of_set, int(order.visits[row]), counts, self._seed)
-        for position in itertools.islice(instead, 1, None):
-            pixels = self.pictures.get(position, *view)
-            if pixels is not None:
-                order.positions[row] = position
-                return pixels
+        following = candidates(of_set, int(order.visits[row]), counts, self._seed)
+        for position in itertools.islice(following, 1, None):
+            if self.pictures.read(position, *view):
+                return position
         raise GigaganError(
             f"no picture of {self.mixture.folders[of_set]} can be read; remove its artifact and run ingest again"
         )

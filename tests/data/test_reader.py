@@ -355,7 +355,7 @@ def test_large_sets_are_decoded_again_and_small_ones_once(
     monkeypatch.setattr(
         reader_module,
         "decode_planes",
-        lambda sample, *options: decoded.append(sample.key) or original(sample, *options),
+        lambda samples, position, *options: decoded.append(position) or original(samples, position, *options),
     )
     for cache_mb, at_least, at_most in ((512, 4, 4), (0, 20, 40)):
         decoded.clear()
