@@ -16,6 +16,7 @@ from typing import Any
 from gigagan_core.errors import GigaganError
 from gigagan_core.training.record import Event
 from gigagan_core.training.rounds import give_up
+from gigagan_core.training.shared_folders import check_shared
 from gigagan_core.training.worker import TrainingJob, train
 
 RUN_NAME = "train"
@@ -39,7 +40,7 @@ def launch(
     folder: absolute; Ray Train keeps its run under ``ray/``, and goes on from the newest checkpoint there,
     also in a new process. ray: connected. workers: training workers; they share the cluster's CPUs (or
     take one GPU each). on_event: called from another thread with news as they come.
-    Raises GigaganError where training cannot go on.
+    Raises GigaganError where training cannot go on, or a node does not see folder or data.
     """
     if "RAY_ADDRESS" not in os.environ:
         for name, value in _LOCAL_SWITCHES.items():
@@ -48,6 +49,7 @@ def launch(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu, restarts = job.settings.use_gpu, job.settings.max_restarts
+    check_shared(ray, folder, [path for path, _ in job.data])
     _remove_partial(folder / "ray" / RUN_NAME)
     resources = _resources_per_worker(ray.cluster_resources(), workers, use_gpu)
     relay = ray.remote(num_cpus=0)(_Relay).remote()
