@@ -15,10 +15,12 @@ never 0.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core.errors import GigaganError, nearest
 
@@ -59,9 +61,20 @@ class TableSchema:
     columns: Mapping[str, str]
     required: frozenset[str]
 
-    def fits(self, columns: tuple[str, ...]) -> bool:
-        """Whether a table with these columns is one of its kind."""
-        return self.required <= set(columns)
+    def spelled_as(self, columns: tuple[str, ...]) -> TableSchema | None:
+        """The schema with the names that a table of these columns has; None where it is none of its kind.
+
+        Databases change the case of names: a column is known by them in any case, as long as only one has them.
+        """
+        alike = Counter(column.casefold() for column in columns)
+        unique = {column.casefold(): column for column in columns if alike[column.casefold()] == 1}
+
+        def find(name: str) -> str | None:
+            return name if name in columns else unique.get(name.casefold())
+
+        if any(find(name) is None for name in self.required):
+            return None
+        return replace(self, columns={what: find(name) or name for what, name in self.columns.items()})
 
 
 _LAION_BASE = {
@@ -132,8 +145,8 @@ DATACOMP = TableSchema(
     },
     required=frozenset({"uid", "url", "text", "original_width", "original_height"}),
 )
-_URL_NAMES = ("url", "URL", "image_url")
-_CAPTION_NAMES = ("caption", "CAPTION", "text", "TEXT")
+_URL_NAMES = ("url", "image_url")
+_CAPTION_NAMES = ("caption", "text")
 URL_CAPTION = tuple(
     TableSchema("url-caption", {"url": url, "caption": caption}, required=frozenset({url, caption}))
     for url in _URL_NAMES
@@ -174,7 +187,7 @@ def detect(
     url_column: str | None = None,
     caption_column: str | None = None,
 ) -> TableSchema:
-    """The schema of a table with these columns.
+    """The schema of a table with these columns, under the names that they have there.
 
     where: the table, for the sentence. name: a schema's name, or "auto". url_column, caption_column: for a
     plain table with names of its own. Raises GigaganError, naming the columns found and the schemas known.
@@ -193,8 +206,8 @@ def detect(
     if name not in names | {"auto"}:
         raise GigaganError(f"table_schema {name!r} is not known; {nearest(name, names)}")
     for schema in SCHEMAS:
-        if name in ("auto", schema.name) and schema.fits(columns):
-            return schema
+        if name in ("auto", schema.name) and (found := schema.spelled_as(columns)) is not None:
+            return found
     known = "; ".join(f"{schema.name} ({', '.join(sorted(schema.required))})" for schema in PUBLISHED)
     known += f"; url-caption (one of {'/'.join(_URL_NAMES)}, one of {'/'.join(_CAPTION_NAMES)})"
     raise GigaganError(
@@ -208,7 +221,8 @@ def adapt(table: pa.Table, schema: TableSchema, table_sha256: str, start: int, w
 
     table_sha256: of the whole table; with the row's number in it, it makes the key. start: number of the
     piece's first row. Sizes that are NaN, below 1 or too large for int32 become null, and so do texts that are
-    no UTF-8 and sums that are no sha256. Raises GigaganError for a column whose type cannot be what it stands for.
+    no UTF-8, texts that are no number in a column of numbers, and sums that are no sha256. Raises GigaganError for a
+    column whose type cannot be what it stands for.
     """
     import pyarrow as pa
 
@@ -234,11 +248,20 @@ def adapt(table: pa.Table, schema: TableSchema, table_sha256: str, start: int, w
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, and without a dictionary: some writers keep repeated texts as numbers."""
+    """A column in one piece, as `plain_array` has it."""
+    return plain_array(column.combine_chunks())
+
+
+def plain_array(values: pa.Array) -> pa.Array:
+    """The values without a dictionary (some writers keep repeated texts as numbers), and no views, which Arrow's
+    functions do not take."""
     import pyarrow as pa
 
-    whole = column.combine_chunks()
-    return whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_string_view(values.type):
+        return values.cast(pa.string())
+    return values.cast(pa.binary()) if pa.types.is_binary_view(values.type) else values
 
 
 def _keys(table_sha256: str, start: int, rows: int) -> pa.Array:
@@ -265,13 +288,33 @@ def _cast(column: pa.Array, canonical: str) -> pa.Array:
         return pc.if_else(pc.equal(texts, ""), None, texts)
     if canonical in TEXTS:
         return _texts(column)
-    values = column.cast(pa.float64())
+    values = _numbers(column)
     finite = pc.fill_null(pc.is_finite(values), False)
     values = pc.if_else(finite, values, None)
     if canonical in SCORES:
         return values
     possible = pc.and_(pc.greater_equal(values, 1), pc.less(values, 2**31))
     return pc.if_else(possible, pc.round(values), None).cast(pa.int32())
+
+
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+
+def _numbers(column: pa.Array) -> pa.Array:
+    """float64; also of texts, as tables have them that once were CSV files."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if is_text:
+        texts = pc.utf8_trim_whitespace(_texts(column))
+        is_number = pc.match_substring_regex(texts, _NUMBER)
+        is_text = not pc.any(is_number).as_py() and pc.any(pc.not_equal(texts, "")).as_py()
+        column = pc.if_else(is_number, texts, None)
+    if is_text or (pa.types.is_boolean(column.type) and column.null_count < len(column)):
+        raise pa.ArrowInvalid("it holds no numbers")
+    # Unsafe: whole numbers that float64 rounds are no sizes anyway.
+    return column.cast(pa.float64(), safe=False)
 
 
 def _texts(column: pa.Array) -> pa.Array:
@@ -284,7 +327,7 @@ def _texts(column: pa.Array) -> pa.Array:
         return pa.nulls(len(column), pa.string())
     if pa.types.is_primitive(column.type):
         raise pa.ArrowInvalid("it holds no text")
-    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+    if pa.types.is_large_string(column.type):
         column = column.cast(pa.string())
     encoded = column.cast(pa.binary())
     try:
@@ -329,7 +372,7 @@ def _extra(table: pa.Table, used: set[str]) -> pa.Array:
     if not names:
         return pa.nulls(len(table), pa.string())
     rows = pa.table({name: _readable(plain_column(table[name])) for name in names}).to_pylist()
-    # What JSON has no form for (bytes, dates) is kept as text.
+    # What JSON has no form for (bytes) is kept as text.
     return pa.array(
         [json.dumps(present, default=str) if (present := _present(row)) else None for row in rows],
         pa.string(),
@@ -340,8 +383,20 @@ def _readable(column: pa.Array) -> pa.Array:
     import pyarrow as pa
 
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    is_moment = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+    if is_moment:  # Python's own dates end with the year 9999
+        return column.cast(pa.string())
     return _texts(column) if is_text else column
 
 
-def _present(row: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in row.items() if value is not None and value == value}
+def _present(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, given in row.items() if (value := _finite(given)) is not None}
+
+
+def _finite(value: Any) -> Any:
+    """A value with None in the place of numbers that JSON does not know: NaN and the infinite ones."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value

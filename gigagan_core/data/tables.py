@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gigagan_core.data.schemas import plain_array
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import ExternalTable
 
@@ -32,9 +33,9 @@ class TableHead:
 def find_tables(metadata: Metadata) -> list[ExternalTable]:
     """The tables named by a file, a folder, a URI or a list of them, each with sha256 and number of rows.
 
-    A folder stands for its ``*.parquet`` files, by name. Tables of equal content are taken once, empty
-    ones not at all. Raises GigaganError where there is none, where one is no parquet file, and where no
-    table has a row.
+    A folder stands for its ``*.parquet`` files, by name; hidden ones are left alone. Tables of equal content are
+    taken once, empty ones not at all. Raises GigaganError where there is none, where one is no parquet file, and
+    where no table has a row.
     """
     given = [metadata] if isinstance(metadata, (str, os.PathLike)) else list(metadata)
     uris = [uri for item in given for uri in _expand(os.fspath(item))]
@@ -80,7 +81,8 @@ def read_rows(uri: str, start: int, rows: int) -> pa.Table:
 
 
 def rows_before(uri: str, start: int, column: str, values: pa.Array) -> pa.Table:
-    """The rows before `start`, in the row group that holds it, whose `column` is one of `values`.
+    """The rows before `start`, in the row group that holds it, whose `column` is one of `values` (as `plain_array`
+    has them).
 
     These are the rows that reading from `start` on passes anyway. Raises GigaganError where the file is damaged.
     """
@@ -94,9 +96,10 @@ def rows_before(uri: str, start: int, column: str, values: pa.Array) -> pa.Table
             batch = batch.slice(0, max(start - position, 0))
             if not len(batch):
                 break
-            found.append(batch.filter(pc.is_in(_decoded(batch[column]), value_set=values, skip_nulls=True)))
+            rows = pa.record_batch([plain_array(each) for each in batch.columns], batch.schema.names)
+            found.append(rows.filter(pc.is_in(rows[column], value_set=values, skip_nulls=True)))
             position += len(batch)
-        return pa.Table.from_batches(found, parquet.schema_arrow)
+        return pa.Table.from_batches(found) if found else parquet.schema_arrow.empty_table()
 
 
 @contextlib.contextmanager
@@ -124,12 +127,6 @@ def _groups(parquet: Any, start: int, end: int) -> tuple[int, list[int]]:
     return first, groups
 
 
-def _decoded(column: pa.Array) -> pa.Array:
-    import pyarrow as pa
-
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
 def _expand(uri: str) -> list[str]:
     import fsspec
 
@@ -139,12 +136,19 @@ def _expand(uri: str) -> list[str]:
             raise GigaganError(f"metadata {uri} does not exist; name a parquet file or a folder of them")
         if not fs.isdir(path):
             return [_name(fs, path)]
-        listed = sorted(fs.glob(f"{path.rstrip('/')}/*{ENDING}"))
+        # Not by a pattern, which a folder's own name may look like.
+        listed = sorted(entry["name"] for entry in fs.ls(path, detail=True) if _is_table(entry))
     except (ImportError, ValueError, OSError) as error:
         raise GigaganError(f"metadata {uri} cannot be read: {error}; check address and rights") from None
     if not listed:
         raise GigaganError(f"folder {uri} holds no *{ENDING} file; name the folder that holds the tables")
     return [_name(fs, path) for path in listed]
+
+
+def _is_table(entry: Mapping[str, Any]) -> bool:
+    """Whether what a folder lists is a table; copying between systems leaves hidden files beside them."""
+    name = os.path.basename(entry["name"])
+    return entry["type"] != "directory" and name.endswith(ENDING) and not name.startswith(".")
 
 
 def _name(fs: Any, path: str) -> str:
@@ -169,6 +173,7 @@ def _sha256(uri: str) -> str:
 
 
 def _unreadable(uri: str, error: Exception) -> GigaganError:
-    return GigaganError(
-        f"table {uri} is not a whole parquet file ({str(error).splitlines()[0]}); copy it again from its source"
-    )
+    advice = "copy it again from its source"
+    if not uri.endswith(ENDING):
+        advice += ", or write it as parquet where it is a CSV or JSON table"
+    return GigaganError(f"table {uri} is not a whole parquet file ({str(error).splitlines()[0]}); {advice}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -181,6 +183,8 @@ def test_nsfw_tags_are_brought_to_one_spelling_and_empty_ones_are_missing() -> N
         pa.array(["a cat", None, "å"]).dictionary_encode(),
         pa.array([b"a cat", None, "å".encode()], pa.binary()),
         pa.array([b"a cat", None, "å".encode()], pa.large_binary()),
+        pa.array(["a cat", None, "å"], pa.string_view()),
+        pa.array([b"a cat", None, "å".encode()], pa.binary_view()),
     ],
     ids=lambda column: str(column.type),
 )
@@ -233,6 +237,60 @@ def test_captions_that_are_no_texts_are_one_sentence(captions: pa.Array) -> None
 )
 def test_sums_are_64_hex_digits_or_missing(sums: pa.Array, read: str | None) -> None:
     assert canonical({**DATACOMP, "sha256": sums})[0]["sha256"] == read
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.capitalize])
+def test_a_table_is_known_by_its_columns_in_any_case(name: str, change: Callable[[str], str]) -> None:
+    columns, scores = TABLES[name]
+    (row,) = canonical({change(column): values for column, values in columns.items()})
+    assert (row["source"], row["url"], row["caption"]) == (name, "http://a.example/1", "a cat")
+    assert {score: row[score] for score in SCORES if row[score] is not None} == pytest.approx(scores)
+
+
+def test_of_columns_alike_but_for_case_the_published_spelling_counts_and_two_others_are_none() -> None:
+    table = pa.table({"url": ["http://a.example/1"], "URL": ["x"], "Text": ["a cat"]})
+    (row,) = canonical({name: table[name] for name in table.column_names})
+    assert (row["url"], row["caption"], json.loads(row["extra"])) == (
+        *("http://a.example/1", "a cat"),
+        {"URL": "x"},
+    )
+    with pytest.raises(GigaganError, match="no schema known here"):
+        detect(("Url", "URL", "text"), "t.parquet")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pa.array([640, None, 2**62], pa.int64()),
+        pa.array([640, None, 2**64 - 1], pa.uint64()),
+        pa.array([640.0, math.nan, math.inf]),
+        pa.array([Decimal("640.00"), None, Decimal("-1")], pa.decimal128(10, 2)),
+        pa.array([" 640", "", "wide"]),
+        pa.array(["6.4e2", None, "1_000"], pa.large_string()),
+        pa.array(["640", None, "NaN"], pa.string_view()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_sizes_of_every_type_are_whole_numbers_or_missing(sizes: pa.Array) -> None:
+    table = {name: pa.concat_arrays([column] * 3) for name, column in (LAION | TAGS).items()}
+    assert [row["width"] for row in canonical({**table, "WIDTH": sizes})] == [640, None, None]
+
+
+@pytest.mark.parametrize("sizes", [pa.array([True]), pa.array([["640"]]), pa.array(["wide"])], ids=str)
+def test_sizes_that_are_no_numbers_are_one_sentence(sizes: pa.Array) -> None:
+    with pytest.raises(GigaganError, match=r"column 'WIDTH' of type .* cannot be read as width"):
+        canonical({**LAION, **TAGS, "WIDTH": sizes})
+
+
+def test_extra_is_json_that_every_parser_reads() -> None:
+    far = pa.array([2**55], pa.timestamp("s"))
+    boxes = pa.array([[{"x": math.nan, "y": 0.5}]])
+    (row,) = canonical({**COYO, "score": pa.array([math.inf]), "boxes": boxes, "seen": far})
+    read = json.loads(row["extra"], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read["boxes"] == [{"x": None, "y": 0.5}]
+    assert "score" not in read
+    assert isinstance(read["seen"], str)
 
 
 def test_a_table_with_a_column_twice_is_one_sentence() -> None:

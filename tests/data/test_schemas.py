@@ -126,6 +126,26 @@ def test_a_piece_of_a_table_is_read_by_its_row_groups(tmp_path: Path) -> None:
     assert read_rows(str(path), 95, 5)["n"].to_pylist() == [95, 96, 97, 98, 99]
 
 
+@pytest.mark.parametrize(
+    "name", ["with space", "ünï 日本", "br[v2]acket", "st*r", "{a,b}", "hash#tag", "a~b"]
+)
+def test_a_folder_of_any_name_is_read(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    pq.write_table(laion(TEXT=["a"]), folder / "part 0 [x].parquet")
+    (folder / "._part 0 [x].parquet").write_bytes(b"what a Mac leaves beside a file")
+    (folder / "part.parquet").mkdir()
+    for given in (folder, folder / "part 0 [x].parquet"):
+        (found,) = find_tables(given)
+        assert read_rows(found.uri, 0, 1)["TEXT"].to_pylist() == ["a"]
+
+
+def test_a_table_of_another_kind_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("url,caption\nhttp://a.example/,x\n")
+    with pytest.raises(GigaganError, match=r"t\.csv .*write it as parquet where it is a CSV"):
+        find_tables(tmp_path / "t.csv")
+
+
 def test_metadata_that_is_no_metadata_is_one_sentence(tmp_path: Path, published: PublishedSet) -> None:
     with pytest.raises(GigaganError, match="does not exist"):
         find_tables(tmp_path / "nowhere")
