@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import io
 import sys
 import threading
 import types
@@ -16,9 +17,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core import environment
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _LOCK = threading.Lock()
 _PACKAGES = ("webdataset", "img2dataset")
@@ -48,7 +52,7 @@ def load() -> Img2datasetParts:
 
 
 def make_resizer(image_size: int, encode_format: str, quality: int, own_process: bool) -> Any:
-    """img2dataset's `Resizer`: centre crop, shrink by area, never enlarge, on white.
+    """img2dataset's `Resizer`: centre crop, shrink by area, never enlarge, on white; upright, in eight bits.
 
     own_process: whether this process only downloads. The resizer silences file descriptors 1 and 2 while
     it decodes; where other threads print, decoding may be heard instead.
@@ -56,6 +60,8 @@ def make_resizer(image_size: int, encode_format: str, quality: int, own_process:
     module = load().resizer
     if not own_process:
         module.SuppressStdoutStderr = nullcontext
+    if not isinstance(module.cv2, _Decoder):
+        module.cv2 = _Decoder(module.cv2)
     return module.Resizer(
         image_size=image_size,
         resize_mode="center_crop",
@@ -63,6 +69,68 @@ def make_resizer(image_size: int, encode_format: str, quality: int, own_process:
         encode_quality=quality,
         encode_format=encode_format,
     )
+
+
+class _Decoder:
+    """OpenCV for the resizer, which takes pictures as they lie in the file: sideways where a camera was held so, and
+    with 16 bits a channel, which become white when they are kept in eight."""
+
+    def __init__(self, cv2: types.ModuleType):
+        self._cv2 = cv2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cv2, name)
+
+    def imdecode(self, encoded: np.ndarray, flags: int) -> np.ndarray | None:
+        """uint8 [H, W] or [H, W, 3 or 4] as it is to be seen, or None."""
+        image = self._cv2.imdecode(encoded, flags)
+        if image is None:
+            return None
+        transposed, *flips = _UPRIGHT[_orientation(encoded)]
+        if transposed:
+            image = self._cv2.transpose(image)
+        for axis in flips:
+            image = self._cv2.flip(image, axis)
+        return image if image.dtype == "uint8" else _in_eight_bits(image)
+
+
+# EXIF's orientation -> whether rows and columns change places, and what is mirrored then: OpenCV's 0 is top and bottom,
+# 1 left and right.
+_UPRIGHT: dict[int, tuple] = {
+    1: (False,),
+    2: (False, 1),
+    3: (False, 0, 1),
+    4: (False, 0),
+    5: (True,),
+    6: (True, 1),
+    7: (True, 0, 1),
+    8: (True, 0),
+}
+_ORIENTATION = 0x0112
+
+
+def _orientation(encoded: np.ndarray) -> int:
+    """EXIF's, 1 where there is none that is known."""
+    from PIL import Image
+
+    body = encoded.tobytes()
+    if not any(mark in body for mark in (b"Exif", b"eXIf", b"EXIF")):
+        return 1
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow's plug-ins raise whatever they meet in a damaged header
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _in_eight_bits(image: np.ndarray) -> np.ndarray:
+    """uint16 by its upper byte; other types by what they can hold of 0 to 255."""
+    import numpy as np
+
+    if image.dtype == np.uint16:
+        return (image >> 8).astype(np.uint8)
+    return np.nan_to_num(image).clip(0, 255).astype(np.uint8)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data.pictures import ENDINGS
-from gigagan_core.data.schemas import PUBLISHED, SCORES
+from gigagan_core.data.schemas import PUBLISHED, SCORES, finite
 from gigagan_core.data.status import SUCCESS
 from gigagan_core.errors import GigaganError
 
@@ -28,8 +28,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Layout = Literal["shards", "captions", "classes"]
-FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
-"""What Pillow calls a format -> the ending in a shard's tar."""
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What is read, by Pillow's names."""
+
+_ENDING = {
+    "PNG": "png",
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "WEBP": "webp",
+}  # MPO: a JPEG with further views behind it
 
 _END_OF_TAR = bytes(512)
 _CANONICAL_NUMBERS = frozenset({"width", "height", "label", *SCORES})
@@ -215,7 +222,7 @@ def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
         body = None if name in plan.lost else (plan.folder / name).read_bytes()
         if plan.layout == "classes":
             class_name = _class_of(name)
-            caption = plan.captions.get(class_name, class_name.replace("_", " "))
+            caption = plan.captions.get(class_name, _encodable(class_name.replace("_", " ")))
             yield Found(name, body, caption, {"label": plan.labels[class_name]})
         else:
             yield Found(name, body, _caption_of(plan, name))
@@ -273,17 +280,22 @@ def _sample(key: str, parts: Mapping[str, bytes]) -> Found | None:
         return None
     known = _json(parts.get("json"))
     caption = _text(parts["txt"]) if "txt" in parts else known.get("caption")
-    if "cls" in parts and (label := _text(parts["cls"]) or "").strip().isdigit():
+    if "cls" in parts and (label := _text(parts["cls"]) or "").strip().isdecimal():
         known["label"] = int(label)
-    return Found(key, body, caption if isinstance(caption, str) else None, known)
+    return Found(key, body, _encodable(caption) if isinstance(caption, str) else None, known)
 
 
 def _json(encoded: bytes | None) -> dict[str, Any]:
     try:
-        known = json.loads(encoded or b"{}")
-    except ValueError:
+        known = finite(json.loads(encoded or b"{}"))
+    except (ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _encodable(text: str) -> str:
+    """With a question mark for half a character, as JSON and names of files may have them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text(encoded: bytes) -> str | None:
@@ -364,12 +376,14 @@ def _keeper(settings: ImportSettings) -> Callable[[bytes], tuple[bytes | None, s
 
 def _look_at(body: bytes) -> tuple[str, tuple[int, int], str | None]:
     """(ending, (width, height), None) of a picture that decodes; the message otherwise."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(body), formats=tuple(FORMATS)) as image:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             image.load()
-            return FORMATS[image.format], image.size, None
+            return _ENDING[image.format], image.size, None
+    except UnidentifiedImageError:  # its message holds an address in memory, other in every run
+        return "", (0, 0), f"it is no {', '.join(FORMATS)}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return "", (0, 0), str(error)[:300]
 
@@ -381,9 +395,12 @@ def _row(found: Found, layout: Layout) -> dict[str, Any]:
     row: dict[str, Any] = {"caption": found.caption, "source": f"import-{layout}"}
     for name in _CANONICAL_NUMBERS:
         value = said.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
-            row[name] = float(value) if name in SCORES else int(value)
-    row |= {name: said[name] for name in _CANONICAL_TEXTS if isinstance(said.get(name), str)}
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if name in SCORES and abs(value) < 2**31:
+                row[name] = float(value)
+            elif name not in SCORES and 0 <= value < 2**31:
+                row[name] = int(value)
+    row |= {name: _encodable(said[name]) for name in _CANONICAL_TEXTS if isinstance(said.get(name), str)}
     row["extra"] = json.dumps({**found.known, "imported_from": found.name}, default=str)
     return row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gigagan_core.data.shards import Shard, read_index, read_table
 from gigagan_core.data.status import SUCCESS
@@ -337,10 +338,15 @@ def _corrupt(sample: Sample, error: Exception) -> CorruptPicture:
 
 
 def to_square(image: Image.Image, image_size: int, place: float | None = None) -> Image.Image:
-    """RGB image_size x image_size: on white, cut square, resized by PIL's antialiased bicubic.
+    """RGB image_size x image_size: upright, on white, cut square, resized by PIL's antialiased bicubic.
 
     The square is as long as the shorter side. place: where along the longer one, in [0, 1); None: at the centre.
     """
+    if "exif" in image.info:
+        with contextlib.suppress(Exception):  # of EXIF that is damaged; the picture need not be
+            image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -390,13 +390,13 @@ def _readable(column: pa.Array) -> pa.Array:
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, given in row.items() if (value := _finite(given)) is not None}
+    return {name: value for name, given in row.items() if (value := finite(given)) is not None}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """A value with None in the place of numbers that JSON does not know: NaN and the infinite ones."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {name: finite(each) for name, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, (list, tuple)) else value

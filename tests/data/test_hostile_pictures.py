@@ -17,6 +17,8 @@ from PIL import Image
 from gigagan_core.config.ingest import IngestSettings, PartitionSettings
 from gigagan_core.data.download import PartitionJob, PartitionResult, _PartitionWriter, partition_schema
 from gigagan_core.data.fetch import Fetched
+from gigagan_core.data.img2dataset_parts import make_resizer
+from gigagan_core.data.pictures import to_square
 
 SIDE = 32
 
@@ -38,6 +40,28 @@ def animated_gif() -> bytes:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green")]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def deep_png(mode: str) -> bytes:
+    """64 x 64, from black at the top to white at the bottom, 16 bits a channel."""
+    import cv2
+
+    rows = np.linspace(0, 65535, 64).astype(np.uint16)[:, None].repeat(64, axis=1)
+    layers = {"grey": rows, "colour": np.stack([rows] * 3, axis=2)}
+    layers["transparent"] = np.concatenate([layers["colour"], np.full((64, 64, 1), 65535, np.uint16)], axis=2)
+    return cv2.imencode(".png", layers[mode])[1].tobytes()
+
+
+def turned(orientation: int, kind: str) -> bytes:
+    """64 x 48 as it is to be seen, blue at the top left; saved as a camera held otherwise does it."""
+    seen = Image.new("RGB", (64, 48), "red")
+    seen.paste("blue", (0, 0, 32, 24))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # EXIF's orientation -> Pillow's way to undo it
+    held = seen.transpose(Image.Transpose(back[orientation])) if orientation in back else seen
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    held.save(out, kind, exif=exif)
     return out.getvalue()
 
 
@@ -112,6 +136,43 @@ def test_a_picture_is_kept_as_rgb_or_refused_by_name(name: str, written) -> None
     if status == "success":
         assert kept[name].size == (SIDE, SIDE)
         assert kept[name].mode in ("RGB", "L")
+
+
+def kept_by_the_resizer(body: bytes, encode_format: str) -> Image.Image:
+    resize = make_resizer(SIDE, encode_format, 9 if encode_format == "png" else 95, own_process=False)
+    encoded, *_, error = resize(io.BytesIO(body))
+    assert error is None
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["grey", "colour", "transparent"])
+@pytest.mark.parametrize("encode_format", ["png", "jpg", "webp"])
+def test_sixteen_bits_a_channel_become_eight(mode: str, encode_format: str) -> None:
+    body = deep_png(mode)
+    for image in (kept_by_the_resizer(body, encode_format), to_square(Image.open(io.BytesIO(body)), SIDE)):
+        grey = np.asarray(image)[:, SIDE // 2].mean(axis=1)
+        np.testing.assert_allclose(grey, np.linspace(0, 255, SIDE), atol=12)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 99])
+def test_a_picture_is_kept_upright_however_the_camera_was_held(orientation: int, kind: str) -> None:
+    body = turned(orientation, kind)
+    for image in (kept_by_the_resizer(body, "png"), to_square(Image.open(io.BytesIO(body)), SIDE)):
+        corners = [image.getpixel(place) for place in ((2, 2), (29, 2), (2, 29), (29, 29))]
+        blue = [pixel[2] > 150 > pixel[0] for pixel in corners]
+        assert blue == [True, False, False, False]
+
+
+def test_damaged_exif_spoils_no_picture() -> None:
+    body = (
+        turned(6, "JPEG")
+        .replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\0\xff")
+        .replace(b"Exif\0\0II*", b"Exif\0\0XX*")
+    )
+    assert b"Exif" in body
+    assert kept_by_the_resizer(body, "png").size == (SIDE, SIDE)
+    assert to_square(Image.open(io.BytesIO(body)), SIDE).size == (SIDE, SIDE)
 
 
 def test_a_bomb_is_never_unpacked(written) -> None:

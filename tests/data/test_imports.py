@@ -318,6 +318,46 @@ def test_a_copy_of_a_folder_gets_the_same_keys(tmp_path: Path) -> None:
     assert keys[0] == keys[1]
 
 
+def test_a_strangers_notes_and_formats_spoil_no_import(tmp_path: Path) -> None:
+    half, deep = r'{"caption": "a cat \ud83d", "url": "http://a.example/\ud83d"}', b"[" * 100_000
+    numbers = '{"caption": "x", "width": 1e999, "height": 99999999999, "label": NaN, "punsafe": 1%s}' % (
+        "0" * 400
+    )
+    views = io.BytesIO()
+    Image.new("RGB", (24, 20)).save(views, "MPO", save_all=True, append_images=[Image.new("RGB", (24, 20))])
+    files = {
+        "half.jpg": picture(0),
+        "half.json": half.encode(),
+        "deep.jpg": picture(1),
+        "deep.json": deep,
+        "deep.txt": b"deep",
+        "boxes.jpg": picture(5),
+        "boxes.json": b'{"a": %s}' % (b"[" * 700 + b"]" * 700),
+        "boxes.txt": b"boxes",
+        "numbers.jpg": picture(2),
+        "numbers.json": numbers.encode(),
+        "class.jpg": picture(3),
+        "class.cls": "²".encode(),
+        "class.txt": b"class",
+        "large.jpg": picture(4),
+        "large.cls": b"99999999999",
+        "large.txt": b"large",
+        "views.jpg": views.getvalue(),
+        "views.txt": b"views",
+        "none.jpg": b"<html>",
+        "none.txt": b"none",
+    }
+    write_tar(tmp_path / "in" / "0.tar", files)
+    rows = by_name(run(tmp_path / "in", tmp_path / "store"))
+    statuses = {name: row["status"] for name, row in rows.items()}
+    kept = ("half", "deep", "numbers", "class", "large", "views", "boxes")
+    assert statuses == {**dict.fromkeys(kept, "success"), "none": "not_an_image"}
+    assert (rows["half"]["caption"], rows["half"]["url"]) == ("a cat ?", "http://a.example/?")
+    assert [rows["numbers"][name] for name in ("width", "height", "label", "nsfw_laion")] == [None] * 4
+    assert [rows[name]["label"] for name in ("class", "large")] == [None, None]
+    assert rows["none"]["error_message"] == "it is no PNG, JPEG, WEBP", "the same in every run"
+
+
 # ---- what cannot be imported -------------------------------------------------------------------------
 
 
