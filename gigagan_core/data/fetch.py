@@ -14,11 +14,13 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 
 from gigagan_core.config.ingest import FetchSettings
 from gigagan_core.data.addresses import (
@@ -76,8 +78,10 @@ async def fetch_all(
     """Ask for every (row, url); `handle` is awaited once for each with its final answer.
 
     At most `settings.concurrency` bodies are held at a time, `handle`'s time included. After
-    `settings.deadline_s` nothing is asked for any more, and what is left gets the status "deadline".
+    `settings.deadline_s` nothing is asked for any more, and what is left gets the status "deadline". The running loop
+    gets threads for as many questions to DNS: asyncio's own are few, and slow answers would fill them.
     """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.concurrency, "dns"))
     end = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
     connector = aiohttp.TCPConnector(
         limit=settings.concurrency,
@@ -226,7 +230,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (TimeoutError, aiohttp.ServerTimeoutError)):
         return "timeout"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "truncated_body"
+        return "broken_answer" if isinstance(error.__cause__, ContentEncodingError) else "truncated_body"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         # "No such name" is an answer; every other failure of DNS may pass.
         return "no_such_host" if cause.errno == socket.EAI_NONAME else "dns_failure"

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
@@ -38,6 +39,8 @@ class Web:
             return web.Response(status=int(rest.split("/")[0]), body=b"no")
         if kind == "busy":  # 503 for the first `rest` requests
             return web.Response(status=503 if self.asked[request.path] <= int(rest) else 200, body=BODY)
+        if kind == "packed":
+            return web.Response(body=BODY, headers={"Content-Encoding": "gzip"})
         if kind == "robots":
             return web.Response(body=BODY, headers={"X-Robots-Tag": rest})
         if kind == "hop":
@@ -142,6 +145,19 @@ def test_redirects_are_followed_so_far_and_no_further(small_web: Web) -> None:
             "http://10.0.0.1/",
         ),
         *("http://[::ffff:127.0.0.1]/", "http://100.64.0.1/", "http://localhost/", "http://0.0.0.0/"),
+        # IPv4 inside IPv6 by other ways; an address in other spellings, or behind a user's name
+        *(
+            "http://[::127.0.0.1]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[2002:7f00:1::]/",
+            "http://[fec0::1]/",
+        ),
+        *(
+            "http://0x7f.1/",
+            "http://①②⑦.0.0.1/",
+            "http://web.example@127.0.0.1/",
+            "http://127.0.0.1#@a.example/",
+        ),
     ],
 )
 def test_private_addresses_are_refused_directly_and_through_a_redirect(small_web: Web, target: str) -> None:
@@ -215,6 +231,56 @@ def test_a_name_nobody_has_is_not_asked_for_twice(small_web: Web) -> None:
     assert found.status in ("no_such_host", "dns_failure")
 
 
+class Names:
+    """A DNS on which every name of `there` is the loopback address, and others do not exist; `asked` counts."""
+
+    def __init__(self, there: set[str], seconds: float = 0.0) -> None:
+        self._there, self._seconds = there, seconds
+        self.asked: Counter[str] = Counter()
+        self._lock, self._now, self.together = threading.Lock(), 0, 0
+
+    def __call__(self, host: str, port: int, *rest: object, **options: object) -> list[tuple]:
+        with self._lock:
+            self.asked[host] += 1
+            self._now += 1
+            self.together = max(self.together, self._now)
+        time.sleep(self._seconds)
+        with self._lock:
+            self._now -= 1
+        if host not in self._there:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+
+def test_dns_is_asked_once_for_a_name_whether_or_not_it_exists(
+    small_web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names({"here.example"})
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    port = small_web.port
+    urls = [
+        f"http://{host}:{port}/ok/{n}"
+        for n in range(20)
+        for host in ("here.example", "a.invalid", "b.invalid")
+    ]
+    found = fetch(small_web, *urls, "busy/1", allow_private_addresses=True, concurrency=4, per_host=2)
+    assert [item.status for item in found] == ["success", "no_such_host", "no_such_host"] * 20 + ["success"]
+    assert names.asked == {"here.example": 1, "a.invalid": 1, "b.invalid": 1}
+
+
+def test_slow_answers_of_dns_hold_up_no_other_name(small_web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(set(), seconds=0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    found = fetch(small_web, *(f"http://h{n}.invalid/" for n in range(60)), timeout_s=2.0, concurrency=60)
+    assert {item.status for item in found} == {"no_such_host"}
+    assert names.together > 40, "asyncio has threads for a handful, in which the others would wait"
+
+
+def test_what_cannot_be_unpacked_is_not_asked_for_again(small_web: Web) -> None:
+    (found,) = fetch(small_web, "packed")
+    assert (found.status, found.attempts) == ("broken_answer", 1)
+
+
 def test_a_closed_port_is_tried_again(small_web: Web) -> None:
     (found,) = fetch(small_web, "http://closed.example/", hosts={"closed.example": "127.0.0.1:1"}, retries=1)
     assert (found.status, found.attempts) == ("connection_refused", 2)
@@ -261,7 +327,14 @@ def test_opt_out_headers_are_read_as_img2dataset_reads_them(small_web: Web) -> N
 
 
 def test_public_addresses_are_told_from_all_others() -> None:
-    public = ("8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8")
+    public = (
+        "8.8.8.8",
+        "1.1.1.1",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::8.8.8.8",
+        "2002:808:808::1",
+    )
     others = (
         "127.0.0.1",
         "10.1.2.3",
@@ -272,6 +345,15 @@ def test_public_addresses_are_told_from_all_others() -> None:
         "0.0.0.0",
     )
     others += ("::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "224.0.0.1", "255.255.255.255")
+    others += (
+        "::127.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::8.8.8.8",
+        "2002:a00:1::",
+        "fec0::1",
+        "ff02::1",
+        "100::1",
+    )
     assert all(is_public(address) for address in public)
     assert not any(is_public(address) for address in others)
 
