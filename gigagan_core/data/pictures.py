@@ -31,6 +31,7 @@ NO_LABEL = -1
 _Place = tuple[int, int]
 _TAR_BLOCK = 512
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_OCTAL = re.compile(rb"[0-7]+")
 _TIME_RECORD = re.compile(rb"\d+ mtime=[\d.]+\n")  # what webdataset's writer puts before every member
 
 
@@ -236,7 +237,7 @@ def _list_plain_tar(path: Path) -> list[tuple[str, int, int]] | None:
         while (header := os.pread(number, _TAR_BLOCK, at)) != bytes(_TAR_BLOCK):
             digits, kind = header[124:135], header[156:157]
             # POSIX, without a directory in the prefix, size in octal digits
-            if header[257:263] != b"ustar\0" or header[345:346] != b"\0" or not digits.isdigit():
+            if header[257:263] != b"ustar\0" or header[345:346] != b"\0" or not _OCTAL.fullmatch(digits):
                 return None
             start, size = at + _TAR_BLOCK, int(digits, 8)
             at = start + -(-size // _TAR_BLOCK) * _TAR_BLOCK
@@ -280,7 +281,7 @@ def _read_at(file: BinaryIO, place: _Place | None) -> bytes | None:
 def _label_in(text: str | bytes | None) -> Any:
     try:
         found = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found.get("label") if isinstance(found, Mapping) else None
 

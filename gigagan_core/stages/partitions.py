@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,8 @@ def fetch_partitions(partitions: list[Partition], work: StageWork) -> Fetching:
         try:
             waiting, told = set(futures), time.monotonic()
             while waiting:
-                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                # Not after each one: of a thousand cached partitions, looking at the others would take the time.
+                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
                 bar.set(board.done, **board.shown())
                 told = _tell(work, board, total, told)
                 for future in done:

@@ -42,17 +42,26 @@ class Store:
         self.is_local = "file" in _protocols(self._fs)
         if self.is_local:
             self.uri = self._root
+        # What an artifact was accepted under when it was first seen: a stage of a thousand partitions asks a thousand
+        # times, and reading every manifest each time would cost a million reads.
+        self._accepted: dict[str, tuple[str, ...]] = {}
 
     # ---- finding -----------------------------------------------------------------------------------
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
-        """The newest attempt with this fingerprint, or an artifact accepted under it; None if neither."""
-        found = self._attempts(stage, fingerprint)
+        """The newest attempt with this fingerprint, or an artifact accepted under it; None if neither.
+
+        What other processes accept while this store is open is not seen.
+        """
+        names = self._list(stage)
+        found = self._attempts(stage, fingerprint, names)
         if found:
             return max(found, key=lambda artifact: artifact.attempt)
-        for artifact in self.artifacts(stage):
-            if any(entry["fingerprint"] == fingerprint for entry in artifact.manifest.get("accepted", [])):
-                return artifact
+        for place in (f"{stage}/{name}" for name in names):
+            if place not in self._accepted and (artifact := self._load(place)) is not None:
+                self._accepted[place] = _accepted_under(artifact.manifest)
+            if fingerprint in self._accepted.get(place, ()):
+                return self._load(place)
         return None
 
     def find_with_other_code(self, stage: str, settings: Any, inputs: Any) -> Artifact | None:
@@ -173,7 +182,7 @@ class Store:
         filled in here. Raises GigaganError where the store cannot be written.
         """
         stage, fingerprint = manifest["stage"], manifest["fingerprint"]
-        previous = self._attempts(stage, fingerprint)
+        previous = self._attempts(stage, fingerprint, self._list(stage))
         attempt = 1 + max((artifact.attempt for artifact in previous), default=0)
         files = {
             str(path.relative_to(output)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
@@ -220,6 +229,7 @@ class Store:
         entry = {"fingerprint": fingerprint, "code": code, "accepted_at": _now()}
         manifest = {**artifact.manifest, "accepted": [*artifact.manifest.get("accepted", []), entry]}
         self._write_manifest(artifact, manifest)
+        self._accepted.clear()
         return Artifact.from_manifest(manifest, artifact.uri)
 
     def rewrite(self, artifact: Artifact, files: Mapping[str, Path], changes: Mapping[str, Any]) -> Artifact:
@@ -294,9 +304,10 @@ class Store:
         else:
             self._fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
 
-    def _attempts(self, stage: str, fingerprint: str) -> list[Artifact]:
-        names = [name for name in self._list(stage) if name.partition(".")[0] == fingerprint]
-        return [artifact for name in names if (artifact := self._load(f"{stage}/{name}")) is not None]
+    def _attempts(self, stage: str, fingerprint: str, names: list[str]) -> list[Artifact]:
+        """names: of all folders of the stage."""
+        own = [name for name in names if name.partition(".")[0] == fingerprint]
+        return [artifact for name in own if (artifact := self._load(f"{stage}/{name}")) is not None]
 
     def _load(self, relative: str) -> Artifact | None:
         path = f"{self._root}/{relative}"
@@ -314,6 +325,8 @@ class Store:
     def _list(self, relative: str) -> list[str]:
         path = f"{self._root}/{relative}".rstrip("/")
         try:
+            if self.is_local and relative:  # names alone, without asking the disk what each one is
+                return sorted(os.listdir(path))
             entries = self._fs.ls(path, detail=True, refresh=True)
         except FileNotFoundError:
             return []
@@ -331,6 +344,10 @@ class Store:
         if self.is_local:
             return Path(self._root) / WORK
         return environment.home() / "work" / digest(self.uri)[:12]
+
+
+def _accepted_under(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry["fingerprint"] for entry in manifest.get("accepted", []))
 
 
 def _output_digest(kind: str, attempt: int, files: Mapping[str, Mapping[str, Any]]) -> str:
