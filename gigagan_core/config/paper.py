@@ -44,7 +44,10 @@ def upsampler_64_to_512() -> UpsamplerTrainingSettings:
         discriminator=published.upsampler_64_to_512_discriminator(),
         training=UpsamplerTraining(
             # R: 192 to 320. sharded: ours, since replicated state is 8.8 GB a GPU beside activations of 512 px
-            schedule=_schedule(batch_size=192, steps=915_000, parallelism="sharded")
+            schedule=_schedule(batch_size=192, steps=915_000, parallelism="sharded"),
+            losses=UpsamplerLossSettings(
+                matching_block=4
+            ),  # a worker's batch at 48 workers, and any other's, too
         ),
         workers=48,
         use_gpu=True,
@@ -59,6 +62,7 @@ def upsampler_128_to_1024() -> UpsamplerTrainingSettings:
         training=UpsamplerTraining(
             # R. sharded: ours, since replicated state is 15.5 GB a GPU beside activations of 1024 px
             schedule=_schedule(batch_size=192, steps=160_000, parallelism="sharded"),
+            losses=UpsamplerLossSettings(matching_block=4),
             ema=EmaSettings(decay=0.9912),  # R
         ),
         workers=48,  # four samples each: a whole number of mini-batch-std groups

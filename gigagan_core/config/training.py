@@ -115,7 +115,8 @@ def _check_levels(discriminator: DiscriminatorSettings, weights: tuple[float, ..
 def _check_batch(
     training: BaseTraining | UpsamplerTraining, workers: int, discriminator: DiscriminatorSettings
 ) -> None:
-    """Whatever looks at several samples at once must find them all on one worker, in one micro-batch."""
+    """Whatever looks at several samples at once must find them all on one worker, in one micro-batch: how the work is
+    shared out is no part of a model's name, so nothing may depend on it."""
     batch_size, losses = training.schedule.batch_size, training.losses
     if batch_size % workers:
         raise ValueError(f"a batch of {batch_size} does not split over {workers} workers")
@@ -126,11 +127,11 @@ def _check_batch(
     if losses.matching_block and held % losses.matching_block:
         raise ValueError(f"matching_block is {losses.matching_block}, which does not divide {name} of {held}")
     group = discriminator.minibatch_std_group
-    # A group larger than a worker's batch shrinks to it; a micro-batch must not decide its size.
-    if group and (held % group if held > group or micro else group % held):
+    # A group larger than the batch shrinks to it; how the batch is shared out must not decide its size.
+    shared = bool(micro) or workers > 1
+    if group and (held % group if held > group or shared else group % held):
         raise ValueError(f"minibatch_std_group is {group}, which does not divide {name} of {held}")
-    if micro and losses.matching and not losses.matching_block:
-        raise ValueError(
-            f"micro_batch_size is {micro} and matching_block 0, so that the result would depend on it; set "
-            f"matching_block to {micro} or a divisor"
-        )
+    if shared and losses.matching and not losses.matching_block:
+        setting = f"micro_batch_size is {micro}" if micro else f"workers is {workers}"
+        mend = f"set matching_block to {held} or a divisor" if held > 1 else f"{name} needs two samples"
+        raise ValueError(f"{setting} and matching_block 0, so that the result would depend on it; {mend}")

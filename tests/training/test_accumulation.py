@@ -75,7 +75,35 @@ def test_negatives_of_other_micro_batches_left_out_would_be_noticed(monkeypatch)
     ],
 )
 def test_a_micro_batch_that_would_change_the_result_is_refused(schedule, losses, sentence) -> None:
+    refuse(1, schedule, losses, sentence)
+
+
+@pytest.mark.parametrize(
+    ("workers", "losses", "sentence"),
+    [
+        (3, {}, "a batch of 8 does not split over 3 workers"),
+        (16, {}, "a batch of 8 does not split over 16 workers"),
+        (
+            2,
+            {"matching_block": 0},
+            "workers is 2 and matching_block 0, .* set matching_block to 4 or a divisor",
+        ),
+        (
+            8,
+            {"matching_block": 0, "matching": 0.0},
+            "minibatch_std_group is 2, which does not divide a worker's",
+        ),
+        (4, {}, "matching_block is 4, which does not divide a worker's batch of 2"),
+    ],
+)
+def test_a_number_of_workers_that_would_change_the_result_is_refused(workers, losses, sentence) -> None:
+    refuse(workers, {}, losses, sentence)
+
+
+def refuse(workers: int, schedule: dict, losses: dict, sentence: str) -> None:
     training = base_settings(**schedule)
     training = dataclasses.replace(training, losses=dataclasses.replace(training.losses, **losses))
     with pytest.raises(ValidationError, match=sentence):
-        BaseTrainingSettings(generator=GENERATOR, discriminator=DISCRIMINATOR, training=training)
+        BaseTrainingSettings(
+            generator=GENERATOR, discriminator=DISCRIMINATOR, training=training, workers=workers
+        )
