@@ -275,6 +275,17 @@ def test_a_bad_batch_is_left_out_and_training_goes_on_from_the_last_checkpoint(
     assert details["losses"]["generator"] == "nan"
 
 
+def test_a_bad_first_batch_is_left_out_where_there_is_no_checkpoint_yet(
+    inputs, tmp_path, monkeypatch, capsys
+) -> None:
+    poison(monkeypatch, {3})
+    fed = images_fed(monkeypatch)
+    made = train(tmp_path, inputs, total_images=32)
+    assert fed == [0, 8, 16, 24, 32]
+    assert made.summary["images_seen"] == 32
+    assert "training goes back to 0 images" in " ".join(capsys.readouterr().err.split())
+
+
 def test_going_back_to_one_checkpoint_has_a_limit(inputs, tmp_path, monkeypatch) -> None:
     poison(monkeypatch, set(range(40, 1000)))
     fed = images_fed(monkeypatch)
