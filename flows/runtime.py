@@ -56,8 +56,6 @@ class Run:
             artifact = stage_run(settings, inputs, self.context, **options)
         for line in self.context.history[known:]:
             get_run_logger().info(records.sentence(line))
-            for warning in line.artifact.notes.get("warnings", ()):
-                get_run_logger().warning(plain(warning))
             records.publish(line)
         return artifact
 
@@ -77,7 +75,7 @@ def open_run(
     as_parent: make an MLflow run that the stages' runs are children of.
     """
     tracker = MlflowTracker(tags=prefect_tags())
-    options = {"force": force, "accept_code_change": accept_code_change}
+    options = {"force": force, "accept_code_change": accept_code_change, "on_warning": _log_warning}
     session = PoliteRaySession(dashboard=ray_dashboard)
     progress = records.ProgressPage()
     with (
@@ -92,6 +90,10 @@ def open_run(
             records.publish_mlflow_link(parent)
             records.end_dead_flow_runs(tracker.ended)
             yield Run(context, parent)
+
+
+def _log_warning(message: str) -> None:
+    get_run_logger().warning(plain(message))
 
 
 def send_what_waits() -> None:

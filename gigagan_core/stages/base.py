@@ -60,6 +60,7 @@ class RunContext:
     older code made, and say so in its manifest.
     history: what was made or reused in this context, in order, for the closing table.
     on_progress: told what is being done, the share that is done, and figures of it; every few seconds.
+    on_warning: told what must not be missed, before the work begins.
     """
 
     store: Store
@@ -69,6 +70,12 @@ class RunContext:
     ray_session: RaySession = field(default_factory=RaySession)
     history: list[StageRecord] = field(default_factory=list)
     on_progress: Callable[[str, float, Mapping[str, Any]], None] = lambda what, share, figures: None
+    on_warning: Callable[[str], None] = lambda message: None
+
+    def warn(self, message: str) -> None:
+        """Say something that must not be missed, on the console and wherever else this run is recorded."""
+        console.warn(message)
+        self.on_warning(message)
 
     @classmethod
     @contextlib.contextmanager

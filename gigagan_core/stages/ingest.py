@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gigagan_core import console
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.stages.pages import log_data_page
@@ -36,7 +35,7 @@ def run(
     metadata = inputs["metadata"]
     tables = list(metadata) if _are_tables(metadata) else find_tables(metadata)
     for warning in _warnings(_schemas(tables, settings), settings):
-        console.warn(warning)
+        context.warn(warning)
     given: dict[str, Any] = {"metadata": tables}
     if settings.block_list:
         given["block_list"] = _block_list(settings.block_list)

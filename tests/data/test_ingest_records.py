@@ -9,6 +9,7 @@ import pytest
 
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.data.openmoji import PublishedSet
+from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.stages import ingest, partitions
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.fingerprint import code_digest
@@ -75,10 +76,22 @@ def test_the_pages_source_decides_no_shard_set() -> None:
         assert not {"gigagan_core.data.report", "gigagan_core.stages.pages"} & set(modules)
 
 
-def test_a_withdrawn_release_gets_a_warning_that_stays_with_the_artifact(
-    published: PublishedSet, ingest_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_a_withdrawn_release_gets_a_warning_first_and_it_stays_with_the_artifact(
+    published: PublishedSet,
+    ingest_settings: MakeSettings,
+    site: OpenMojiSite,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    made = run_ingest(published.train, ingest_settings(), tmp_path / "store")
+    told, before = [], len(site.requests())
+
+    def hear(message: str) -> None:
+        assert len(site.requests()) == before, "nothing was fetched yet"
+        told.append(message)
+
+    with RunContext.open(str(tmp_path / "store"), on_warning=hear) as context:
+        made = ingest.run(ingest_settings(), {"metadata": published.train}, context)
+    assert told == made.manifest["notes"]["warnings"]
     (warning,) = made.manifest["notes"]["warnings"]
     assert "laion2B-en-joined" in warning
     assert "Re-LAION" in warning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,15 +14,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import TaskRunSort
 
 from flows import records
-from flows.runtime import Run, open_run, stage_task
+from flows.ingest import ingest
+from flows.runtime import Run, open_run, send_what_waits, stage_task
 from gigagan_core.config.base import Settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageRecord, StageSpec, StageWork, materialise
@@ -143,6 +147,35 @@ def test_a_second_run_reuses_and_says_so(ran: Callable[..., Ran]) -> None:
     children = [run for name, run in runs.items() if name != "parent"]
     assert [run.data.tags["gigagan.cached"] for run in children] == ["true", "true"]
     assert all(run.data.tags["gigagan.reused"] for run in children)
+
+
+def test_a_withdrawn_release_is_in_the_runs_log_though_the_run_comes_to_nothing(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    laion = {"URL": ["file:///x"], "TEXT": ["a cat"], "WIDTH": [640], "HEIGHT": [480]}
+    laion |= {"similarity": [0.3], "hash": [1], "punsafe": [0.1], "pwatermark": [0.1]}
+    pq.write_table(pa.table(laion), tmp_path / "laion.parquet")
+    state = ingest(
+        metadata=str(tmp_path / "laion.parquet"),
+        store=str(tmp_path / "store"),
+        overrides=["ray_tasks=false"],
+        return_state=True,
+    )
+    assert state.is_failed()
+    assert "none of 1 rows is left (not_http 1)" in state.message
+    send_what_waits()
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + 30
+        while not (lines := warnings_in(client.read_logs(wanted))) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    (line,) = lines
+    assert "tables of laion2B-en-joined belong to a release that LAION withdrew" in line
+    assert "Re-LAION" in line
+
+
+def warnings_in(logs: list[Any]) -> list[str]:
+    return [log.message for log in logs if log.level == logging.WARNING and "LAION" in log.message]
 
 
 def test_a_failure_ends_every_record_as_failed(ran: Callable[..., Ran]) -> None:
