@@ -50,12 +50,13 @@ def _transports(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False).T
     else:
         values, vectors = torch.linalg.eigh(second)
-        kept = values > values[-1] * _RELATIVE_RANK
+        kept = values > values[-1:] * _RELATIVE_RANK
         root = values[kept].sqrt()
         factor, inverse = vectors[:, kept] * root, vectors[:, kept] / root
     values, vectors = torch.linalg.eigh(factor.T @ first @ factor)
     values = values.clamp(min=0)
-    kept = values > values[-1] * _RELATIVE_RANK**2
+    # a slice, since a set of equal images has no direction at all
+    kept = values > values[-1:] * _RELATIVE_RANK**2
     back, forth = inverse @ vectors, (factor @ vectors)[:, kept]
     return (back * values.sqrt()) @ back.T, (forth / values[kept].sqrt()) @ forth.T
 

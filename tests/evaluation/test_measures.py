@@ -241,6 +241,18 @@ def test_an_interval_can_be_had_with_fewer_images_than_dimensions():
     assert distance_interval(*few, 0.0, resamples=200, seed=0).low == 0  # no distance is below it
 
 
+@pytest.mark.parametrize("collapsed", ["real", "fake", "both"])
+def test_an_interval_can_be_had_where_every_image_is_the_same(collapsed):
+    """A generator that has collapsed is what an evaluation must be able to show."""
+    same = FeatureSet.of(torch.full((40, 12), 0.3))
+    real = same if collapsed in ("real", "both") else FeatureSet.of(REAL)
+    fake = same if collapsed in ("fake", "both") else FeatureSet.of(FAKE)
+    distance = frechet_distance(real.moments, fake.moments).distance
+    interval = distance_interval(real, fake, distance, resamples=200, seed=0)
+    assert interval.low <= distance <= interval.high
+    assert (interval.high - interval.low > 0) == (collapsed != "both")
+
+
 def test_fd_infinity_is_nearer_to_the_true_distance_than_fd():
     dimensions = 32
     real = FeatureSet.of(normal(20_000, dimensions, 1))
