@@ -19,6 +19,8 @@ from gigagan_core.evaluation.moments import Moments
 
 # Rounding leaves about D * eps of the trace in wrongly negative eigenvalues; this is far above it.
 _NEGATIVE_MASS_LIMIT = 1e-6
+# A root turns a rounding of 1e-16 into 1e-8, and there are D of them; clean-fid gives up at about this.
+_IMAGINARY_MASS_LIMIT = 1e-3
 # Far above D * eps, so that no direction of a covariance that passes can count as null.
 _LEAST_PIVOT = 1e-9
 
@@ -30,6 +32,8 @@ class FrechetDistance:
     distance: squared distance, in squared feature units; not clamped, so equal sets may give -1e-15.
     mean_term: |m1 - m2|^2; covariance_term: the rest of the distance.
     negative_mass: share of the traces that sat in negative eigenvalues (rounding) and was set to 0.
+    imaginary_mass: share of the traces that the imaginary part of (S1 S2)^{1/2} holds, from negative eigenvalues of
+    the product (rounding), and that was left out of the distance.
     null_directions: directions of feature space without variance in either set, (first, second); where
     there are fewer images than dimensions there are at least D - N + 1 of them.
     count: images in the smaller set. dimensions: D.
@@ -42,6 +46,7 @@ class FrechetDistance:
     null_directions: tuple[int, int]
     count: int
     dimensions: int
+    imaginary_mass: float = 0.0
 
     @property
     def caution(self) -> str | None:
@@ -53,6 +58,14 @@ class FrechetDistance:
             )
         if self.negative_mass > _NEGATIVE_MASS_LIMIT:
             return f"{self.negative_mass:.1e} of the trace sat in negative eigenvalues; treat with care"
+        if self.imaginary_mass > _IMAGINARY_MASS_LIMIT:
+            return f"the root of the product is imaginary by {self.imaginary_mass:.1e} of the trace; treat with care"
+        if any(self.null_directions):
+            return (
+                f"{self.null_directions[0]} directions of feature space have no variance in the first set and "
+                f"{self.null_directions[1]} in the second, of {self.dimensions}: many images are alike, or features "
+                "that never fire"
+            )
         return None
 
 
@@ -83,11 +96,13 @@ class Reference:
         traces = self.trace + covariance.trace()
         covariance_term = traces - 2 * product.clamp(min=0).sqrt().sum()
         negative = self.spectrum.negative + spectrum.negative
+        imaginary = (-product).clamp(min=0).sqrt().sum()
         return FrechetDistance(
             distance=float(mean_term + covariance_term),
             mean_term=float(mean_term),
             covariance_term=float(covariance_term),
             negative_mass=negative / float(traces) if traces > 0 else 0.0,
+            imaginary_mass=float(imaginary / traces) if traces > 0 else 0.0,
             null_directions=(self.spectrum.null_directions, spectrum.null_directions),
             count=min(self.moments.count, other.count),
             dimensions=self.moments.dimensions,

@@ -73,6 +73,7 @@ class SetMeasures:
             "mean_term": found.mean_term,
             "covariance_term": found.covariance_term,
             "negative_mass": found.negative_mass,
+            "imaginary_mass": found.imaginary_mass,
             "null_directions": {"real": found.null_directions[0], "fake": found.null_directions[1]},
             "dimensions": found.dimensions,
             "seed": self._options.seed,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.frechet import frechet_distance
+from gigagan_core.evaluation.frechet import FrechetDistance, frechet_distance
 from gigagan_core.evaluation.moments import Moments
 from gigagan_core.evaluation.names import PUBLISHED_INCEPTION, extractor_name, metric_name
 from gigagan_core.evaluation.precision_recall import precision_recall
@@ -108,6 +108,8 @@ def test_a_set_has_no_distance_to_itself_and_a_single_repeated_image_has_one():
     assert frechet_distance(moments, moments).distance == pytest.approx(0, abs=1e-8 * float(real.var() * 8))
     repeated = frechet_distance(moments, Moments.of(real.mean(dim=0).expand(60, -1)))
     assert repeated.distance == pytest.approx(float(moments.covariance.trace()), rel=1e-9)
+    # what rounding leaves of the mean counts as one direction
+    assert "no variance in the first set and 7 in the second, of 8" in repeated.caution
 
 
 def test_negative_mass_is_reported():
@@ -115,6 +117,23 @@ def test_negative_mass_is_reported():
     found = frechet_distance(gaussian(torch.zeros(3), covariance), gaussian(torch.zeros(3), torch.eye(3)))
     assert found.negative_mass == pytest.approx(0.1 / 4.9)
     assert "negative eigenvalues" in found.caution
+
+
+def test_imaginary_mass_of_the_product_is_reported():
+    bent = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -0.1]])
+    found = frechet_distance(gaussian(torch.zeros(3), torch.eye(3)), gaussian(torch.zeros(3), bent))
+    assert found.imaginary_mass == pytest.approx(0.1**0.5 / 4.9)
+    alike = Moments.of(features(60, 8, seed=8))
+    assert frechet_distance(alike, Moments.of(features(60, 8, seed=9))).imaginary_mass == 0
+    # fewer images than dimensions: rounding alone, far below what would move a distance
+    few = frechet_distance(Moments.of(features(20, 64, seed=3)), Moments.of(features(25, 64, seed=4)))
+    assert 0 < few.imaginary_mass < 1e-5
+    assert "singular" in few.caution
+
+
+def test_an_imaginary_root_is_a_caution():
+    found = FrechetDistance(1.0, 1.0, 0.0, 0.0, (0, 0), count=100, dimensions=3, imaginary_mass=0.01)
+    assert "imaginary by 1.0e-02" in found.caution
 
 
 def test_nan_features_different_dimensions_and_a_single_image_are_named():
