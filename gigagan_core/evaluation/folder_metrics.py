@@ -41,7 +41,14 @@ from gigagan_core.evaluation.gathering import (
     patch_figure,
     resolution_of,
 )
-from gigagan_core.evaluation.picture_folder import Picture, digest_of, list_pictures, pair_up
+from gigagan_core.evaluation.picture_folder import (
+    ENDINGS,
+    Picture,
+    digest_of,
+    list_pictures,
+    pair_up,
+    passed_over,
+)
 from gigagan_core.evaluation.set_metrics import (
     CLIP_ONLY,
     INCEPTION_ONLY,
@@ -304,6 +311,11 @@ def _cautions(
         if len(sizes) > 1:
             found.append(
                 f"the {WHO[role]} have {len(sizes)} sizes; each is resized by itself, and --size N makes them alike"
+            )
+        if skipped := passed_over(getattr(settings, role)):
+            found.append(
+                f"{len(skipped)} files among the {WHO[role]} were left out by their ending (first: {skipped[0]}); "
+                f"taken are {', '.join(ENDINGS)}"
             )
         if corrupt:
             found.append(

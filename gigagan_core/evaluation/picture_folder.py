@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from PIL import Image
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import centre_square
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""What clean-fid looks at, but for .npy."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,14 @@ class Picture:
 
 
 def list_pictures(folder: Path, threads: int = 4) -> list[Picture]:
-    """Every picture in a folder and the folders below it, by name; hidden files are left out.
+    """Every picture in a folder and the folders below it, by name; links are followed, hidden files left out.
 
     Raises GigaganError where the folder is missing or holds no picture.
     """
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; give one that holds images")
     names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and path.is_file() and not _hidden(path.relative_to(folder))
+        path.relative_to(folder).as_posix() for path in _files(folder) if path.suffix.lower() in ENDINGS
     )
     if not names:
         raise GigaganError(f"{folder} holds no images ({', '.join(ENDINGS)}); give a folder that does")
@@ -47,6 +47,14 @@ def list_pictures(folder: Path, threads: int = 4) -> list[Picture]:
             Picture(name, str((folder / name).absolute()), found)
             for name, found in zip(names, sums, strict=True)
         ]
+
+
+def passed_over(folder: Path) -> list[str]:
+    """Files that are pictures by their ending, or arrays of them, and that `list_pictures` does not list, by name."""
+    endings = {*Image.registered_extensions(), ".npy"} - set(ENDINGS)
+    return sorted(
+        path.relative_to(folder).as_posix() for path in _files(folder) if path.suffix.lower() in endings
+    )
 
 
 def digest_of(pictures: Iterable[Picture]) -> str:
@@ -103,5 +111,16 @@ def cropped_and_resized(image: np.ndarray, size: int) -> np.ndarray:
     )
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file that is not hidden, each folder once, however often links lead to it."""
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        # a link back to where one comes from would go on for ever
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            seen.add(real)
+            for name in files:
+                path = Path(parent, name)
+                if not name.startswith(".") and path.is_file():
+                    yield path

@@ -169,6 +169,33 @@ def test_sizes_and_formats_may_differ_and_that_is_said(compare, picture_folder):
     assert sized.cautions == ()
 
 
+def test_every_file_counts_or_is_said_to_be_left_out(compare, picture_folder, sets, tmp_path):
+    """Names with spaces and letters of any script, folders in folders and behind links; hidden files do not count."""
+    fake = tmp_path / "fäke images"
+    shutil.copytree(sets[1], fake / "a b" / "Ünter ☂")
+    elsewhere = picture_folder(3, 48, 5)
+    (fake / "linked").symlink_to(elsewhere)
+    (fake / "round").symlink_to(fake)
+    (fake / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (fake / ".thumbnails").mkdir()
+    shutil.copy(elsewhere / "0000.png", fake / ".thumbnails" / "x.png")
+    shutil.copy(elsewhere / "0000.png", fake / ".hidden.png")
+    picture = Image.open(elsewhere / "0001.png")
+    for ending in ("tif", "TIFF", "ppm", "bmp"):
+        picture.save(fake / f"plain.{ending}")
+    (fake / "folder.png").mkdir()
+    (fake / "captions.jsonl").write_text("{}")
+    assert compare(fake=fake, metrics=("fd",)).figures[0].fake == 40 + 3 + 4
+    picture.save(fake / "odd.gif")
+    np.save(fake / "odd.npy", np.zeros((4, 4, 3), np.uint8))
+    measured = compare(fake=fake, metrics=("fd",))
+    assert measured.figures[0].fake == 47
+    (said,) = (each for each in measured.cautions if "ending" in each)
+    assert said.startswith(
+        "2 files among the generated images were left out by their ending (first: odd.gif)"
+    )
+
+
 def test_few_images_leave_out_what_they_do_not_allow_unless_it_is_asked_for(compare, picture_folder):
     few = picture_folder(5, 48, 2)
     measured = compare(fake=few, real=few)
