@@ -302,6 +302,15 @@ def test_images_are_let_go_but_for_the_first_and_made_again_for_another_judge(ru
     assert values(evaluate(run(), no_ray)) == both
 
 
+def test_a_sample_that_is_gone_or_damaged_moves_no_caption_to_another_image(run, tmp_path):
+    whole = evaluate(run(), no_ray).shown
+    (gone,) = (tmp_path / "work").rglob("00000001.png")
+    (damaged,) = (tmp_path / "work").rglob("00000003.png")
+    gone.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert evaluate(run(), no_ray).shown == (whole[0], whole[2], whole[4])
+
+
 def test_other_captions_seeds_models_or_shards_are_other_images(run, models):
     shard = generation.PromptShard(0, ("a", "b"), run().model)
     others = (

@@ -34,7 +34,7 @@ from gigagan_core.evaluation.extraction import (
 from gigagan_core.evaluation.patches import shrink
 from gigagan_core.evaluation.picture_folder import Picture, decode
 from gigagan_core.store.artifact import Artifact, Input, digest_of
-from gigagan_core.store.fingerprint import digest
+from gigagan_core.store.fingerprint import digest, sha256_file
 
 _RECORD = "pictures.json"
 
@@ -117,10 +117,14 @@ def generate_shard(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
     return result
 
 
-def kept_images(shard: PromptShard, work: Path) -> list[Path]:
-    """The files of its images that were kept, in order."""
-    paths = [Path(picture.path) for picture in _recorded(shard.folder(work)) or ()]
-    return [path for path in paths if path.is_file()]
+def kept_images(shard: PromptShard, work: Path) -> dict[int, Path]:
+    """The files of its images that were kept and are as they were made, by the number of the image."""
+    recorded = _recorded(shard.folder(work)) or ()
+    return {
+        number: Path(picture.path)
+        for number, picture in enumerate(recorded, shard.first)
+        if Path(picture.path).is_file() and sha256_file(Path(picture.path)) == picture.sha256
+    }
 
 
 class Sampler:

@@ -128,13 +128,14 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
         else f"centre crop to the short side, PIL Lanczos to {protocol.size} px on uint8",
         "options": asdict(run.options),
     }
-    shown = [path for shard in made for path in kept_images(shard, run.work)][: run.keep]
+    texts = prompts.texts
+    shown = [(texts[number], path) for shard in made for number, path in kept_images(shard, run.work).items()]
     cautions = _cautions(run, prompts, facts, extractors, data)
     return ProtocolResult(
         protocol,
         tuple(figures),
         prompts,
-        tuple(zip(prompts.texts, shown, strict=False)),
+        tuple(shown[: run.keep]),
         record,
         tuple(cautions),
     )
