@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from numbers import Number
 from typing import NamedTuple
 
 import torch
@@ -38,18 +39,35 @@ def keys_of(count: int, seed: int | Sequence[int], index: int | Sequence[int] | 
     """
     seeds = each(seed, count, "seeds")
     if index is None:
-        index = range(count) if isinstance(seed, int) else 0
+        index = range(count) if _is_one(seed) else 0
     return Keys(tuple(seeds), tuple(each(index, count, "indices")))
 
 
 def each(value, count: int, what: str) -> list:
-    """One value for all, or one an image -> a list of `count`; raises GigaganError where there are more or fewer."""
-    if isinstance(value, (int, float, str)) or value is None:
-        return [value] * count
-    values = list(value)
+    """One value for all, or one an image -> a list of `count`; raises GigaganError where there are more or fewer.
+
+    Numbers of numpy and torch are numbers too.
+    """
+    if _is_one(value):
+        return [_plain(value)] * count
+    values = [_plain(one) for one in value]
     if len(values) != count:
         raise GigaganError(f"{len(values)} {what} were given for {count} images; give one, or one an image")
     return values
+
+
+def _is_one(value) -> bool:
+    return (
+        value is None
+        or isinstance(value, str)
+        or getattr(value, "ndim", None) == 0
+        or isinstance(value, Number)
+    )
+
+
+def _plain(value):
+    """A number of numpy or torch as Python's; anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def draw_z(keys: Keys, z_dim: int, device: torch.device | str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -31,7 +32,12 @@ def batch_that_fits(network: nn.Module, memory_limit: float | None = None, tile:
     Raises GigaganError where not even one image fits.
     """
     one = bytes_an_image(network.settings, tile)
-    limit = _free(next(network.parameters()).device) if memory_limit is None else memory_limit * 2**30
+    if memory_limit is None:
+        limit = free_bytes(next(network.parameters()).device) * _SHARE_OF_FREE
+    else:
+        limit = memory_limit * 2**30
+    if not 0 <= limit < math.inf:
+        raise GigaganError(f"the memory limit is {memory_limit:g} GiB; give a number above 0")
     fits = int(limit // one)
     if fits < 1 and memory_limit is not None:
         raise GigaganError(
@@ -74,12 +80,14 @@ def _peak(settings: GeneratorSettings | UpsamplerSettings, count: int, tile: int
     return tracker.phases["synthesis"].peak
 
 
-def _free(device: torch.device) -> float:
+def free_bytes(device: torch.device | str) -> int:
+    """What a device has left for tensors."""
+    device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] * _SHARE_OF_FREE
+        return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    return psutil.virtual_memory().available * _SHARE_OF_FREE
+    return psutil.virtual_memory().available
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from gigagan_core.errors import GigaganError
 SCHEMA = 1
 PromptField = str | int | None
 Psi = Annotated[float, Field(ge=-2.0, le=2.0)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
 Layers = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 """[first, last): coarse layers come first; whether the model has them is seen when the recipe is applied."""
 
@@ -30,7 +31,7 @@ class Point(Settings):
 
     prompt: PromptField = None
     seed: int = 0
-    index: Annotated[int, Field(ge=0)] = 0
+    index: Index = 0
     truncation: Psi = 1.0
     prompt_truncation: Psi = 1.0
 
@@ -47,7 +48,7 @@ class Interpolation(Settings):
     rows: Annotated[int, Field(ge=1, le=256)] = 5
     columns: Annotated[int, Field(ge=2, le=4096)] = 5
     seed: int = 0
-    index: Annotated[int, Field(ge=0)] = 0
+    index: Index = 0
     truncation: Psi = 1.0
     prompt_truncation: Psi = 1.0
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gigagan_core.errors import GigaganError
+from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.inference import pictures
 from gigagan_core.inference.conditions import Prompt, check_prompts, condition_of
 from gigagan_core.inference.latents import LOW_NOISE, Keys, draw_z, each, keys_of, truncate_each
-from gigagan_core.inference.memory import OutOfMemory, batch_that_fits, in_batches
+from gigagan_core.inference.memory import OutOfMemory, batch_that_fits, free_bytes, in_batches
 from gigagan_core.inference.tiles import Axis, axis, mirrored, tile_noise
 from gigagan_core.models.randomness import keyed_normal
 from gigagan_core.models.text import TextCode
@@ -37,13 +38,21 @@ class TileOptions:
 
     tile: side of a tile in input pixels; None: what the network was trained with. batch_size: tiles at a time; None:
     what fits memory_limit (GiB of working memory; None: half of what is free). precision: of the tiles; where it gives
-    a number that is none, the tile is made again in float32.
+    a number that is none, the tile is made again in float32. Raises GigaganError for what can be none of these.
     """
 
     tile: int | None = None
     batch_size: int | None = None
     memory_limit: float | None = None
     precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise GigaganError(
+                f"precision {self.precision!r}; {nearest(self.precision, get_args(Precision))}"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise GigaganError(f"{self.batch_size} tiles at a time make no picture; give 1 or more")
 
 
 class TiledUpsampler:
@@ -120,15 +129,22 @@ class TiledUpsampler:
 
         H = round(scale h), W = round(scale w). keys: one latent an image, by default of seed 0. noise: standard
         deviation of Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more.
+        Raises GigaganError, before any work, for arguments that do not fit and for a result larger than free memory.
         """
-        scale, options = float(scale or self.network.scale), options or TileOptions()
-        if not scale >= 1:
+        scale, options = float(self.network.scale if scale is None else scale), options or TileOptions()
+        if not 1 <= scale < math.inf:
             raise GigaganError(f"the scale is {scale:g}, and an upsampler does not shrink; give 1 or more")
-        if noise < 0:
-            raise GigaganError(f"the noise level is {noise:g}; give 0 or more")
+        if not 0 <= noise < math.inf:
+            raise GigaganError(f"the noise level is {noise:g}; give 0 or more, such as 0.1")
+        if not low.numel() and len(low):
+            raise GigaganError(
+                f"a picture of {low.shape[-1]} x {low.shape[-2]} px has nothing to enlarge; give another"
+            )
         keys = keys or keys_of(len(low), 0, 0)
         target = (max(1, round(low.shape[-2] * scale)), max(1, round(low.shape[-1] * scale)))
-        styles = self._styles(prompts, keys, each(truncation, len(low), "truncations"))
+        _require_room(len(low), *target)
+        psis = [_psi(value) for value in each(truncation, len(low), "truncations")]
+        styles = self._styles(prompts, keys, psis)
         image = _with_noise(low, keys, noise)
         for size in self._passes(tuple(low.shape[-2:]), target):
             image = _resized(image, size)
@@ -161,7 +177,7 @@ class TiledUpsampler:
     ) -> Tensor:
         """One pass: [N, 3, h, w] -> [N, 3, scale h, scale w] on the CPU; smaller tiles where memory runs out."""
         stride = self.network.stride
-        tile = options.tile or self.network.settings.low_size
+        tile = self.network.settings.low_size if options.tile is None else options.tile
         if tile < 2 * stride or tile % stride:
             raise GigaganError(
                 f"tiles of {tile} px do not fit this upsampler; give a multiple of {stride} from {2 * stride} on"
@@ -190,7 +206,7 @@ class TiledUpsampler:
         overlap = max(network.stride, int(tile * _OVERLAP) // network.stride * network.stride)
         height, width = (axis(length, tile, overlap, network.stride) for length in low.shape[-2:])
         padded = mirrored(low, height.padded, width.padded)
-        canvas = _canvas(len(low), height.length * factor, width.length * factor)
+        canvas = torch.zeros(len(low), 3, height.length * factor, width.length * factor)
         jobs = [
             (image, i, j)
             for image in range(len(low))
@@ -250,15 +266,22 @@ def _finite(network: nn.Module, inputs: tuple[Any, ...], noise: Any, precision: 
     return image
 
 
-def _canvas(count: int, height: int, width: int) -> Tensor:
-    try:
-        return torch.zeros(count, 3, height, width)
-    except (RuntimeError, MemoryError):
-        size = count * 3 * height * width * 4 / 2**30
+def _psi(value: float) -> float:
+    if not -2 <= value <= 2:
         raise GigaganError(
-            f"the result of {width} x {height} px takes {size:.3g} GiB of memory, which are not free; choose a "
-            "smaller scale"
-        ) from None
+            f"truncation {value!r} cannot be used; give a number from 0 to 1, at most from -2 to 2"
+        )
+    return float(value)
+
+
+def _require_room(count: int, height: int, width: int) -> None:
+    """Raise GigaganError where the result is larger than free memory: the passes before it may take an hour."""
+    needed, free = count * 3 * height * width * 4, free_bytes("cpu")
+    if needed > free:
+        raise GigaganError(
+            f"the result of {width} x {height} px takes {needed / 2**30:,.3g} GiB of memory and {free / 2**30:,.3g} "
+            "GiB are free; choose a smaller scale"
+        )
 
 
 def _add(

@@ -126,12 +126,28 @@ def test_a_model_without_condition_takes_no_prompt() -> None:
         ({"prompt_truncation": 9.0}, "prompt_truncation 9.0 cannot be used"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"memory_limit": 1e-9}, "raise the limit"),
+        ({"memory_limit": float("nan")}, "memory limit is nan"),
+        ({"index": 2**63}, "index 9223372036854775808 cannot be used"),
         ({"upsample": True}, "has no upsampler"),
     ],
 )
 def test_arguments_that_do_not_fit_are_one_sentence(pipe, arguments, sentence) -> None:
     with pytest.raises(GigaganError, match=sentence):
         pipe(["dog", "cat"], **arguments)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pipe) -> None:
+    expected = pipe(["dog"], seed=3, truncation=0.5)
+    for kind in (np.int64, torch.tensor):
+        made = pipe(["dog"], seed=kind(3), truncation=np.float64(0.5))
+        assert made.points == expected.points
+    series = pipe(["dog", "cat"], seed=np.int64(3))
+    assert [(point.seed, point.index) for point in series.points] == [(3, 0), (3, 1)]
+    seeds = pipe(["dog", "cat"], seed=np.array([3, 4]), truncation=torch.tensor([0.5, 1.0]))
+    assert [(point.seed, point.index, point.truncation) for point in seeds.points] == [
+        (3, 0, 0.5),
+        (4, 0, 1.0),
+    ]
 
 
 def test_no_prompt_gives_no_picture(pipe) -> None:

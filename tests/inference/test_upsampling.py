@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gigagan_core.errors import GigaganError
@@ -224,8 +225,15 @@ def test_what_is_not_finite_is_made_again_in_float32(upsampler, monkeypatch) -> 
     ("arguments", "sentence"),
     [
         ({"scale": 0.5}, "does not shrink"),
+        ({"scale": 0}, "the scale is 0"),
+        ({"scale": np.inf}, "the scale is inf"),
+        ({"scale": 1e6}, r"8000000 x 8000000 px takes .* GiB are free; choose a smaller scale"),
         ({"noise": -1.0}, "noise level is -1"),
+        ({"noise": np.nan}, "noise level is nan"),
+        ({"truncation": np.nan}, "truncation nan cannot be used"),
+        ({"truncation": 1e9}, "truncation 1000000000.0 cannot be used"),
         ({"options": TileOptions(tile=6)}, "multiple of 4 from 8 on"),
+        ({"options": TileOptions(tile=0)}, "multiple of 4 from 8 on"),
         ({"prompts": [3]}, "takes captions, and 3 was given"),
         ({"prompts": ["a", "b"]}, "2 prompts were given for 1 images"),
     ],
@@ -233,6 +241,19 @@ def test_what_is_not_finite_is_made_again_in_float32(upsampler, monkeypatch) -> 
 def test_arguments_that_do_not_fit_are_one_sentence(upsampler, arguments, sentence) -> None:
     with pytest.raises(GigaganError, match=sentence):
         upsampler(np.zeros((8, 8, 3), np.uint8), **arguments)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_a_picture_without_a_pixel_is_one_sentence(upsampler, size) -> None:
+    with pytest.raises(GigaganError, match="has nothing to enlarge"):
+        upsampler(Image.new("RGB", size))
+
+
+def test_options_that_cannot_be_are_one_sentence() -> None:
+    with pytest.raises(GigaganError, match=r"precision 'float8'; .*bfloat16"):
+        TileOptions(precision="float8")
+    with pytest.raises(GigaganError, match="0 tiles at a time"):
+        TileOptions(batch_size=0)
 
 
 def test_the_network_still_refuses_what_no_tile_can_be(upsampler) -> None:
