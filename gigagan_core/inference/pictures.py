@@ -18,6 +18,7 @@ from gigagan_core.inference.generate import to_uint8
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def open_picture(path: Path | str) -> Image.Image:
 def take_apart(image: Image.Image) -> Apart:
     """Upright by its EXIF orientation; colours, transparency and greyness told apart."""
     image = ImageOps.exif_transpose(image)
+    if image.mode in _PREMULTIPLIED:  # Pillow converts these to their plain form alone
+        image = image.convert(_PREMULTIPLIED[image.mode])
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     grey = image.mode in _GREY
     if image.mode.startswith("I") or image.mode == "F":
@@ -68,9 +71,14 @@ def take_apart(image: Image.Image) -> Apart:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    # Pillow clips 16-bit greys at 255 when it converts them.
-    values = np.asarray(image).astype(np.float64)
-    high = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+    """Greys of 16 bits, of 32 (65535, or 255 where all fit) and of floats (1.0, or 255) as 8 bits."""
+    # Pillow clips at 255 when it converts them.
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0)
+    largest = values.max(initial=0)
+    if image.mode == "F":
+        high = 1.0 if largest <= 1 else 255.0
+    else:
+        high = 65535.0 if image.mode != "I" or largest > 255 else 255.0
     return Image.fromarray((values.clip(0, high) * (255.0 / high)).round().astype(np.uint8))
 
 
@@ -118,6 +126,8 @@ def _from_array(values: Tensor, given: Any, channels_last: bool) -> list[Apart]:
             f"pictures of {batch.dtype} are not known; give uint8, or floating point in [0, 1]"
         )
     batch = batch.float()
+    if not batch.numel():
+        raise GigaganError(f"an array of shape {list(shape)} holds no pixel; give pictures of at least 1 x 1")
     if not (torch.isfinite(batch).all() and batch.min() >= -1e-3 and batch.max() <= 1 + 1e-3):
         raise GigaganError(
             f"floating point pictures must lie in [0, 1], and these reach from {float(batch.min()):.3g} to "

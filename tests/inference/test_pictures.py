@@ -27,20 +27,33 @@ def test_a_picture_stays_what_it_is_when_nothing_is_done(colours) -> None:
     assert np.array_equal(np.asarray(apart.together(apart.rgb)), colours)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "CMYK", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "1", "P", "PA", "CMYK", "RGBA", "I;16"])
 def test_every_mode_is_taken(upsampler, mode: str) -> None:
     grey = Image.fromarray((np.arange(48).reshape(6, 8) * 5).astype(np.uint8))
     image = (
-        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else grey.convert({"La": "LA", "PA": "P"}.get(mode, mode)).convert(mode)
     )
     large = upsampler(image, scale=4)[0]
     assert large.size == (32, 24)
-    expected = {"L": "L", "LA": "LA", "1": "L", "I;16": "L", "RGBA": "RGBA"}
+    expected = {"L": "L", "LA": "LA", "La": "LA", "1": "L", "I;16": "L", "RGBA": "RGBA", "PA": "RGBA"}
     assert large.mode == expected.get(mode, "RGB")
 
 
 def test_a_grey_of_16_bits_keeps_its_range() -> None:
     values = np.array([[0, 32768, 65535]], np.uint16)
+    assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1]], atol=0.01)
+
+
+def test_a_dark_grey_of_16_bits_stays_dark() -> None:
+    values = np.full((2, 2), 200, np.uint16)
+    assert take_apart(Image.fromarray(values)).rgb.max() < -0.98
+
+
+@pytest.mark.parametrize("high", [1.0, 255.0])
+def test_greys_of_floats_reach_to_one_or_to_255(high: float) -> None:
+    values = np.array([[0.0, 0.5, 1.0]], np.float32) * np.float32(high)
     assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1]], atol=0.01)
 
 
@@ -105,6 +118,7 @@ def test_pictures_of_diffusers_are_welcome_in_each_of_its_forms(upsampler, colou
         (np.zeros((4, 4, 3), np.int64), "torch.int64 are not known"),
         (np.zeros((4, 4, 5)), r"\[4, 4, 5\] holds no pictures; give \[N, H, W, 3\]"),
         (torch.zeros(4, 4, 3), r"\[4, 4, 3\] holds no pictures; give \[N, 3, H, W\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\] holds no pixel"),
         (7, "int is no picture"),
         ("nowhere.png", "no such file"),
     ],
