@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,22 +17,26 @@ ENDINGS = (".gif", ".mp4")
 def save_animation(path: Path | str, frames: Sequence[Image.Image], frames_per_second: float = 12.0) -> None:
     """Write frames of one size as a looping GIF (256 colours a frame) or as MP4 (MPEG-4 part 2), by the ending.
 
-    Raises GigaganError for another ending, where no frame is given, or where the file cannot be written.
+    The file is there when it is whole. Raises GigaganError for another ending, where no frame is given, or where the
+    file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in ENDINGS:
         raise GigaganError(f"animation {path}: the ending {path.suffix!r} is not known; write .gif or .mp4")
     if not frames:
         raise GigaganError(f"animation {path} has no frame; give at least one")
+    save = _save_gif if path.suffix.lower() == ".gif" else _save_mp4
+    # OpenCV knows the format by the ending
+    partial = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
     try:
-        if path.suffix.lower() == ".gif":
-            _save_gif(path, frames, frames_per_second)
-        else:
-            _save_mp4(path, frames, frames_per_second)
+        save(partial, frames, frames_per_second)
+        os.replace(partial, path)
     except OSError as error:
         raise GigaganError(
             f"animation {path} cannot be written ({error.strerror}); choose another place"
         ) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _save_gif(path: Path, frames: Sequence[Image.Image], frames_per_second: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,23 @@ def test_an_mp4_holds_every_frame(tmp_path: Path) -> None:
     assert len(found) == 6
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     assert abs(found[5].mean(axis=(0, 1)) - (200, 0, 55)).max() < 12  # red first, as Pillow has it
+
+
+@pytest.mark.parametrize("ending", ["gif", "mp4"])
+def test_an_animation_that_was_cut_off_is_not_there(tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("cv2")
+
+    def cut() -> Iterator[Image.Image]:
+        yield from frames()
+        raise KeyboardInterrupt
+
+    class Frames(list):
+        def __iter__(self):
+            return cut()
+
+    with pytest.raises(KeyboardInterrupt):
+        save_animation(tmp_path / f"walk.{ending}", Frames(frames()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_animation_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
