@@ -246,7 +246,8 @@ def upsample(
 ) -> None:
     """Enlarge pictures of any kind and size. What is there already is not made again.
 
-    Every result is a PNG of the same name in --out. A picture that cannot be decoded is left out, and said at the end.
+    Every result is a PNG of the same name in --out. A picture that cannot be decoded or enlarged is left
+    out, and said at the end.
     """
     with answering(as_json) as answer:
         from gigagan_core.errors import GigaganError
@@ -267,6 +268,7 @@ def upsample(
         answer(document)
         work.show(document["pictures"])
         if document["failed"]:
-            raise GigaganError(
-                f"{len(document['failed'])} of {len(found)} pictures were left out; the first: {document['failed'][0]}"
-            )
+            failed = document["failed"]
+            sentence = f"{len(failed)} of {len(found)} pictures were left out; the first: {failed[0]}"
+            answer.now({**document, "error": sentence})  # what was made is there
+            raise GigaganError(sentence)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from gigagan_core.inference.outputs import Found, OutputFolder
     from gigagan_core.inference.pipeline import GigaGANPipeline
     from gigagan_core.inference.recipes import Point, Recipe
@@ -165,11 +167,12 @@ def edit(
                 noise=noise,
                 on_batch=bar.advance,
             )
+        # the picture last: where it is there, the recipe is too
+        save_recipe(folder.path(name, ".json"), recipe, pipe.model)
         if animate:
             save_animation(path, edited.images, getattr(recipe, "frames_per_second", 12.0))
         else:
             folder.save(name, edited.grid(), record)
-        save_recipe(folder.path(name, ".json"), recipe, pipe.model)
     picture = {"path": str(path), "recipe": str(folder.path(name, ".json")), "made_before": done}
     return {**made_by, "pictures": [picture]}
 
@@ -182,7 +185,7 @@ def enlarge(
     options: TileOptions,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Upsample what is not done yet; what does not decode is left out and listed under "failed"."""
+    """Upsample what is not done yet; what cannot be is left out and listed under "failed"."""
     from gigagan_core import console
     from gigagan_core.errors import GigaganError
     from gigagan_core.inference.pictures import open_picture
@@ -199,25 +202,32 @@ def enlarge(
         for each, record, before in zip(found, records, done):
             if not before:
                 try:
-                    image = open_picture(each.path)
+                    large = _enlarged(upsampler, open_picture(each.path), settings, options)
                 except GigaganError as error:
-                    failed.append(str(error))
+                    said = str(error)
+                    failed.append(said if str(each.path) in said else f"picture {each.path}: {said}")
                     bar.advance(1)
                     continue
-                large = upsampler(
-                    image,
-                    settings["prompt"],
-                    _scale(settings, image.size),
-                    seed=settings["seed"],
-                    noise=settings["noise"],
-                    truncation=settings["truncation"],
-                    options=options,
-                )
-                folder.save(each.name, large[0], record)
+                folder.save(each.name, large, record)
                 bar.advance(1)
             path = str(folder.path(each.name))
             pictures.append({"path": path, "source": str(each.path), "made_before": before})
     return {"upsampler": upsampler.model, "pictures": pictures, "failed": failed}
+
+
+def _enlarged(
+    upsampler: TiledUpsampler, image: Image.Image, settings: dict[str, Any], options: TileOptions
+) -> Image.Image:
+    (large,) = upsampler(
+        image,
+        settings["prompt"],
+        _scale(settings, image.size),
+        seed=settings["seed"],
+        noise=settings["noise"],
+        truncation=settings["truncation"],
+        options=options,
+    )
+    return large
 
 
 def _scale(settings: dict[str, Any], size: tuple[int, int]) -> float | None:
@@ -227,7 +237,7 @@ def _scale(settings: dict[str, Any], size: tuple[int, int]) -> float | None:
         return settings["scale"]
     if settings["size"] < max(size):
         raise GigaganError(
-            f"--size {settings['size']} is below the {max(size)} px of a picture; an upsampler does not shrink"
+            f"--size {settings['size']} is below its {max(size)} px, and an upsampler does not shrink"
         )
     return settings["size"] / max(size)
 

@@ -57,15 +57,28 @@ def _pictures_of(place: str, leave_out: Path | None) -> list[tuple[Path, str]]:
         return [(path, path.name)]
     if path.is_dir():
         listed = sorted(each for each in path.rglob("*") if _is_picture(each.relative_to(path), each))
-        kept = [each for each in listed if leave_out is None or not each.is_relative_to(leave_out)]
-        if not kept:
+        if not listed:
             raise GigaganError(f"folder {place} holds no pictures ({', '.join(ENDINGS)}); give one that does")
+        kept = _outside(listed, leave_out, place)
         return [(each, each.relative_to(path).as_posix()) for each in kept]
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     matches = [match for match in matches if match.is_file()]
     if not matches:
         raise GigaganError(f"{place}: no such picture; give a file, a folder or a glob that matches some")
-    return [(match, match.name) for match in matches]
+    return [(match, match.name) for match in _outside(matches, leave_out, place)]
+
+
+def _outside(paths: list[Path], leave_out: Path | None, place: str) -> list[Path]:
+    """Those that do not lie in the folder of results, however the two were written."""
+    if leave_out is None:
+        return paths
+    results = Path(os.path.abspath(leave_out))
+    kept = [path for path in paths if not Path(os.path.abspath(path)).is_relative_to(results)]
+    if not kept:
+        raise GigaganError(
+            f"the pictures of {place} all lie in {leave_out}, where results go; give another --out"
+        )
+    return kept
 
 
 def _is_picture(relative: Path, path: Path) -> bool:

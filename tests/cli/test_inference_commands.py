@@ -319,6 +319,37 @@ def test_a_corrupt_picture_is_left_out_and_said_at_the_end(trained, inside, fold
     assert "broken.png cannot be decoded" in failure(inside("upsample", "in/broken.png", "--out", "other"))
 
 
+def test_one_picture_that_does_not_fit_does_not_keep_the_others(
+    trained, inside, folder, tmp_path, capfd
+) -> None:
+    Image.new("RGB", (100, 3)).save(folder / "a long one.png")
+    sentence = failure(inside("upsample", "in", "--size", "48"))
+    assert "1 of 4 pictures were left out" in sentence
+    assert "a long one.png: --size 48 is below its 100 px" in sentence
+    assert len(list((tmp_path / "upsampled").rglob("*.png"))) == 3
+    capfd.readouterr()
+    assert inside("upsample", "in", "--size", "48", "--json").exit_code == 1
+    document = json.loads(capfd.readouterr().out)
+    assert [Path(picture["path"]).name for picture in document["pictures"]] == ["a.png", "b.png", "c.png"]
+    assert len(document["failed"]) == 1
+    assert document["error"].startswith("1 of 4 pictures were left out")
+
+
+@pytest.mark.parametrize("place", ["{here}/in", "in", "{here}/in/**/*.[jp]*", "in/../in"])
+@pytest.mark.parametrize("out", ["in/large", "{here}/in/large"])
+def test_results_are_never_enlarged_again(trained, ask, folder, tmp_path, place, out) -> None:
+    command = ["upsample", place.format(here=tmp_path), "--out", out.format(here=tmp_path)]
+    for _ in range(2):
+        assert len(ask(*command)["pictures"]) == 3
+    assert len(list(folder.rglob("*.png"))) == 2 + 3
+
+
+def test_results_do_not_go_where_the_pictures_are(trained, inside, folder) -> None:
+    assert "all lie in in, where results go; give another --out" in failure(
+        inside("upsample", "in", "--out", "in")
+    )
+
+
 # ---- what does not fit ------------------------------------------------------------------------------
 
 
