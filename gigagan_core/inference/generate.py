@@ -68,6 +68,7 @@ def draw(
 
     captions: N; labels for a class-conditional network, anything for one without condition. prompt_psi, psi: truncation
     towards the prompt's own mean and then towards the mean over all (the order is R).
+    Raises GigaganError where an image is not finite.
     """
     device = next(network.parameters()).device
     z = keyed_normal(seed, LATENT, indices.to(device), (network.settings.z_dim,))
@@ -76,7 +77,7 @@ def draw(
     if prompt_psi != 1.0:
         w = network.truncate(w, prompt_psi, network.prompt_mean(code))
     w = network.truncate(w, psi)
-    return to_uint8(network.synthesise(w, code, fixed_noise(device))[0])
+    return to_uint8(finite(network.synthesise(w, code, fixed_noise(device))[0]))
 
 
 @torch.no_grad()
@@ -127,7 +128,10 @@ def enlarge(
     seed: int,
     noise: float,
 ) -> Tensor:
-    """One batch through an upsampler: uint8 [N, 3, h, h] -> uint8 [N, 3, H, W]; indices int64 [N] key the latents."""
+    """One batch through an upsampler: uint8 [N, 3, h, h] -> uint8 [N, 3, H, W]; indices int64 [N] key the latents.
+
+    Raises GigaganError where an image is not finite.
+    """
     device = next(network.parameters()).device
     indices = indices.to(device)
     small = low.to(device).to(torch.float32) / 127.5 - 1
@@ -135,7 +139,18 @@ def enlarge(
         small = small + noise * keyed_normal(seed, LOW_NOISE, indices, tuple(small.shape[1:]))
     z = keyed_normal(seed, LATENT, indices, (network.settings.z_dim,))
     condition = condition_of(network, encoder, captions)
-    return to_uint8(network(small, z, condition, fixed_noise(device))[0])
+    return to_uint8(finite(network(small, z, condition, fixed_noise(device))[0]))
+
+
+def finite(images: Tensor) -> Tensor:
+    """The images [N, 3, H, W]. Raises GigaganError where they hold NaN or infinity, which bytes would not show."""
+    bad = (~torch.isfinite(images)).flatten(1).any(dim=1)
+    if bad.any():
+        raise GigaganError(
+            f"{int(bad.sum())} of {len(images)} images are not finite: the model's weights are damaged or its training "
+            "diverged; take an earlier checkpoint, or float32 as precision"
+        )
+    return images
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from gigagan_core import console
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.conditions import Prompt, check_prompts, condition_of, cut_prompts
 from gigagan_core.inference.editing import Styles, lay_out
-from gigagan_core.inference.generate import check_bundle, to_uint8
+from gigagan_core.inference.generate import check_bundle, finite, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
 from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
@@ -236,14 +235,21 @@ class GigaGANPipeline:
 
     @torch.no_grad()
     def synthesise(self, styles: Styles) -> Tensor:
-        """float [N, 3, H, W] about [-1, 1] on the pipeline's device, in one batch."""
-        fast = self.precision != "float32"
-        with (
-            torch.autocast(self.device.type, getattr(torch, self.precision))
-            if fast
-            else contextlib.nullcontext()
-        ):
+        """float [N, 3, H, W] about [-1, 1] on the pipeline's device, in one batch.
+
+        What a faster precision gave that is no number is made again in float32. Raises GigaganError where that is
+        none either.
+        """
+
+        def made() -> Tensor:
             return self.network.synthesise(styles.w, styles.code, fixed_noise(self.device))[0]
+
+        if self.precision != "float32":
+            with torch.autocast(self.device.type, getattr(torch, self.precision)):
+                images = made()
+            if torch.isfinite(images).all():
+                return images
+        return finite(made())
 
     @torch.no_grad()
     def _latents(self, points: Sequence[Point]) -> tuple[Tensor, Styles]:

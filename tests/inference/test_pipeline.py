@@ -150,6 +150,30 @@ def test_numbers_of_numpy_and_torch_are_numbers(pipe) -> None:
     ]
 
 
+def test_what_is_not_finite_is_made_again_in_float32(pipe, monkeypatch) -> None:
+    synthesise, modes = pipe.network.synthesise, []
+    expected = arrays(pipe(["dog"]).images)
+
+    def coarse(*inputs):
+        modes.append(torch.is_autocast_enabled("cpu"))
+        images = synthesise(*inputs)
+        return [image * torch.nan for image in images] if modes[-1] else images
+
+    monkeypatch.setattr(pipe.network, "synthesise", coarse)
+    fast = GigaGANPipeline(pipe.network, pipe.encoder, precision="bfloat16")
+    assert abs(arrays(fast(["dog"]).images) - expected).max() <= 1
+    assert modes == [True, False]
+
+
+def test_a_model_that_diverged_is_one_sentence_and_no_black_picture(pipe, bundle, encoder) -> None:
+    with torch.no_grad():
+        pipe.network.constant.fill_(torch.nan)
+    with pytest.raises(GigaganError, match="2 of 2 images are not finite"):
+        pipe(["dog", "cat"])
+    with pytest.raises(GigaganError, match="are not finite: the model's weights are damaged"):
+        generate(bundle(pipe.network, "base"), ["dog"], encoder)
+
+
 def test_no_prompt_gives_no_picture(pipe) -> None:
     made = pipe([])
     assert made.images == []
