@@ -18,6 +18,15 @@ _HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&:])")
 
 
+def lines(text: str) -> list[str]:
+    """The lines of a file read as text: ended by a newline alone.
+
+    `str.splitlines` also ends them at the separators that captions of the open web hold, such as U+2028 and U+0085.
+    """
+    found = text.split("\n")
+    return found if found[-1] else found[:-1]
+
+
 def plain(text: object, limit: int = 300) -> str:
     """One line of visible characters: no escape sequence, control or bidirectional mark.
 

@@ -40,14 +40,15 @@ def load_pipeline(
 def read_lines(path: Path | None) -> list[str]:
     """The lines of a file that are not empty. Raises GigaganError."""
     from gigagan_core.errors import GigaganError
+    from gigagan_core.text import lines
 
     if path is None:
         return []
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        found = lines(path.expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise GigaganError(f"--prompts {path} cannot be read ({error}); give a text file") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in found if line.strip()]
 
 
 def as_prompt(model: GigaGANPipeline | TiledUpsampler, text: str) -> str | int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.text import lines
 
 PREFIX = "A photo depicts "
 _FILE_COLUMNS = ("file_name", "file", "filename", "name", "image", "key")
@@ -82,7 +84,7 @@ def captions_of(files: Iterable[str], captions: dict[str, str], where: str) -> l
 
 
 def _text_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines(text), 1):
         if not line.strip():
             continue
         name, tab, caption = line.partition("\t")
@@ -95,7 +97,7 @@ def _text_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
 
 
 def _json_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines(text), 1):
         if not line.strip():
             continue
         try:
@@ -109,7 +111,7 @@ def _json_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
 
 
 def _table(text: str, path: Path, delimiter: str) -> Iterable[tuple[int, str, str]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
     for row in reader:
         try:
             yield reader.line_num, *_name_and_caption(row)

@@ -34,7 +34,7 @@ from gigagan_core.evaluation.picture_folder import cropped_and_resized
 from gigagan_core.evaluation.protocols import generation
 from gigagan_core.evaluation.protocols.generation import Model
 from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
-from gigagan_core.evaluation.protocols.prompts import load_prompts
+from gigagan_core.evaluation.protocols.prompts import Prompt, load_prompts
 from gigagan_core.evaluation.protocols.protocol import Judge, Protocol
 from gigagan_core.evaluation.protocols.run import ProtocolRun, evaluate
 from gigagan_core.evaluation.set_metrics import MeasureOptions
@@ -545,8 +545,20 @@ def test_the_manifest_holds_what_was_asked_for(coco, tmp_path):
     head, *lines = map(json.loads, (tmp_path / "prompts.jsonl").read_text().splitlines())
     assert head["sha256"] == found.sha256
     assert [line["prompt"] for line in lines] == found.texts
-    again = load_prompts(tmp_path / "prompts.jsonl", "file", 100, 0) if "prompt" in head else None
-    assert again is None  # its first line is no prompt, so it cannot be taken for one
+
+
+def test_the_manifest_of_a_report_is_a_file_of_the_same_prompts(coco, tmp_path):
+    manifest = tmp_path / "prompts.jsonl"
+    found = load_prompts(coco / "annotations" / "captions_val2014.json", "coco", 5, seed=0)
+    odd = Prompt("odd", "two\u2028lines, a \x85 and a \x0c page")
+    found = replace(found, prompts=(*found.prompts, odd))
+    found.write(manifest)
+    again = load_prompts(manifest, "file", 100, seed=3)
+    assert again.prompts == found.prompts
+    assert again.sha256 == found.sha256
+    manifest.write_text(manifest.read_text().replace("odd", "even"))
+    with pytest.raises(GigaganError, match=r"prompts.jsonl are not those of its first line"):
+        load_prompts(manifest, "file", 100, seed=3)
 
 
 def test_parti_prompts_keep_their_quotation_marks(tmp_path):
@@ -564,8 +576,8 @@ def test_parti_prompts_keep_their_quotation_marks(tmp_path):
 
 def test_own_prompts_are_text_or_jsonl(tmp_path):
     text = tmp_path / "own.txt"
-    text.write_text("a cat\n\n  a dog \n")
-    assert load_prompts(text, "file", 10, seed=0).texts == ["a cat", "a dog"]
+    text.write_bytes("a cat\r\n\n  a dog \na\u2028b".encode())
+    assert load_prompts(text, "file", 10, seed=0).texts == ["a cat", "a dog", "a\u2028b"]
     lines = tmp_path / "own.jsonl"
     lines.write_text('{"prompt": "a cat", "id": 7}\n{"caption": "a dog"}\n')
     assert [(p.id, p.text) for p in load_prompts(lines, "file", 10, seed=0).prompts] == [

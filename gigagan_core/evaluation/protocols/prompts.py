@@ -15,8 +15,10 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.baselines import sample
 from gigagan_core.evaluation.protocols.protocol import Layout
 from gigagan_core.store.fingerprint import digest
+from gigagan_core.text import lines
 
 _TEXTS = ("prompt", "caption", "text")
+_MANIFEST = {"source", "count", "available", "sha256"}
 _IDS = ("id", "key", "name", "file_name")
 
 
@@ -54,15 +56,16 @@ class PromptSet:
             "available": self.available,
             "sha256": self.sha256,
         }
-        lines = [head, *({"id": prompt.id, "prompt": prompt.text} for prompt in self.prompts)]
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+        rows = [head, *({"id": prompt.id, "prompt": prompt.text} for prompt in self.prompts)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
 def load_prompts(path: Path, layout: Layout, count: int, seed: int) -> PromptSet:
     """At most `count` prompts of a file, drawn by seed, in the file's order.
 
     layout: ``coco``: a captions_*.json; one caption of each drawn image, drawn by the same seed. ``parti``: the TSV of
-    PartiPrompts. ``file``: JSONL (prompt, caption or text on each line) or text, one prompt a line.
+    PartiPrompts. ``file``: JSONL (prompt, caption or text on each line), text, one prompt a line, or the
+    `prompts.jsonl` of an earlier report, whose sum is checked.
     Raises GigaganError, with the line where there is one, for a file that is not so, or holds no prompt.
     """
     try:
@@ -79,9 +82,7 @@ def load_prompts(path: Path, layout: Layout, count: int, seed: int) -> PromptSet
         found = _json_lines(text, path)
     else:
         found = [
-            Prompt(str(number), line.strip())
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()
+            Prompt(str(number), line.strip()) for number, line in enumerate(lines(text), 1) if line.strip()
         ]
     return choose(found, count, seed, str(path))
 
@@ -122,7 +123,7 @@ def _coco(text: str, path: Path, count: int, seed: int) -> PromptSet:
 
 def _parti(text: str, path: Path) -> list[Prompt]:
     # quotation marks are part of the prompts
-    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.DictReader(lines(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "Prompt" not in (rows.fieldnames or ()):
         raise GigaganError(f"prompts {path}: no column Prompt; give PartiPrompts' TSV, with its header")
     return [
@@ -133,17 +134,25 @@ def _parti(text: str, path: Path) -> list[Prompt]:
 
 
 def _json_lines(text: str, path: Path) -> list[Prompt]:
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    found, sha256 = [], None
+    for number, line in enumerate(lines(text), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            if number == 1 and row.keys() >= _MANIFEST:
+                sha256 = row["sha256"]
+                continue
             found.append(Prompt(str(_first(row, _IDS) or number), str(_required(row))))
         except (ValueError, LookupError, AttributeError) as error:
             raise GigaganError(
                 f'prompts {path}, line {number}: no JSON object with a prompt ({error}); write {{"prompt": "..."}}'
             ) from error
+    if sha256 not in (None, PromptSet(tuple(found), len(found), "").sha256):
+        raise GigaganError(
+            f"prompts {path} are not those of its first line (sha256 {sha256[:12]}); take the report's own file, or "
+            "delete that line"
+        )
     return found
 
 
