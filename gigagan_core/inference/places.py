@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from gigagan_core.store import named
 from gigagan_core.store.artifact import MANIFEST, Artifact
 from gigagan_core.store.store import Store, open_store
 from gigagan_core.text import plain
+from gigagan_core.tracking.registry import POINTER
 from gigagan_core.training.checkpoint import CONFIG, WEIGHTS, bundle_folder, read_config
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def find_bundle(reference: str | Path, kind: str, store: Store | None = None) ->
     """
     text = str(reference)
     if text.startswith(REGISTRY):
-        return Place(_from_registry(text), None, text)
+        return _registered(text, kind, store)
     folder = Path(reference).expanduser()
     if folder.is_dir() and (bundle_folder(folder) / CONFIG).is_file():
         artifact = None
@@ -95,6 +97,36 @@ def _by_sum(store: Store, sha256: str | None, model: Place) -> Artifact:
     )
 
 
+def _registered(uri: str, kind: str, store: Store | None) -> Place:
+    """What a registered version is: the artifact that it points at, as training registers it, or a bundle's files."""
+    folder = _from_registry(uri)
+    if (bundle_folder(folder) / CONFIG).is_file():
+        return Place(folder, None, uri)
+    try:
+        reference = json.loads((folder / POINTER).read_text())
+        stage, digest, place = (reference[key] for key in ("stage", "output_digest", "uri"))
+    except (OSError, ValueError, LookupError, TypeError):
+        raise GigaganError(
+            f"{uri} holds no model bundle ({WEIGHTS} and {CONFIG}), nor does it name an artifact; register the folder "
+            "of a bundle, or train the model here"
+        ) from None
+    # the store that it was registered from, and where that has moved, or is reached by another name, the one in use
+    stores = [Store(place.rsplit("/", 2)[0]), store or open_store()]
+    found = next((each for known in stores for each in _of_digest(known, stage, digest)), None)
+    if found is None:
+        where = " nor in ".join(dict.fromkeys(known.uri for known in stores))
+        raise GigaganError(
+            f"{uri} is artifact {place}, which is not in store {where}; name its store with --store"
+        )
+    if found.kind != f"{kind}-model":
+        raise GigaganError(f"{uri} is of kind {found.kind}, and kind {kind}-model is needed")
+    return Place(found.path, found, uri)
+
+
+def _of_digest(store: Store, stage: str, digest: str) -> list[Artifact]:
+    return [artifact for artifact in store.artifacts(stage) if artifact.output_digest == digest]
+
+
 def _from_registry(uri: str) -> Path:
     """A registered model's files, copied to this machine by MLflow."""
     from gigagan_core import environment
@@ -117,8 +149,4 @@ def _from_registry(uri: str) -> Path:
             f"MLflow at {server} gives no model {uri} ({plain(error)}); write {REGISTRY}NAME@ALIAS or "
             f"{REGISTRY}NAME/VERSION of a registered one"
         ) from None
-    if not (bundle_folder(folder) / CONFIG).is_file():
-        raise GigaganError(
-            f"{uri} holds no model bundle ({WEIGHTS} and {CONFIG}); register the folder of one"
-        )
     return folder

@@ -17,6 +17,8 @@ NAMES = {"base-model": "gigagan-base", "upsampler-model": "gigagan-upsampler"}
 """Registered model by an artifact's kind; controls are none, since nobody should serve one."""
 _DIGEST = "gigagan.output_digest"
 _FOLDER = "model"
+POINTER = "artifact.json"
+"""The file of a version: how a manifest names the artifact, and its uri."""
 
 
 def registered_name(artifact: Any) -> str | None:
@@ -48,7 +50,7 @@ def register(connection: Connection, run_id: str, artifact: Any) -> None:
 def _create_version(connection: Connection, run_id: str, artifact: Any, name: str) -> Any:
     what = f"a version of {name}"
     place = {**artifact.reference(), "uri": artifact.uri}
-    connection.call(what, "log_dict", run_id, place, f"{_FOLDER}/artifact.json")
+    connection.call(what, "log_dict", run_id, place, f"{_FOLDER}/{POINTER}")
     run = connection.call(what, "get_run", run_id)
     tags = {
         "gigagan.fingerprint": artifact.fingerprint,
@@ -87,7 +89,7 @@ def promote(
 
 
 def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str]) -> dict[str, Any]:
-    models = {model.name: model for model in client.search_registered_models()}
+    models = _registered(client)
     if name not in models:
         known = ", ".join(sorted(models)) or "none yet"
         raise GigaganError(f"there is no registered model {name!r} (registered: {known})")
@@ -113,6 +115,17 @@ def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str])
     if aliases.get(CANDIDATE) == version:
         client.delete_registered_model_alias(name, CANDIDATE)
     return {"name": name, "version": version, "moved": moved}
+
+
+def _registered(client: Any) -> dict[str, Any]:
+    """Every registered model by name; MLflow gives them a page at a time, and a team's server has many."""
+    found: dict[str, Any] = {}
+    token: str | None = ""
+    while token is not None:
+        page = client.search_registered_models(page_token=token or None)
+        found |= {model.name: model for model in page}
+        token = page.token or None
+    return found
 
 
 def _aliases(model: Any) -> dict[str, str]:

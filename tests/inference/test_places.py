@@ -16,6 +16,7 @@ from gigagan_core.inference.places import find_bundle, find_encoder
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
+from gigagan_core.tracking.mlflow_run import MlflowTracker
 
 from .conftest import make_generator
 
@@ -89,3 +90,28 @@ def test_a_registered_model_is_found_by_its_alias(
         assert (place.folder / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     with pytest.raises(GigaganError, match=r"gives no model models:/tiny@loser .*; write models:/NAME@ALIAS"):
         find_bundle("models:/tiny@loser", "base")
+
+
+def test_a_model_that_training_registered_is_found_in_its_store(
+    stored, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    store, _, model = stored
+    with MlflowTracker(environment.mlflow_uri()).stage_run("train-base") as run:
+        run.finish(model)
+    other = Store(str(tmp_path / "other"))
+    uri = "models:/gigagan-base@candidate"
+    place = find_bundle(uri, "base", other)
+    assert place.artifact == model
+    assert (place.folder, place.name) == (model.path, uri)
+    assert find_encoder(None, place, other, "cpu").sha256 == encoder.sha256
+    with pytest.raises(GigaganError, match="is of kind base-model, and kind upsampler-model is needed"):
+        find_bundle(uri, "upsampler", other)
+    moved = tmp_path / "moved"
+    Path(store.uri).rename(moved)
+    assert find_bundle(uri, "base", Store(str(moved))).folder == moved / model.path.relative_to(store.uri)
+    with pytest.raises(
+        GigaganError, match=r"is artifact .*, which is not in store .* nor in .*other; name its store"
+    ):
+        find_bundle(uri, "base", other)
