@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,26 @@ def test_only_what_may_be_served_is_registered(tracker: MlflowTracker) -> None:
     assert [each.name for each in tracker._connection.client.search_registered_models()] == [
         "gigagan-upsampler"
     ]
+
+
+def test_a_model_is_promoted_beside_hundreds_of_other_teams(
+    tracker: MlflowTracker, tracking_uri: str
+) -> None:
+    train(tracker, model("one"))
+    with sqlite3.connect(tracking_uri.removeprefix("sqlite:///")) as database:
+        columns = "name, creation_time, last_updated_time, workspace"
+        known = [row[1] for row in database.execute("pragma table_info(registered_models)")]
+        columns = ", ".join(name for name in columns.split(", ") if name in known)
+        row = database.execute(f"select {columns} from registered_models").fetchone()
+        marks = ", ".join("?" * len(row))
+        for number in range(250):
+            values = (f"another-{number:03}", *row[1:])
+            database.execute(f"insert into registered_models ({columns}) values ({marks})", values)
+    assert registry.promote(tracking_uri, NAME, {"model": "one"}, {})["moved"]
+    with pytest.raises(
+        GigaganError, match=r"no registered model 'missing' \(registered: another-000, .*gigagan-base"
+    ):
+        registry.promote(tracking_uri, "missing", {"model": "one"}, {})
 
 
 def test_the_judged_candidate_becomes_champion_once(tracker: MlflowTracker, tracking_uri: str) -> None:
