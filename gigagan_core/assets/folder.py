@@ -98,9 +98,15 @@ class AssetFolder:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """One process at a time for each name; others wait."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / f".{name}.lock", "w") as file:
+        """One process at a time for each name; others wait. Raises GigaganError where nothing can be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = open(self.root / f".{name}.lock", "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise GigaganError(
+                f"assets folder {self.root} cannot be written ({error.strerror}); set GIGAGAN_ASSETS to one that can"
+            ) from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

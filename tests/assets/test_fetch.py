@@ -209,3 +209,9 @@ def test_two_at_once_fetch_one_file_once(mirror, weights):
 def test_a_mirror_is_an_http_address(weights):
     with pytest.raises(GigaganError, match="--mirror file:///etc is no http"):
         fetch(weights, mirror="file:///etc")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(mirror, weights, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(GigaganError, match=r"file/assets cannot be written \(.*\); set GIGAGAN_ASSETS"):
+        fetch(weights, AssetFolder(tmp_path / "file" / "assets"), mirror.url)
