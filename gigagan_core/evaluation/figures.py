@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,24 @@ class Figure:
             "details": self.details,
             "cautions": list(self.cautions),
         }
+
+
+def figure_from_json(name: str, document: Mapping[str, Any]) -> Figure:
+    """A figure of a report's `figures`: what `Figure.as_json` gave. Raises KeyError for what is none."""
+    interval = document["interval"]
+    return Figure(
+        name=name,
+        metric=document["metric"],
+        value=float(document["value"]),
+        real=document["images"]["real"],
+        fake=document["images"]["fake"],
+        better=document["better"],
+        extractor=document["extractor"],
+        interval=interval and Interval(**interval),
+        spread=document["spread"],
+        details=document["details"],
+        cautions=tuple(document["cautions"]),
+    )
 
 
 @dataclass(frozen=True)

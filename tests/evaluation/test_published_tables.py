@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.figures import Figure
+from gigagan_core.evaluation.bootstrap import Interval
+from gigagan_core.evaluation.figures import Figure, figure_from_json
 from gigagan_core.evaluation.protocols.named import PROTOCOLS
 from gigagan_core.evaluation.published_tables import TABLES, beside, load
 
@@ -90,3 +93,10 @@ def test_without_a_published_network_nothing_stands_beside():
 
 def test_protocols_name_tables_that_exist():
     assert {each.rows for each in PROTOCOLS.values()} - {None} <= set(TABLES)
+
+
+def test_a_figure_of_a_report_is_read_back_whole():
+    interval = Interval(0.1, 0.3, 0.95, "bootstrap")
+    whole = Figure("fd_a_8_9", "fd", 0.2, 9, 9, "lower", "a", interval, None, {"seed": 1}, ("few images",))
+    for each in (whole, figure("psnr_8_9", "psnr", None)):
+        assert figure_from_json(each.name, json.loads(json.dumps(each.as_json()))) == each
