@@ -30,10 +30,11 @@ test-slow: install  ## the slow rest
 e2e: install  ## tests with real servers and a browser
 	@$(RUN)/python -m pytest -m "(stack or browser) and not gpu"
 
-lint: install  ## style, formatting, and that the lock is clean
+lint: install  ## style, formatting, that the lock is clean, static checks of infra/
 	@$(RUN)/ruff check .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/python infra/check_lock.py
+	@$(RUN)/python infra/check.py
 
 format: install  ## let ruff mend style and formatting
 	@$(RUN)/ruff check --fix .
