@@ -99,7 +99,8 @@ def store_samples(uri: str) -> Iterator[Sample]:
     fs, root = fsspec.core.url_to_fs(uri)
     started = time.monotonic()
     fs.invalidate_cache()
-    fs.exists(root) and fs.ls(root, detail=False)
+    if fs.exists(root):
+        fs.ls(root, detail=False)
     yield "gigagan_store_listing_seconds", (), time.monotonic() - started
 
 

@@ -1,0 +1,179 @@
+"""Names that infra/ shares with the code and with other tools: nobody but the user would find one misspelt."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.infra.conftest import INFRA, ROOT
+
+SITE = dict(
+    line.split("=", 1) for line in (INFRA / "kubernetes" / "site.env").read_text().splitlines() if line
+)
+# Of botocore, PostgreSQL's image, Versity's gateway, and those that a command beside them reads; GIGAGAN_BACKEND is
+# looked at with the file that it names.
+OTHERS = {
+    "GIGAGAN_BACKEND",
+    *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"),
+    *("ROOT_ACCESS_KEY_ID", "ROOT_SECRET_ACCESS_KEY"),
+    *("MLFLOW_AUTH_DATABASE", "REDIS_PASSWORD", "HOME", "DO_NOT_TRACK"),
+}
+
+
+def variables(compose) -> set[str]:
+    found = {name for service in compose["services"].values() for name in service.get("environment", {})}
+    pool = json.loads((INFRA / "kubernetes" / "work-pool.json").read_text())
+    found |= set(pool["variables"]["properties"]["env"]["default"]) | set(SITE)
+    for path in [*(INFRA / "helm").glob("*.yaml"), *(INFRA / "kubernetes").glob("*.yaml")]:
+        found |= set(re.findall(r"- name: ([A-Z][A-Z0-9_]+)$", path.read_text(), flags=re.MULTILINE))
+    return found
+
+
+def prefect_settings() -> set[str]:
+    """Every variable that a setting of Prefect can be given by, older names included."""
+    from prefect.settings.models.root import Settings
+    from pydantic import AliasChoices
+    from pydantic_settings import BaseSettings
+
+    found: set[str] = set()
+
+    def walk(model: type[BaseSettings]) -> None:
+        prefix = model.model_config.get("env_prefix", "")
+        for name, field in model.model_fields.items():
+            found.add(f"{prefix}{name}".upper())
+            if isinstance(field.validation_alias, AliasChoices):
+                found.update(str(choice).upper() for choice in field.validation_alias.choices)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseSettings):
+                walk(field.annotation)
+
+    walk(Settings)
+    return found
+
+
+def sources(package: str, *parts: str) -> str:
+    """The Python text of parts of an installed package."""
+    folder = Path(importlib.metadata.distribution(package).locate_file(package))
+    return "\n".join(path.read_text() for part in parts for path in (folder / part).rglob("*.py"))
+
+
+def test_every_variable_is_one_that_somebody_reads(compose) -> None:
+    from mlflow import environment_variables
+
+    texts = {
+        "GIGAGAN_": "".join(path.read_text() for path in (ROOT / "gigagan_core").rglob("*.py")),
+        "MLFLOW_": sources("mlflow", "server", "cli", "tracking"),
+        "RAY_": sources("ray", "_private", "_common"),
+    }
+    known = prefect_settings() | set(dir(environment_variables))
+    for name in sorted(variables(compose) - OTHERS - known):
+        (text,) = [text for prefix, text in texts.items() if name.startswith(prefix)]
+        assert f'"{name}"' in text, name
+
+
+def test_telemetry_is_off_as_in_the_code(compose) -> None:
+    from gigagan_core.environment import _SWITCHES
+
+    for service in ("worker", "ray-head", "ray-worker", "prefect", "mlflow", "exporter"):
+        told = compose["services"][service]["environment"]
+        for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+            assert told[name] == SITE[name] == _SWITCHES[name], (service, name)
+
+
+def test_work_pools_are_those_of_the_deployments() -> None:
+    deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    pools = {deployment["work_pool"]["name"] for deployment in deployed}
+    made = set(re.findall(r"work-pool create (\w+)", (INFRA / "deploy.sh").read_text()))
+    assert made == {"local", "kubernetes"}
+    assert pools <= made
+    worker = yaml.safe_load((INFRA / "helm" / "prefect-worker.yaml").read_text())["worker"]["config"]
+    assert worker["workPool"] == "kubernetes"
+    compose_worker = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]["worker"]["command"]
+    assert compose_worker[compose_worker.index("--pool") + 1] == "local"
+
+
+def test_job_variables_of_the_deployments_are_those_of_the_work_pool() -> None:
+    known = json.loads((INFRA / "kubernetes" / "work-pool.json").read_text())["variables"]["properties"]
+    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        pool = deployment["work_pool"]
+        if pool["name"] == "kubernetes":
+            assert set(pool.get("job_variables") or {}) <= set(known), deployment["name"]
+
+
+def test_versions_are_those_of_the_lock(manifests) -> None:
+    (cluster,) = [each for each in manifests if each["kind"] == "RayCluster"]
+    assert cluster["spec"]["rayVersion"] == importlib.metadata.version("ray")
+    kuberay = json.loads((INFRA / "kubernetes" / "backend.json").read_text())["kuberay"]
+    assert kuberay["ray_version"] == importlib.metadata.version("ray")
+    values = {path.stem: yaml.safe_load(path.read_text()) for path in (INFRA / "helm").glob("*.yaml")}
+    prefect = importlib.metadata.version("prefect")
+    assert values["prefect-server"]["global"]["prefect"]["image"]["prefectTag"] == f"{prefect}-python3.11"
+    assert values["prefect-worker"]["worker"]["image"]["prefectTag"] == f"{prefect}-python3.11-kubernetes"
+    assert values["mlflow"]["image"]["tag"] == f"v{importlib.metadata.version('mlflow')}-full"
+
+
+@pytest.mark.parametrize("file", ["compose/backend.json", "kubernetes/backend.json"])
+def test_the_backend_of_a_site_is_one_that_the_code_takes(file: str, monkeypatch) -> None:
+    backend = pytest.importorskip("gigagan_core.config.backend")
+    monkeypatch.setenv("GIGAGAN_BACKEND", str(INFRA / file))
+    settings = backend.backend_settings()
+    assert settings.kind == json.loads((INFRA / file).read_text())["kind"]
+    if settings.kind == "kuberay":
+        assert settings.kuberay.namespace == "gigagan"
+        assert settings.kuberay.claims == {"/var/lib/gigagan": "home"}
+
+
+def test_rayjobs_of_the_backend_fit_kuberay(check) -> None:
+    manifest = pytest.importorskip("gigagan_core.backends.manifest")
+    config = pytest.importorskip("gigagan_core.config.backend")
+    settings = config.KubeRaySettings.model_validate(
+        json.loads((INFRA / "kubernetes" / "backend.json").read_text())["kuberay"]
+    )
+    job = manifest.ray_job(settings, "job", "asker", "ingest", ["python", "-m", "json.tool"])
+    assert list(check.manifest_problems(job)) == []
+    # What network policy `web` selects by.
+    assert job["metadata"]["labels"]["gigagan/stage"] == "ingest"
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["container"] = []
+    assert list(check.manifest_problems(job))
+
+
+def test_every_metric_of_the_alerts_is_one_that_is_served(exporter) -> None:
+    text = (INFRA / "alerts.yaml").read_text()
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    used = set(re.findall(r"\b(?:ray|gigagan)_\w+", " ".join(rule["expr"] for rule in rules)))
+    folder = Path(importlib.metadata.distribution("ray").locate_file("ray"))
+    reporter = (folder / "dashboard" / "modules" / "reporter" / "reporter_agent.py").read_text()
+    panels = "".join(
+        path.read_text()
+        for path in (folder / "dashboard" / "modules" / "metrics" / "dashboards").glob("*.py")
+    )
+    for name in used:
+        if name.startswith("gigagan_"):
+            assert name in exporter.METRICS, name
+        else:
+            assert f'"{name.removeprefix("ray_")}"' in reporter or f"{name}{{" in panels, name
+    assert 'RayNodeType": ray_node_type' in reporter
+
+
+def test_no_two_alerts_share_a_name_and_each_tells_what_to_do() -> None:
+    rules = [
+        rule
+        for group in yaml.safe_load((INFRA / "alerts.yaml").read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    names = [rule["alert"] for rule in rules]
+    assert len(set(names)) == len(names) >= 15
+    assert all(len(rule["annotations"]["description"]) > 40 for rule in rules)
+
+
+def test_jobs_that_the_alerts_name_are_scraped_on_both_sites() -> None:
+    text = (INFRA / "alerts.yaml").read_text()
+    named = set(re.findall(r'job="(\w+)"', text))
+    for file in ("compose/prometheus.yaml", "kubernetes/scrape.yaml"):
+        scraped = {each["job_name"] for each in yaml.safe_load((INFRA / file).read_text())["scrape_configs"]}
+        assert named == {"ray", "gigagan"} <= scraped, file
