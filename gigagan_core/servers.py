@@ -81,41 +81,78 @@ def start_prefect(port: int | None = None, ui: bool = True) -> Server:
     """Start Prefect's server; port: exactly this one, else 4200 or the next free one."""
     port = port or free_port(PREFECT_PORT)
     url = f"http://{HOST}:{port}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    settings = {
-        "PREFECT_HOME": str(environment.prefect_home()),
-        # Else the page asks the API at port 4200, whichever port it is served from.
-        "PREFECT_UI_API_URL": f"{url}/api",
-        "PREFECT_UI_ENABLED": "1" if ui else "0",
-    }
+    command, settings = prefect_command(port)
+    settings |= {"PREFECT_HOME": str(environment.prefect_home()), "PREFECT_UI_ENABLED": "1" if ui else "0"}
     return _start("Prefect server", command, settings, url, f"{url}/api/health", "prefect-server")
+
+
+def prefect_command(port: int) -> tuple[list[str], dict[str, str]]:
+    """Prefect's server on this port, and the environment that it needs for it."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    # Else the page asks the API at port 4200, whichever port it is served from.
+    return command, {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"}
 
 
 def start_mlflow(port: int | None = None) -> Server:
     """Start MLflow's server on the local database; port: exactly this one, else 5000 or the next free one."""
     port = port or free_port(MLFLOW_PORT)
     url = f"http://{HOST}:{port}"
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+    command, settings = mlflow_command(port)
+    command += [
         *("--backend-store-uri", environment.mlflow_uri()),
         # Runs are written to the database directly, too. With proxied artifacts (the default) they would
         # get addresses that only work through a server.
         *("--no-serve-artifacts", "--default-artifact-root", environment.mlflow_artifacts().as_uri()),
     ]
-    # Its job runner is for evaluations of language models: seven processes, 1.7 GB.
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return _start("MLflow server", command, settings, url, f"{url}/health", "mlflow-server")
+
+
+def mlflow_command(port: int) -> tuple[list[str], dict[str, str]]:
+    """MLflow's server on this port, without its stores, and the environment that it needs."""
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST),
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    # Its job runner is for evaluations of language models: seven processes, 1.7 GB.
+    return command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def start_worker(api_url: str, folder: Path, pool: str = "local") -> Server:
     """Start a Prefect process worker for `pool` that runs flows from the checkout `folder`."""
-    command = [
-        *(sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"),
-        # Runs queue up rather than share two cores.
-        *("--name", f"{pool}-{os.getpid()}", "--limit", "1"),
-    ]
+    # Runs queue up rather than share two cores.
+    command = worker_command(pool, f"{pool}-{os.getpid()}", limit=1)
     settings = worker_environment(api_url, folder)
     return _start("Prefect worker", command, settings, api_url, f"{api_url}/health", "prefect-worker")
+
+
+def worker_command(pool: str, name: str, limit: int) -> list[str]:
+    """A Prefect process worker of `pool`, which it makes where it is missing; limit: flow runs at a time."""
+    command = (sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process")
+    return [*command, "--name", name, "--limit", str(limit)]
+
+
+def deploy(settings: Mapping[str, str], root: Path, pool: str = "local") -> None:
+    """Create the work pool and every deployment of `root`/prefect.yaml; both may exist.
+
+    settings: `worker_environment`, which says where. Raises GigaganError with the reason of a refusal.
+    """
+    pool_exists = answers(f"{settings['PREFECT_API_URL']}/work_pools/{pool}")
+    for arguments in (
+        *(() if pool_exists else (("work-pool", "create", pool, "--type", "process"),)),
+        ("deploy", "--all"),
+    ):
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        variables = {**os.environ, **settings}
+        done = subprocess.run(
+            command, cwd=root, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            lines = [line.strip(" │╭╰─╮╯") for line in (done.stdout + done.stderr).splitlines()]
+            reason = " ".join(line for line in lines if line)[-600:]
+            raise GigaganError(f"`prefect {' '.join(arguments)}` failed: {reason}")
 
 
 def worker_environment(api_url: str, folder: Path) -> dict[str, str]:
@@ -136,6 +173,11 @@ def no_proxy() -> str:
     return ",".join(dict.fromkeys([*filter(None, known.split(",")), HOST, "localhost"]))
 
 
+def dying_with_parent(command: Sequence[str]) -> list[str]:
+    """`command`, told to end by the kernel when the thread that starts it does."""
+    return [sys.executable, "-c", _DIE_WITH_PARENT, *command]
+
+
 def _start(
     name: str, command: Sequence[str], settings: Mapping[str, str], url: str, health: str, log_name: str
 ) -> Server:
@@ -147,7 +189,7 @@ def _start(
         folder.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", _DIE_WITH_PARENT, *command],
+                dying_with_parent(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -22,6 +22,7 @@ from gigagan_core.cli import (
     report_commands,
     server_commands,
     show_commands,
+    stack_commands,
     stage_commands,
 )
 
@@ -63,3 +64,4 @@ plan_commands.register(app)
 assets_commands.register(app)
 portable_commands.register(app)
 server_commands.register(app)
+stack_commands.register(app)

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -64,7 +63,8 @@ def ui(
             stack.enter_context(servers.recorded(prefect, mlflow))
             if worker:
                 root = checkout()
-                _deploy(f"{prefect}/api", root)
+                console.note(f"deploying {root / 'prefect.yaml'} to work pool {POOL!r}")
+                servers.deploy(servers.worker_environment(f"{prefect}/api", root), root, POOL)
                 started.append(servers.start_worker(f"{prefect}/api", root, POOL))
                 stack.callback(started[-1].stop)
             answer.now({"prefect": prefect, "mlflow": mlflow, "started": True})
@@ -152,27 +152,6 @@ def checkout() -> Path:
     raise GigaganError(f"no prefect.yaml in {Path.cwd()}; go to the checkout of this project")
 
 
-def _deploy(api_url: str, root: Path) -> None:
-    """Create the work pool and every deployment of prefect.yaml; both may exist."""
-    from gigagan_core import servers
-
-    console.note(f"deploying {root / 'prefect.yaml'} to work pool {POOL!r}")
-    settings = {**os.environ, **servers.worker_environment(api_url, root)}
-    pool_exists = servers.answers(f"{api_url}/work_pools/{POOL}")
-    for arguments in (
-        *(() if pool_exists else (("work-pool", "create", POOL, "--type", "process"),)),
-        ("deploy", "--all"),
-    ):
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(
-            command, cwd=root, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            lines = [line.strip(" │╭╰─╮╯") for line in (done.stdout + done.stderr).splitlines()]
-            reason = " ".join(line for line in lines if line)[-600:]
-            raise GigaganError(f"`prefect {' '.join(arguments)}` failed: {reason}")
-
-
 def env() -> None:
     """Print shell lines that point prefect and mlflow at this folder's records: eval "$(gigagan env)"."""
     from gigagan_core import servers
@@ -197,8 +176,11 @@ def environment_of_shell(prefect: str | None) -> dict[str, str]:
         root = checkout()
     except GigaganError:
         root = Path.cwd()
-    values |= servers.worker_environment(f"{prefect}/api" if prefect else "", root)
-    programs, path = str(Path(sys.executable).parent), before.get("PATH", "")
-    if programs not in path.split(os.pathsep):
-        values["PATH"] = f"{programs}{os.pathsep}{path}"
+    values |= servers.worker_environment(f"{prefect}/api" if prefect else "", root) | shell_path()
     return {name: value for name, value in values.items() if value}
+
+
+def shell_path() -> dict[str, str]:
+    """`PATH` with this environment's programs in it, where it lacks them."""
+    programs, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    return {} if programs in path.split(os.pathsep) else {"PATH": f"{programs}{os.pathsep}{path}"}
