@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,7 +51,7 @@ def launch(
     use_gpu, restarts = job.settings.use_gpu, job.settings.max_restarts
     check_shared(ray, folder, [path for path, _ in job.data])
     _remove_partial(folder / "ray" / RUN_NAME)
-    resources = _resources_per_worker(ray.cluster_resources(), workers, use_gpu)
+    resources = resources_per_worker(_nodes(ray), workers, use_gpu)
     relay = ray.remote(num_cpus=0)(_Relay).remote()
     trainer = TorchTrainer(
         _train_worker,
@@ -118,19 +118,33 @@ class _Validation:
         return event.metrics
 
 
-def _resources_per_worker(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
-    """All CPUs shared out, or one GPU and a CPU each. Raises GigaganError where the cluster has too few.
+def _nodes(ray: ModuleType) -> list[dict[str, float]]:
+    """What each living node of the cluster offers."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    Ray would wait for ever for what it does not have.
+
+def resources_per_worker(
+    nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: bool
+) -> dict[str, float]:
+    """One GPU and a CPU each, or as many CPUs as all workers can have alike; a worker stands on one node.
+
+    nodes: what each offers ("CPU", "GPU"). Raises GigaganError where the cluster has too few: Ray would wait for ever
+    for what it does not have.
     """
     kind = "GPU" if use_gpu else "CPU"
-    available = int(cluster.get(kind, 0))
+    offered = [int(node.get(kind, 0)) for node in nodes]
+    available = sum(offered)
     if available < workers:
         raise GigaganError(
             f"{workers} training workers need a {kind} each and the Ray cluster has {available}; set workers to "
             f"{max(available, 1)} or fewer, or add nodes"
         )
-    return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": available // workers}
+    if use_gpu:
+        return {"CPU": 1, "GPU": 1}
+    each = max(
+        each for each in range(1, max(offered) + 1) if sum(cpus // each for cpus in offered) >= workers
+    )
+    return {"CPU": each}
 
 
 class _Relay:
