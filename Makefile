@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 SOURCES := flows gigagan_core tests benchmarks
 
-.PHONY: help install demo ui test test-slow e2e lint format lock bench clean clean-data
+.PHONY: help install demo ui stack test test-slow e2e lint format lock bench clean clean-data
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: install  ## the whole pipeline on real images: data, two encoders, two GAN
 
 ui: install  ## the Prefect and MLflow pages of this folder's runs
 	@$(RUN)/gigagan ui
+
+stack: install  ## PostgreSQL, Prefect and a worker, MLflow, S3 and Ray as processes of this machine
+	@$(RUN)/gigagan stack up
 
 test: install  ## every test that needs no GPU, server or browser and is not slow
 	@$(RUN)/python -m pytest -m "not slow and not gpu and not stack and not browser"

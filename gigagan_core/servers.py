@@ -28,6 +28,13 @@ HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 # The first start migrates a database: 10 to 17 s measured on 2 idle cores, more on busy ones.
 START_SECONDS = 120.0
+# A flow run outlives a minute without a database behind Prefect (its server then answers 500) or without a store:
+# ten tries of botocore are about 90 s. A person's own commands fail sooner.
+_PATIENCE = {
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "10",
+}
 STOP_SECONDS = 10.0
 # Asks the kernel for SIGTERM when the starting process ends, kill -9 included (prctl(2),
 # PR_SET_PDEATHSIG), and becomes the server.
@@ -164,6 +171,7 @@ def worker_environment(api_url: str, folder: Path) -> dict[str, str]:
         "PREFECT_API_URL": api_url,
         "MLFLOW_TRACKING_URI": environment.mlflow_uri(),
         "NO_PROXY": no_proxy(),
+        **{name: os.environ.get(name, value) for name, value in _PATIENCE.items()},
     }
 
 

@@ -241,7 +241,7 @@ def _prefect_worker(ports: Mapping[str, int], common: Mapping[str, str]) -> Serv
     return Service(
         "worker",
         servers.worker_command(POOL, WORKER_NAME, limit=FLOW_RUNS),
-        common,
+        {**common, "PREFECT_WORKER_QUERY_SECONDS": "3"},
         serves,
         # A flow run may need any of them.
         after=("prefect", "mlflow", "s3", "ray-worker-1", "ray-worker-2"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gigagan_core import console
+from gigagan_core import console, environment
 from gigagan_core.config.base import Settings, all_settings, flat, result_settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.ray_session import RaySession
@@ -258,10 +258,12 @@ def _plain_errors(label: str, store: Store) -> Iterator[None]:
             if isinstance(cause, GigaganError) and cause is not error:
                 raise GigaganError(str(cause)) from error
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                free = shutil.disk_usage(store.uri).free // 2**20 if store.is_local else 0
+                # Where the store is elsewhere, unfinished work is under the home folder.
+                place = store.uri if store.is_local else str(environment.home())
+                free = shutil.disk_usage(place).free // 2**20
                 raise GigaganError(
-                    f"{label}: no space left on the disk of {store.uri} ({free} MiB free); free some and give the "
-                    "same command again, finished work is kept"
+                    f"{label}: no space left on the disk of {place} ({free} MiB free); free some and give the same "
+                    "command again, finished work is kept"
                 ) from error
             cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
         raise

@@ -148,6 +148,21 @@ def test_a_full_disk_is_one_sentence_however_deep_it_stands(context: RunContext)
         materialise(SPEC, DoubleSettings(), {}, context, fills)
 
 
+def test_a_full_disk_beside_a_remote_store_is_the_one_of_unfinished_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path))
+
+    def fills(work: StageWork) -> Outcome:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        RunContext.open("memory://full") as context,
+        pytest.raises(GigaganError, match=f"no space left on the disk of {tmp_path} "),
+    ):
+        materialise(SPEC, DoubleSettings(), {}, context, fills)
+
+
 def test_a_commit_killed_before_its_rename_is_finished_and_not_repeated(
     context: RunContext, monkeypatch
 ) -> None:

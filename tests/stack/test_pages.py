@@ -1,0 +1,93 @@
+"""Both pages in a headless chromium: what a person would see of the pipeline's run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import PipelineRuns
+from .running import ROOT, Platform
+
+pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.timeout(900)]
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE_MS = 90_000
+RESULTS = ROOT / "docs" / "results"
+STAGES_ON_THE_PAGE = ("ingest train", "train-encoder condition", "train-base", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM.exists(), "chromium is not installed; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=list(QUIET), timeout=PATIENCE_MS
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    opened = browser.new_page(viewport={"width": 1440, "height": 1000})
+    opened.set_default_timeout(PATIENCE_MS)
+    yield opened
+    opened.close()
+
+
+def keep(page: Any, name: str) -> None:
+    """A picture for the documents, where one is asked for with GIGAGAN_KEEP_RESULTS=1."""
+    if os.environ.get("GIGAGAN_KEEP_RESULTS") == "1":
+        page.screenshot(path=RESULTS / f"{name}.png")
+
+
+def test_prefects_page_shows_the_run_and_its_stages(
+    pipeline_runs: PipelineRuns, platform: Platform, page: Any
+) -> None:
+    run = platform.prefect(f"flow_runs/{pipeline_runs.watched}")
+    address = platform.exports["PREFECT_API_URL"].removesuffix("/api")
+    page.goto(f"{address}/runs/flow-run/{run['id']}")
+    page.get_by_text(run["name"]).first.wait_for()
+    page.get_by_text("Completed").first.wait_for()
+    page.get_by_role("tab", name="Task Runs").click()
+    for stage in STAGES_ON_THE_PAGE:
+        page.get_by_text(stage).first.wait_for()
+    keep(page, "stack-prefect-run")
+
+
+def test_prefects_page_shows_the_deployments_of_every_flow(platform: Platform, page: Any) -> None:
+    address = platform.exports["PREFECT_API_URL"].removesuffix("/api")
+    page.goto(f"{address}/deployments")
+    for deployment in ("demo", "tiny", "train-base", "evaluate"):
+        page.get_by_text(deployment, exact=True).first.wait_for()
+
+
+def test_mlflows_page_shows_the_experiment_and_its_runs(
+    pipeline_runs: PipelineRuns, platform: Platform, page: Any
+) -> None:
+    base = next(run for run in platform.mlflow_runs() if run["name"] == "train-base" and run["metrics"])
+    address = platform.exports["MLFLOW_TRACKING_URI"]
+    page.goto(f"{address}/#/experiments")
+    page.get_by_text("gigagan", exact=True).first.wait_for()
+    page.goto(run_page(platform, base["id"]))
+    page.get_by_text("train-base").first.wait_for()
+    page.get_by_text("generator/loss").first.wait_for()
+    keep(page, "stack-mlflow-run")
+
+
+def run_page(platform: Platform, run: str) -> str:
+    from gigagan_core.stack.services import ask
+
+    address = platform.exports["MLFLOW_TRACKING_URI"]
+    found = ask(f"{address}/api/2.0/mlflow/runs/get?run_id={run}")["run"]["info"]
+    return f"{address}/#/experiments/{found['experiment_id']}/runs/{run}"
