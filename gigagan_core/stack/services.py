@@ -48,7 +48,8 @@ class Service:
 
     serves: whether it answers; given the time of its start (seconds since 1970), which tells its own record from one
     that a dead predecessor left. prepare, finish: what is done before each start, and once it serves. after: services
-    that must serve first. bound_to: it cannot live on when this one starts again, so it starts again too.
+    that must serve first. bound_to: it cannot live on when this one starts again, so it starts again too. leaves: what
+    it has started goes on without it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Service:
     finish: Callable[[], None] = lambda: None
     after: tuple[str, ...] = ()
     bound_to: str | None = None
+    leaves: bool = False
     stop_signal: int = field(default=signal.SIGTERM)
 
 
@@ -243,7 +245,8 @@ def _prefect_worker(ports: Mapping[str, int], common: Mapping[str, str]) -> Serv
         servers.worker_command(POOL, WORKER_NAME, limit=FLOW_RUNS),
         {**common, "PREFECT_WORKER_QUERY_SECONDS": "3"},
         serves,
-        # A flow run may need any of them.
+        # A flow run completes without the worker that has started it, and may need any of these.
+        leaves=True,
         after=("prefect", "mlflow", "s3", "ray-worker-1", "ray-worker-2"),
     )
 

@@ -64,7 +64,7 @@ class Supervised:
         if self._process is not None and self._process.poll() is not None:
             self._died(f"ended with code {self._process.returncode}")
             return True
-        if self._doing is not self._wait or all(ready(name) for name in self.service.after):
+        if self._doing != self._wait or all(ready(name) for name in self.service.after):
             self._doing()
         return False
 
@@ -158,7 +158,8 @@ class Supervised:
 
     def _died(self, reason: str) -> None:
         now = time.monotonic()
-        self.end(signal.SIGKILL)
+        if self.pid is not None or not self.service.leaves:
+            self.end(signal.SIGKILL)
         self._process, self._job = None, None
         self._deaths = [*(moment for moment in self._deaths if now - moment < DEATHS_WITHIN_SECONDS), now]
         wait = FIRST_WAIT_SECONDS * 2 ** (len(self._deaths) - 1)

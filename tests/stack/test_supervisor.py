@@ -27,13 +27,13 @@ from gigagan_core.stack.services import Service
 
 folder = StackFolder(pathlib.Path(sys.argv[1]))
 wanted = []
-for name, after, bound_to, script in json.loads(sys.argv[2]):
+for name, after, bound_to, script, *leaves in json.loads(sys.argv[2]):
     mark = folder.path / f"{name}.up"
     begin = f"open({str(folder.path / 'order')!r}, 'a').write('{name}\\\\n'); open({str(mark)!r}, 'w').close();"
     wanted.append(Service(name, [sys.executable, "-c", f"import os, subprocess, sys, time\\n{begin}\\n{script}"],
         {**os.environ, MARK: str(folder.path)},
         lambda started, mark=mark: mark.exists() and mark.stat().st_mtime > started - 1,
-        after=tuple(after), bound_to=bound_to))
+        after=tuple(after), bound_to=bound_to, leaves=bool(leaves)))
 supervisor.FIRST_WAIT_SECONDS = 0.05
 supervisor.REAP_SECONDS = supervisor.TICK_SECONDS = 0.05
 supervisor.DEATHS = 3
@@ -91,6 +91,8 @@ def test_services_start_after_what_they_need_and_end_before_it(start: Start) -> 
         ("server", ("database",), None, FOR_EVER),
         ("database", (), None, FOR_EVER),
     )
+    stack.wait(lambda state: state.services["database"].state == "starting")
+    assert stack.folder.read().services["page"].state == "waiting"
     assert stack.wait(lambda state: state.healthy)
     assert stack.order() == ["database", "server", "page"]
     pids = [stack.pid(name) for name in ("page", "server", "database")]
@@ -125,33 +127,37 @@ def test_a_service_that_keeps_ending_is_given_up_and_says_why(start: Start) -> N
     assert stack.order().count("broken") == 3
 
 
-def test_what_a_killed_service_had_started_does_not_stay(start: Start) -> None:
-    """Its helpers end with it; a flow run, which leads a session of its own, goes on until the stack ends."""
-    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=%s)"
-    note = "open(os.environ['HOME_OF_TEST'], 'a').write(f'{helper.pid} {run.pid}\\n')"
-    script = f"helper = {child % False}; run = {child % True}\n{note}\n{FOR_EVER}"
-    folder = Path(os.environ["GIGAGAN_HOME"])
-    folder.mkdir(exist_ok=True)
-    noted = folder / f"children-{os.getpid()}-{time.monotonic_ns()}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME_OF_TEST", str(noted))
-        stack = start(("worker", (), None, script))
-    stack.wait(lambda state: state.healthy)
-    while not noted.exists() or not noted.read_text().endswith("\n"):
-        time.sleep(0.05)
-    helper, run = map(int, noted.read_text().split())
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_a_killed_service_had_started_ends_with_it_or_is_adopted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """A server's helpers would hold its port; a worker's flow run goes on, until the stack ends."""
+    noted = tmp_path / "child"
+    monkeypatch.setenv("NOTED", str(noted))
+    child = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    note = "open(os.environ['NOTED'], 'a').write(f'{child.pid}\\n')"
+    more = ("leaves",) if leaves else ()
+    stack = start(("worker", (), None, f"{child}; {note}; {FOR_EVER}", *more))
+    stack.wait(lambda state: state.healthy and noted.exists() and noted.read_text().endswith("\n"))
+    first = int(noted.read_text())
     os.kill(stack.pid("worker"), signal.SIGKILL)
     stack.wait(lambda state: state.healthy and state.services["worker"].restarts == 1)
-    assert not psutil.pid_exists(helper)
-    assert psutil.Process(run).ppid() == stack.process.pid, "adopted"
-    os.kill(run, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(run):  # a zombie, until it is reaped
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert psutil.pid_exists(first) == leaves
+    if leaves:
+        assert psutil.Process(first).ppid() == stack.process.pid
+        os.kill(first, signal.SIGKILL)
+        gone(first)  # not a zombie either
     stack.process.send_signal(signal.SIGTERM)
     assert stack.process.wait(20) == 0
     assert processes.marked(stack.folder.path) == []
+
+
+def gone(pid: int) -> None:
+    """Wait until no process has this number."""
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_killed_supervisor_takes_its_services_along_and_down_finds_nothing_running(start: Start) -> None:
@@ -161,10 +167,7 @@ def test_a_killed_supervisor_takes_its_services_along_and_down_finds_nothing_run
     stack.process.kill()
     stack.process.wait()
     assert stack.folder.running() is None
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(server):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    gone(server)
 
 
 def test_down_ends_a_stack_and_says_whether_there_was_one(start: Start) -> None:
