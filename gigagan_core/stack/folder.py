@@ -27,6 +27,7 @@ USUAL_PORTS = {
     "mlflow": 5000,
     "ray": 6379,
     "ray-dashboard": 8265,
+    "ray-client": 10001,
 }
 
 

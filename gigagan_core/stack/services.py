@@ -21,9 +21,14 @@ from gigagan_core.stack.postgres import Postgres
 from gigagan_core.stack.processes import MARK
 from gigagan_core.stack.programs import require_s3_server
 
-# Ray takes "127.0.0.1" for a wish to be found under the machine's own address; any other address of the loopback
-# network is used as it is given.
-RAY_HOST = "127.0.0.2"
+# Ray replaces "127.0.0.1" by the machine's own address, so that other machines can join, and then listens on all of
+# them. This is `ray start` without that; `_RAY_LOCAL` says the same to whoever connects (Ray's own word for it, which
+# forbids to start nodes).
+_RAY = (
+    "from ray._private import services; services.get_node_ip_address = lambda *_: '127.0.0.1'; "
+    "from ray.scripts.scripts import main; main()"
+)
+_RAY_LOCAL = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 POOL, WORKER_NAME, FLOW_RUNS = "local", "stack", 2
 RAY_WORKERS = 2
 # Ray's object store carries small results here; its default takes 30% of the memory, once for each node.
@@ -75,7 +80,8 @@ def exports(folder: StackFolder, ports: Mapping[str, int], root: Path) -> dict[s
         "AWS_ENDPOINT_URL": f"http://{HOST}:{ports['s3']}",
         "AWS_DEFAULT_REGION": REGION,
         "AWS_SHARED_CREDENTIALS_FILE": str(folder.secrets / "aws"),
-        "RAY_ADDRESS": f"{RAY_HOST}:{ports['ray']}",
+        "RAY_ADDRESS": f"{HOST}:{ports['ray']}",
+        _RAY_LOCAL: "0",
         "RAY_API_SERVER_ADDRESS": f"http://{HOST}:{ports['ray-dashboard']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder.secrets / "ray"),
@@ -169,8 +175,7 @@ def _ray(*arguments: str) -> list[str]:
     common = ("--block", "--disable-usage-stats", "--include-log-monitor=false")
     # Ports that nobody has to know are free ones; several nodes share this machine.
     free = ("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_RAY_STORE_BYTES}")
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={RAY_HOST}"]
-    return [*start, *common, *free, *arguments]
+    return [sys.executable, "-c", _RAY, "start", *common, *free, *arguments]
 
 
 def _ray_head(folder: StackFolder, ports: Mapping[str, int], common: Mapping[str, str]) -> Service:
@@ -182,8 +187,7 @@ def _ray_head(folder: StackFolder, ports: Mapping[str, int], common: Mapping[str
             f"--dashboard-host={HOST}",
             f"--dashboard-port={ports['ray-dashboard']}",
         ),
-        # Ray Client is another door to the cluster, and nobody here comes through it.
-        "--ray-client-server-port=0",
+        f"--ray-client-server-port={ports['ray-client']}",
     )
     without_address = {name: value for name, value in common.items() if name != "RAY_ADDRESS"}
     return Service(
@@ -197,7 +201,7 @@ def _ray_worker(
     name = f"ray-worker-{number}"
     dashboard = f"http://{HOST}:{ports['ray-dashboard']}"
     cpus = max(1, len(os.sched_getaffinity(0)) // RAY_WORKERS)
-    address = f"--address={RAY_HOST}:{ports['ray']}"
+    address = f"--address={HOST}:{ports['ray']}"
 
     def serves(started: float) -> bool:
         return any(
@@ -208,7 +212,7 @@ def _ray_worker(
     return Service(
         name,
         _ray(address, f"--node-name={name}", f"--num-cpus={cpus}"),
-        common,
+        {**common, _RAY_LOCAL: "1"},
         serves,
         after=("ray-head",),
         bound_to="ray-head",
