@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 
 from flows import records
-from gigagan_core import environment
+from gigagan_core import console, environment
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
@@ -24,6 +24,7 @@ from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
 from gigagan_core.tracking.process import Terminated, interrupts_kept, sigterm_raises, was_terminated
 
 environment.set_defaults()
+console.outlive_reader()
 
 # Our store decides what is done already: Prefect's cache would not check that the data still exists.
 stage_task: Callable[..., Any] = partial(task, cache_policy=NO_CACHE, persist_result=False)

@@ -7,6 +7,7 @@ worker), a bar becomes a plain line every few seconds.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,21 @@ def console() -> Console:
     if _console is None or _console.file is not sys.stderr:
         _console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     return _console
+
+
+def outlive_reader() -> None:
+    """From now on this process goes on when nobody reads its output any more; rich's consoles would end it.
+
+    For flow runs, whose output goes through a pipe to the worker that has started them and may be killed.
+    """
+    Console.on_broken_pipe = _discard_output
+
+
+def _discard_output(_: Console) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+    os.close(nowhere)
 
 
 def note(message: str) -> None:

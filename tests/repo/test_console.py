@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from gigagan_core import console
+
+# Ours, and one like that of Prefect's log handler, into a pipe that nobody reads any more.
+WITHOUT_READER = """
+import sys
+from rich.console import Console
+from gigagan_core import console
+if sys.argv[2] == "outlives":
+    console.outlive_reader()
+sys.stdin.read()
+for number in range(3):
+    Console(stderr=True).print("a line of a log")
+    console.note("a line")
+    print("a line", flush=True)
+open(sys.argv[1], "w").write("work done")
+"""
 
 
 def test_a_bar_without_a_terminal_ends_in_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,3 +49,20 @@ def test_messages_show_markup_as_text(capsys: pytest.CaptureFixture[str]) -> Non
     err = capsys.readouterr().err
     assert "[red]a caption[/red]" in err
     assert "[bold]b" in err
+
+
+@pytest.mark.parametrize("outlives", ["outlives", "ends"])
+def test_a_process_goes_on_when_the_reader_of_its_output_has_gone(tmp_path: Path, outlives: str) -> None:
+    reading, writing = os.pipe()
+    done = tmp_path / "done"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_READER, str(done), outlives],
+        stdin=subprocess.PIPE,
+        stdout=writing,
+        stderr=writing,
+    )
+    os.close(writing)
+    os.close(reading)
+    process.communicate(b"", timeout=30)
+    assert done.exists() == (outlives == "outlives")
+    assert (process.returncode == 0) == (outlives == "outlives")
