@@ -6,6 +6,7 @@ Ray tasks on the cluster's nodes, committed to S3 one by one, recorded in MLflow
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -21,8 +22,10 @@ import psutil
 import pytest
 
 from gigagan_core.config.presets import preset
+from gigagan_core.stack import processes
 from gigagan_core.stages.sources import tables_of
 
+from .conftest import PipelineRuns
 from .relay import Relay
 from .report import reported
 from .running import Platform, wait_for
@@ -325,3 +328,39 @@ def test_the_same_deployment_twice_at_once_and_once_more(work: Work) -> None:
             "one run works, the other waits for its lease and finds the work done; the third finds it too"
         )
         work.check({})
+
+
+def test_a_ray_node_is_killed_while_it_trains(pipeline_runs: PipelineRuns, whole: Platform) -> None:
+    schedule = {"total_images": 2048, "checkpoint_every_images": 128}
+    overrides = [f"training.schedule.{name}={value}" for name, value in schedule.items()]
+    with reported(
+        "Ray node killed under training", "`kill -9` of the raylet under the training worker"
+    ) as fault:
+        run = whole.start("train-base/train-base", preset="tiny", overrides=overrides)
+        node = wait_for("a training worker", lambda: training_node(whole))
+        wait_for(
+            "a checkpoint", lambda: list(whole.home.glob("work/*/*/ray/train/checkpoint_*/checkpoint.json"))
+        )
+        kill(whole.part(node, "raylet/raylet"))
+        fault.struck()
+        time.sleep(2)
+        whole.wait_until_whole()
+        fault.served()
+        assert whole.wait(run) == "COMPLETED", whole.log_of(run)
+        fault.complete(
+            "Ray Train starts the worker on the other node, from the newest checkpoint; training completes"
+        )
+    models = whole.manifests("train-base").values()
+    (made,) = [each for each in models if each["settings"]["training"]["schedule"]["total_images"] == 2048]
+    assert made["attempt"] == 1
+    assert {each["status"] for each in whole.mlflow_runs()} <= {"FINISHED", "FAILED", "KILLED"}
+
+
+def training_node(platform: Platform) -> str | None:
+    """The Ray node on which a training worker runs."""
+    for name in ("ray-worker-1", "ray-worker-2"):
+        for process in processes.family(platform.service(name).pid):
+            with contextlib.suppress(psutil.Error):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    return name
+    return None
