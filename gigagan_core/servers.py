@@ -29,11 +29,11 @@ PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 # The first start migrates a database: 10 to 17 s measured on 2 idle cores, more on busy ones.
 START_SECONDS = 120.0
 # A flow run outlives a minute without a database behind Prefect (its server then answers 500) or without a store:
-# ten tries of botocore are about 90 s. A person's own commands fail sooner.
+# twenty tries of botocore are about 150 s, ten 55. A person's own commands fail sooner.
 _PATIENCE = {
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
     "AWS_RETRY_MODE": "standard",
-    "AWS_MAX_ATTEMPTS": "10",
+    "AWS_MAX_ATTEMPTS": "20",
 }
 STOP_SECONDS = 10.0
 # Asks the kernel for SIGTERM when the starting process ends, kill -9 included (prctl(2),

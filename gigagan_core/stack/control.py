@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from gigagan_core import servers
+from gigagan_core import environment, servers
 from gigagan_core.errors import GigaganError
 from gigagan_core.stack import processes
 from gigagan_core.stack.folder import StackFolder, StackState
@@ -64,7 +64,7 @@ def _start(folder: StackFolder, root: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-m", "gigagan_core.stack.supervisor", str(folder.path)],
             cwd=root,
-            env={**os.environ, processes.MARK: str(folder.path)},
+            env={**os.environ, "GIGAGAN_HOME": str(environment.home()), processes.MARK: str(folder.path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def page(browser: Any) -> Iterator[Any]:
     opened.close()
 
 
+def see(page: Any, *texts: str) -> None:
+    """Wait until each text is on the page, for a person to see."""
+    for text in texts:
+        try:
+            page.get_by_text(text).first.wait_for()
+        except Exception as error:
+            page.screenshot(path=Path(tempfile.gettempdir()) / "gigagan-page.png")
+            raise AssertionError(
+                f"{text!r} is not on {page.url}: {page.inner_text('body')[:3000]}"
+            ) from error
+
+
 def keep(page: Any, name: str) -> None:
     """A picture for the documents, where one is asked for with GIGAGAN_KEEP_RESULTS=1."""
     if os.environ.get("GIGAGAN_KEEP_RESULTS") == "1":
@@ -57,19 +70,16 @@ def test_prefects_page_shows_the_run_and_its_stages(
     run = platform.prefect(f"flow_runs/{pipeline_runs.watched}")
     address = platform.exports["PREFECT_API_URL"].removesuffix("/api")
     page.goto(f"{address}/runs/flow-run/{run['id']}")
-    page.get_by_text(run["name"]).first.wait_for()
-    page.get_by_text("Completed").first.wait_for()
+    see(page, run["name"], "Completed")
     page.get_by_role("tab", name="Task Runs").click()
-    for stage in STAGES_ON_THE_PAGE:
-        page.get_by_text(stage).first.wait_for()
+    see(page, *STAGES_ON_THE_PAGE)
     keep(page, "stack-prefect-run")
 
 
 def test_prefects_page_shows_the_deployments_of_every_flow(platform: Platform, page: Any) -> None:
     address = platform.exports["PREFECT_API_URL"].removesuffix("/api")
     page.goto(f"{address}/deployments")
-    for deployment in ("demo", "tiny", "train-base", "evaluate"):
-        page.get_by_text(deployment, exact=True).first.wait_for()
+    see(page, "demo", "tiny", "train-base", "evaluate")
 
 
 def test_mlflows_page_shows_the_experiment_and_its_runs(
@@ -78,10 +88,9 @@ def test_mlflows_page_shows_the_experiment_and_its_runs(
     base = next(run for run in platform.mlflow_runs() if run["name"] == "train-base" and run["metrics"])
     address = platform.exports["MLFLOW_TRACKING_URI"]
     page.goto(f"{address}/#/experiments")
-    page.get_by_text("gigagan", exact=True).first.wait_for()
+    see(page, "gigagan")
     page.goto(run_page(platform, base["id"]))
-    page.get_by_text("train-base").first.wait_for()
-    page.get_by_text("generator/loss").first.wait_for()
+    see(page, "train-base", "generator/loss")
     keep(page, "stack-mlflow-run")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import stat
 import sys
@@ -43,9 +44,15 @@ def test_everything_listens_on_loopback_alone(whole: Platform) -> None:
     open_to_all = [
         (each.laddr, " ".join(psutil.Process(each.pid).cmdline())[:80])
         for each in listening
-        if not each.laddr.ip.startswith("127.") and each.laddr.ip != "::1"
+        if not is_loopback(each.laddr.ip)
     ]
     assert open_to_all == []
+
+
+def is_loopback(address: str) -> bool:
+    """Also of an IPv4 address as an IPv6 socket shows it."""
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def test_no_secret_is_in_a_log_a_command_line_or_what_a_shell_is_told(whole: Platform) -> None:
