@@ -16,15 +16,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rich import filesize
+
 from gigagan_core import console, environment
 from gigagan_core.config.base import Settings, all_settings, flat, result_settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.ray_session import RaySession
 from gigagan_core.store.artifact import Artifact, Input, digest_of, reference_of
+from gigagan_core.store.difference import decisive
 from gigagan_core.store.fingerprint import code_digest, digest
+from gigagan_core.store.lineage import artifacts_in
 from gigagan_core.store.provenance import git_commit, machine, packages
 from gigagan_core.store.store import Store, open_store
 from gigagan_core.text import plain
+
+REASONS_SAID = 3
+"""Differences that a line names."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,16 @@ class RunContext:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One line of a pipeline run's history; label: the stage's name, with the role where it has one."""
+    """One line of a pipeline run's history.
+
+    label: the stage's name, with the role where it has one. why: of what was made, why it was not cached.
+    """
 
     label: str
     artifact: Artifact
     cached: bool
     seconds: float
+    why: str = ""
 
 
 @dataclass
@@ -152,40 +163,71 @@ def materialise(
         "code": code,
     }
     fingerprint = digest(parts)
+    record = {
+        "stage": spec.name,
+        "kind": spec.kind,
+        "fingerprint": fingerprint,
+        "parts": parts,
+        "code_modules": modules,
+        "inputs": {name: reference_of(value) for name, value in inputs.items() if value is not None},
+    }
     cached = None if context.force else _existing(spec, parts, fingerprint, context)
+    why = ""
     if cached is None:
-        with context.store.work(fingerprint, on_wait=lambda holder: _tell_wait(label, holder)) as folder:
+        uses = artifacts_in(inputs)
+        with context.store.work(fingerprint, lambda holder: _tell_wait(label, holder), uses) as folder:
             # Another run may have finished the same work while this one waited for the lease.
             cached = None if context.force else context.store.find(spec.name, fingerprint)
             cached = cached or context.store.finish_interrupted_commit(folder / "output")
             if cached is None:
-                record = {
-                    "stage": spec.name,
-                    "kind": spec.kind,
-                    "fingerprint": fingerprint,
-                    "parts": parts,
-                    "code_modules": modules,
-                }
                 if not quiet:
                     resumed = any(folder.iterdir())
                     console.heading(f"{label}{' (continuing what was cut off)' if resumed else ''}")
+                    why = "forced" if context.force else why_made(record, label, context.store)
+                    console.note(f"{label}: {why}")
                 artifact = _make(record, settings, inputs, context, produce, folder, label, started)
             context.store.discard_work(fingerprint)
     if cached is not None:
         if not quiet:
-            made = cached.manifest["created"][:19]
-            console.note(f"{label}: nothing to do, {cached.short} has it (made {made})")
+            console.note(f"{label}: nothing to do, {reused(cached)}")
         context.tracker.record_cached(label, cached)
         artifact = cached
     seconds = time.monotonic() - started
-    context.history.append(StageRecord(label, artifact, cached is not None, seconds))
+    context.history.append(StageRecord(label, artifact, cached is not None, seconds, why))
     return artifact
+
+
+def reused(artifact: Artifact) -> str:
+    """Which artifact is used again: short fingerprint, when it was made, size."""
+    made = artifact.manifest["created"][:19]
+    return f"{artifact.short} has it (made {made}, {filesize.decimal(artifact.bytes)})"
+
+
+def why_made(record: Mapping[str, Any], label: str, store: Store) -> str:
+    """Why no artifact of the store is what a stage is about to make, against the one that comes nearest.
+
+    record: as a manifest has them, "stage", "parts", "code_modules", "inputs". label: of the stage; artifacts of
+    another role are no comparison.
+    """
+    compared = [
+        (decisive(artifact.manifest, record), artifact)
+        for artifact in reversed(store.artifacts(record["stage"]))
+        if artifact.label == label
+    ]
+    if not compared:
+        return "not cached: the store has none yet"
+    found, nearest = min(compared, key=lambda pair: len(pair[0]))
+    said = "; ".join(str(each) for each in found[:REASONS_SAID])
+    more = f"; and {len(found) - REASONS_SAID} more" if len(found) > REASONS_SAID else ""
+    return f"not cached: {said}{more} (against {nearest.short} of {nearest.manifest['created'][:19]})"
 
 
 def _existing(
     spec: StageSpec, parts: dict[str, Any], fingerprint: str, context: RunContext
 ) -> Artifact | None:
     found = context.store.find(spec.name, fingerprint)
+    if found is not None and not context.store.touch(found):
+        found = None  # removed this very moment
     if found is None and context.accept_code_change:
         older = context.store.find_with_other_code(spec.name, parts["settings"], parts["inputs"])
         if older is not None:
@@ -217,7 +259,6 @@ def _make(
             **record,
             "label": label,
             "settings": all_settings(settings),
-            "inputs": {name: reference_of(value) for name, value in inputs.items() if value is not None},
             "counts": outcome.counts,
             "summary": outcome.summary,
             "notes": outcome.notes,

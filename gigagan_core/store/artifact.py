@@ -8,6 +8,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
+KIND_OF_STAGE = {"download": "partition", "score": "scores", "embed": "embeddings"}
+"""Stages with one kind and many artifacts: who looks for another kind reads none of their manifests."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Artifact:
     @property
     def path(self) -> Path:
         """The local folder with the files; fetched into the cache first where the store is remote."""
-        from gigagan_core.store.store import local_folder
+        from gigagan_core.store.cache import local_folder
 
         return local_folder(self)
 
@@ -40,6 +42,16 @@ class Artifact:
     def short(self) -> str:
         """The fingerprint's first 12 digits: enough to type, and unique in practice."""
         return self.fingerprint[:12]
+
+    @property
+    def bytes(self) -> int:
+        """Of its files, as the manifest counts them; links count whole."""
+        return sum(entry["bytes"] for entry in self.manifest.get("files", {}).values())
+
+    @property
+    def label(self) -> str:
+        """How the run that made it called it: the stage, with the role where it has one."""
+        return str(self.manifest.get("label", self.stage))
 
     @property
     def summary(self) -> dict[str, float]:

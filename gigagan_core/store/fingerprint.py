@@ -47,11 +47,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def code_digest(module: str) -> tuple[str, list[str]]:
+def code_digest(module: str) -> tuple[str, dict[str, str]]:
     """Digest of a module and of every module of the package that it imports, directly or not.
 
     module: dotted name, e.g. ``gigagan_core.stages.ingest``. Nothing is imported: the source is read,
-    imports inside functions count too. Returns (digest, sorted module names).
+    imports inside functions count too. Returns (digest, each module's own digest by its name).
     """
     seen: dict[str, str] = {}
     waiting = [module]
@@ -63,7 +63,7 @@ def code_digest(module: str) -> tuple[str, list[str]]:
         source_digest, imported = _read_module(name, path, path.stat().st_mtime_ns)
         seen[name] = source_digest
         waiting.extend(imported)
-    return digest(seen), sorted(seen)
+    return digest(seen), dict(sorted(seen.items()))
 
 
 def _is_not_deciding(name: str) -> bool:

@@ -8,61 +8,69 @@ by renaming the finished folder; any other file system of fsspec is filled by co
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gigagan_core import environment
 from gigagan_core.errors import GigaganError
-from gigagan_core.store.artifact import MANIFEST, MANIFEST_SCHEMA, Artifact
+from gigagan_core.store import cache
+from gigagan_core.store.artifact import KIND_OF_STAGE, MANIFEST, MANIFEST_SCHEMA, Artifact
 from gigagan_core.store.fingerprint import digest, sha256_file
+from gigagan_core.store.leases import WorkFolders
+from gigagan_core.store.names import StageNames, folder_name, parse_name
+from gigagan_core.store.resolving import resolve
 
-WORK = "_work"
-LEASE_POLL_SECONDS = 1.0
+WORK, ACCEPTED = "_work", "_accepted"
+READ_AT_ONCE = 500
+"""Manifests asked of an object store in one go."""
 
 
 class Store:
-    """Opened with `open_store`; holds no open file and may be used from several threads."""
+    """Opened with `open_store`; holds no open file and may be used from several threads.
+
+    fs, root: its fsspec file system and place there. is_local: whether it is a folder of this machine. working: the
+    folders of unfinished work.
+    """
 
     def __init__(self, uri: str):
         import fsspec
 
         self.uri = uri.rstrip("/")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
         except (ImportError, ValueError) as error:
             raise GigaganError(f"store {uri}: {error}; give a folder or a URI that fsspec can open") from None
-        self._root = self._root.rstrip("/")
-        self.is_local = "file" in _protocols(self._fs)
+        self.root = self.root.rstrip("/")
+        self.is_local = "file" in cache.protocols(self.fs)
         if self.is_local:
-            self.uri = self._root
-        # What an artifact was accepted under when it was first seen: a stage of a thousand partitions asks a thousand
-        # times, and reading every manifest each time would cost a million reads.
-        self._accepted: dict[str, tuple[str, ...]] = {}
+            self.uri = self.root
+        base = (
+            Path(self.root) / WORK if self.is_local else environment.home() / "work" / digest(self.uri)[:12]
+        )
+        self.working = WorkFolders(base)
+        self._names = StageNames(self.folders)
 
     # ---- finding -----------------------------------------------------------------------------------
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """The newest attempt with this fingerprint, or an artifact accepted under it; None if neither.
 
-        What other processes accept while this store is open is not seen.
+        The stage's folder is listed once in the life of this object, however many are asked for.
         """
-        names = self._list(stage)
-        found = self._attempts(stage, fingerprint, names)
-        if found:
-            return max(found, key=lambda artifact: artifact.attempt)
-        for place in (f"{stage}/{name}" for name in names):
-            if place not in self._accepted and (artifact := self._load(place)) is not None:
-                self._accepted[place] = _accepted_under(artifact.manifest)
-            if fingerprint in self._accepted.get(place, ()):
-                return self._load(place)
-        return None
+        newest = self._newest_attempt(stage, fingerprint)
+        if newest is not None:
+            return newest
+        accepted = self._read_json(f"{ACCEPTED}/{stage}/{fingerprint}.json")
+        return None if accepted is None else self._load(f"{stage}/{accepted['folder']}")
+
+    def find_attempt(self, stage: str, fingerprint: str, attempt: int) -> Artifact | None:
+        """Exactly this attempt, or None."""
+        return self._load(f"{stage}/{folder_name(fingerprint, attempt)}")
 
     def find_with_other_code(self, stage: str, settings: Any, inputs: Any) -> Artifact | None:
         """The newest artifact of a stage with equal settings and inputs, whatever code made it."""
@@ -74,16 +82,21 @@ class Store:
         ]
         return same[-1] if same else None
 
-    def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """Every committed artifact, of one stage or of all, oldest first."""
-        stages = [stage] if stage else [name for name in self._list("") if not name.startswith("_")]
-        found = [
-            artifact
-            for name in stages
-            for folder in self._list(name)
-            if (artifact := self._load(f"{name}/{folder}")) is not None
+    def artifacts(self, stage: str | None = None, kinds: Iterable[str] = ()) -> list[Artifact]:
+        """Every committed artifact, of one stage or of all, oldest first. kinds: only these; empty: all."""
+        kinds = tuple(kinds)
+        places = [
+            f"{name}/{folder}"
+            for name in ([stage] if stage else self.stages())
+            if not kinds or KIND_OF_STAGE.get(name) in (None, *kinds)
+            for folder in self.folders(name)
         ]
+        found = [each for each in self._load_all(places) if not kinds or each.kind in kinds]
         return sorted(found, key=lambda artifact: artifact.manifest["created"])
+
+    def stages(self) -> list[str]:
+        """The stages that have a folder here."""
+        return [name for name in self.folders("") if not name.startswith("_")]
 
     def resolve(
         self,
@@ -92,87 +105,41 @@ class Store:
         where: Callable[[Artifact], bool] = lambda artifact: True,
         what: str = "artifact",
     ) -> Artifact:
-        """The artifact a person named: a fingerprint, a unique prefix of one, a path, or `latest`.
+        """The artifact a person named, see `resolving.resolve`."""
+        return resolve(self, reference, kinds, where, what)
 
-        kinds: what the caller can use. where: a further condition, e.g. the role of an encoder.
-        what: how the sentence calls it. Raises GigaganError when there is none, or more than one.
-        """
-        if os.sep in reference or reference.startswith("."):
-            return self._resolve_path(reference, kinds, what)
-        usable = [artifact for artifact in self.artifacts() if artifact.kind in kinds and where(artifact)]
-        if reference == "latest":
-            if not usable:
-                raise GigaganError(
-                    f"store {self.uri} has no {what} ({' or '.join(kinds)}); run the stage that makes one first"
-                )
-            return usable[-1]
-        matches = [artifact for artifact in usable if artifact.fingerprint.startswith(reference)]
-        fingerprints = {artifact.fingerprint for artifact in matches}
-        if len(fingerprints) == 1:
-            return max(matches, key=lambda artifact: artifact.attempt)
-        if fingerprints:
-            listed = ", ".join(sorted(fingerprint[:16] for fingerprint in fingerprints))
-            raise GigaganError(f"{what} {reference!r} fits several: {listed}; give more digits")
-        for artifact in self.artifacts():
-            if len(reference) >= 4 and artifact.fingerprint.startswith(reference):
-                raise GigaganError(
-                    f"{reference!r} is a {artifact.kind} made by {artifact.stage}, and {what} needs "
-                    f"{' or '.join(kinds)}; `gigagan store ls` lists what there is"
-                )
-        raise GigaganError(
-            f"store {self.uri} has no {what} {reference!r}; `gigagan store ls` lists what there is"
-        )
-
-    def _resolve_path(self, reference: str, kinds: tuple[str, ...], what: str) -> Artifact:
-        folder = Path(reference).expanduser().absolute()
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            artifact = Artifact.from_manifest(manifest, str(folder))
-        except FileNotFoundError:
-            raise GigaganError(
-                f"{what} {reference}: no {MANIFEST} there; give an artifact's folder"
-            ) from None
-        except (ValueError, KeyError, OSError) as error:
-            raise GigaganError(f"{what} {reference}: unreadable {MANIFEST} ({error})") from None
-        if artifact.kind not in kinds:
-            raise GigaganError(f"{what} {reference} is a {artifact.kind}; {' or '.join(kinds)} is needed")
-        return artifact
+    def with_prefix(self, prefix: str, attempt: int | None = None) -> list[Artifact]:
+        """Artifacts whose fingerprint begins so; attempt: only that one."""
+        places = [
+            f"{stage}/{folder}"
+            for stage in self.stages()
+            for folder in self.folders(stage)
+            if folder.startswith(prefix) and attempt in (None, parse_name(folder)[1])
+        ]
+        return self._load_all(places)
 
     # ---- working and committing --------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def work(self, fingerprint: str, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[Path]:
+    def work(
+        self,
+        fingerprint: str,
+        on_wait: Callable[[str], None] = lambda holder: None,
+        uses: Iterable[Artifact] = (),
+    ) -> Iterator[Path]:
         """The resumable folder of one fingerprint, leased until the block ends.
 
-        The lease is a lock on a file, so the death of its holder frees it. on_wait: called once with who
-        holds it, when this run has to wait. The folder is left as it is; `commit` and `discard` remove it.
+        on_wait: called once with who holds it, when this run has to wait. uses: what the work reads, which
+        `garbage` spares meanwhile. The folder is left as it is; `commit` and `discard_work` remove it.
         """
-        base = self._work_base()
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-            lock = open(base / f"{fingerprint}.lock", "a+")  # noqa: SIM115 (held open for the whole block)
-        except OSError as error:
-            raise GigaganError(
-                f"store {self.uri} cannot be written: {error}; check the path and its rights"
-            ) from None
-        with lock:
-            waiting = False
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waiting:
-                        waiting = True
-                        lock.seek(0)
-                        on_wait(lock.read().strip() or "another run")
-                    time.sleep(LEASE_POLL_SECONDS)
-            lock.seek(0)
-            lock.truncate()
-            lock.write(f"process {os.getpid()} on {os.uname().nodename}, since {_now()}")
-            lock.flush()
-            folder = base / fingerprint
-            folder.mkdir(exist_ok=True)
+        references = [artifact.reference() for artifact in uses]
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self.working.lease(fingerprint, references, on_wait))
+            except OSError as error:
+                raise GigaganError(
+                    f"store {self.uri} cannot be written: {error}; check the path and its rights"
+                ) from None
             yield folder
 
     def commit(self, output: Path, manifest: dict[str, Any]) -> Artifact:
@@ -182,8 +149,8 @@ class Store:
         filled in here. Raises GigaganError where the store cannot be written.
         """
         stage, fingerprint = manifest["stage"], manifest["fingerprint"]
-        previous = self._attempts(stage, fingerprint, self._list(stage))
-        attempt = 1 + max((artifact.attempt for artifact in previous), default=0)
+        previous = self._newest_attempt(stage, fingerprint)
+        attempt = 1 if previous is None else previous.attempt + 1
         files = {
             str(path.relative_to(output)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(output.rglob("*"))
@@ -198,15 +165,15 @@ class Store:
             "files": files,
             "accepted": [],
         }
-        name = fingerprint if attempt == 1 else f"{fingerprint}.{attempt}"
+        name = folder_name(fingerprint, attempt)
         if self.is_local:
             _write_atomically(output / MANIFEST, _json(manifest))
             return self._rename_into_place(output, f"{stage}/{name}")
-        target = f"{self._root}/{stage}/{name}"
+        target = f"{self.root}/{stage}/{name}"
         for relative in files:
-            self._fs.makedirs(os.path.dirname(f"{target}/{relative}"), exist_ok=True)
-            self._fs.put_file(str(output / relative), f"{target}/{relative}")
-        self._fs.pipe_file(f"{target}/{MANIFEST}", _json(manifest).encode())
+            self.fs.makedirs(os.path.dirname(f"{target}/{relative}"), exist_ok=True)
+            self.fs.put_file(str(output / relative), f"{target}/{relative}")
+        self.fs.pipe_file(f"{target}/{MANIFEST}", _json(manifest).encode())
         artifact = self._load(f"{stage}/{name}")
         assert artifact is not None
         return artifact
@@ -216,21 +183,37 @@ class Store:
         if not self.is_local or not (output / MANIFEST).is_file():
             return None
         manifest = json.loads((output / MANIFEST).read_text())
-        name = manifest["fingerprint"] + (f".{manifest['attempt']}" if manifest["attempt"] > 1 else "")
+        name = folder_name(manifest["fingerprint"], manifest["attempt"])
         return self._rename_into_place(output, f"{manifest['stage']}/{name}")
 
     def discard_work(self, fingerprint: str) -> None:
         """Remove a work folder whose artifact is committed. The caller holds its lease."""
-        base = self._work_base()
-        shutil.rmtree(base / fingerprint, ignore_errors=True)
+        self.working.discard(fingerprint)
 
     def accept(self, artifact: Artifact, fingerprint: str, code: str) -> Artifact:
         """Record in an artifact's manifest that it also stands for what newer code would make."""
         entry = {"fingerprint": fingerprint, "code": code, "accepted_at": _now()}
         manifest = {**artifact.manifest, "accepted": [*artifact.manifest.get("accepted", []), entry]}
         self._write_manifest(artifact, manifest)
-        self._accepted.clear()
+        folder = folder_name(artifact.fingerprint, artifact.attempt)
+        self.write_note(f"{ACCEPTED}/{artifact.stage}/{fingerprint}.json", {"folder": folder})
         return Artifact.from_manifest(manifest, artifact.uri)
+
+    def touch(self, artifact: Artifact) -> bool:
+        """Note that an artifact is used again, where the store is local; False where it is gone meanwhile."""
+        if not self.is_local:
+            return True
+        try:
+            os.utime(Path(artifact.uri) / MANIFEST)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return True  # somebody else's, who may remove it and we may not
+        return True
+
+    def forget_names(self, stage: str) -> None:
+        """Something of a stage was removed past this object."""
+        self._names.forget(stage)
 
     def rewrite(self, artifact: Artifact, files: Mapping[str, Path], changes: Mapping[str, Any]) -> Artifact:
         """Replace some files of an artifact, for what has to be removed for good.
@@ -256,37 +239,48 @@ class Store:
                 shutil.copyfile(path, beside)
                 os.replace(beside, Path(target) / name)
             else:
-                self._fs.put_file(str(path), f"{target}/{name}")
+                self.fs.put_file(str(path), f"{target}/{name}")
         self._write_manifest(artifact, manifest)
         if not self.is_local:  # the copy that this machine keeps of what was there before
-            shutil.rmtree(_cached(artifact), ignore_errors=True)
+            cache.drop(artifact)
         return Artifact.from_manifest(manifest, artifact.uri)
 
     def write_note(self, relative: str, document: Any) -> None:
         """Keep a JSON document beside the artifacts; the first part of `relative` starts with an underscore."""
-        path = f"{self._root}/{relative}"
-        self._fs.makedirs(os.path.dirname(path), exist_ok=True)
+        path = f"{self.root}/{relative}"
+        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
         if self.is_local:
             _write_atomically(Path(path), _json(document))
         else:
-            self._fs.pipe_file(path, _json(document).encode())
+            self.fs.pipe_file(path, _json(document).encode())
+
+    def remove_note(self, relative: str) -> bool:
+        """Remove a document; whether it was there."""
+        path = f"{self.root}/{relative}"
+        if not self.fs.exists(path):
+            return False
+        self.fs.rm_file(path)
+        return True
 
     def read_notes(self, folder: str) -> list[Any]:
         """Every document of a folder of notes, by name."""
-        path = f"{self._root}/{folder}"
-        if not self._fs.exists(path):
+        path = f"{self.root}/{folder}"
+        if not self.fs.exists(path):
             return []
-        return [json.loads(self._fs.cat_file(name)) for name in sorted(self._fs.ls(path, detail=False))]
+        return [
+            json.loads(self.fs.cat_file(name))
+            for name in sorted(self.fs.ls(path, detail=False, refresh=True))
+        ]
 
     def scratch(self) -> Path:
         """A local folder for unfinished files, on the store's own disk where it is local."""
-        self._work_base().mkdir(parents=True, exist_ok=True)
-        return self._work_base()
+        self.working.base.mkdir(parents=True, exist_ok=True)
+        return self.working.base
 
     # ---- inside ------------------------------------------------------------------------------------
 
     def _rename_into_place(self, output: Path, relative: str) -> Artifact:
-        target = Path(self._root) / relative
+        target = Path(self.root) / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # left by something that is no artifact, or this very commit repeated
             existing = self._load(relative)
@@ -302,32 +296,68 @@ class Store:
         if self.is_local:
             _write_atomically(Path(artifact.uri) / MANIFEST, _json(manifest))
         else:
-            self._fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
+            self.fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
 
-    def _attempts(self, stage: str, fingerprint: str, names: list[str]) -> list[Artifact]:
-        """names: of all folders of the stage."""
-        own = [name for name in names if name.partition(".")[0] == fingerprint]
-        return [artifact for name in own if (artifact := self._load(f"{stage}/{name}")) is not None]
+    def _newest_attempt(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Of those that were there when the stage was listed, and of what other processes have committed since."""
+        known = self._names.newest(stage, fingerprint)
+        found = None
+        while (later := self.find_attempt(stage, fingerprint, known + 1)) is not None:
+            found, known = later, known + 1
+            self._names.add(stage, fingerprint, known)
+        for attempt in range(known, 0, -1) if found is None else ():
+            if (found := self.find_attempt(stage, fingerprint, attempt)) is not None:
+                break
+        return found
 
     def _load(self, relative: str) -> Artifact | None:
-        path = f"{self._root}/{relative}"
         try:
-            manifest = json.loads(self._fs.cat_file(f"{path}/{MANIFEST}"))
+            raw = self.fs.cat_file(f"{self.root}/{relative}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return self._parse(relative, raw)
+
+    def _load_all(self, places: list[str]) -> list[Artifact]:
+        """What `_load` gives for each place; an object store is asked for many at a time."""
+        if self.is_local:
+            return [artifact for place in places if (artifact := self._load(place)) is not None]
+        found = []
+        for start in range(0, len(places), READ_AT_ONCE):
+            paths = {
+                f"{self.root}/{place}/{MANIFEST}": place for place in places[start : start + READ_AT_ONCE]
+            }
+            for path, raw in self.fs.cat(list(paths), on_error="return").items():
+                if isinstance(raw, (FileNotFoundError, NotADirectoryError)):
+                    continue
+                if isinstance(raw, Exception):
+                    raise GigaganError(f"store {self.uri} cannot be read: {raw}") from raw
+                found.append(self._parse(paths[path], raw))
+        return found
+
+    def _parse(self, relative: str, raw: bytes) -> Artifact:
+        path = f"{self.root}/{relative}"
+        try:
+            manifest = json.loads(raw)
         except ValueError:
             raise GigaganError(
-                f"{self._fs.unstrip_protocol(path)}/{MANIFEST} is not JSON; remove that folder and run the stage again"
+                f"{self.fs.unstrip_protocol(path)}/{MANIFEST} is not JSON; remove that folder and run the stage again"
             ) from None
-        uri = path if self.is_local else self._fs.unstrip_protocol(path)
-        return Artifact.from_manifest(manifest, uri)
+        return Artifact.from_manifest(manifest, path if self.is_local else self.fs.unstrip_protocol(path))
 
-    def _list(self, relative: str) -> list[str]:
-        path = f"{self._root}/{relative}".rstrip("/")
+    def _read_json(self, relative: str) -> Any:
         try:
-            if self.is_local and relative:  # names alone, without asking the disk what each one is
-                return sorted(os.listdir(path))
-            entries = self._fs.ls(path, detail=True, refresh=True)
+            return json.loads(self.fs.cat_file(f"{self.root}/{relative}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def folders(self, relative: str) -> list[str]:
+        """The names of the folders below a place, sorted."""
+        path = f"{self.root}/{relative}".rstrip("/")
+        try:
+            if self.is_local:  # fsspec would ask the disk about every entry
+                with os.scandir(path) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_dir())
+            entries = self.fs.ls(path, detail=True, refresh=True)
         except FileNotFoundError:
             return []
         except NotADirectoryError:
@@ -338,16 +368,7 @@ class Store:
         return sorted(os.path.basename(name.rstrip("/")) for name in folders)
 
     def _strip(self, uri: str) -> str:
-        return self._fs._strip_protocol(uri)
-
-    def _work_base(self) -> Path:
-        if self.is_local:
-            return Path(self._root) / WORK
-        return environment.home() / "work" / digest(self.uri)[:12]
-
-
-def _accepted_under(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(entry["fingerprint"] for entry in manifest.get("accepted", []))
+        return self.fs._strip_protocol(uri)
 
 
 def _output_digest(kind: str, attempt: int, files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -376,8 +397,8 @@ def open_store(uri: str | None = None) -> Store:
             raise GigaganError(f"store {store.uri} cannot be written; check its owner and rights")
         return store
     try:
-        store._fs.exists(store._root)
-        store._list("")
+        store.fs.exists(store.root)
+        store.folders("")
     except GigaganError:
         raise
     except Exception as error:  # every file system has errors of its own
@@ -385,33 +406,6 @@ def open_store(uri: str | None = None) -> Store:
             f"store {store.uri} cannot be reached: {error}; check address and credentials"
         ) from None
     return store
-
-
-def local_folder(artifact: Artifact) -> Path:
-    """A local folder with an artifact's files; a remote one is fetched once into the cache."""
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(artifact.uri)
-    if "file" in _protocols(fs):
-        return Path(path)
-    cached = _cached(artifact)
-    if not (cached / MANIFEST).is_file():
-        fetching = cached.with_name(f"{cached.name}.{os.getpid()}")
-        for relative in [*artifact.manifest["files"], MANIFEST]:
-            (fetching / relative).parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(f"{path}/{relative}", str(fetching / relative))
-        shutil.rmtree(cached, ignore_errors=True)
-        os.rename(fetching, cached)
-    return cached
-
-
-def _cached(artifact: Artifact) -> Path:
-    """Where a copy of a remote artifact's files lies."""
-    return environment.home() / "cache" / artifact.output_digest
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _now() -> str:

@@ -5,12 +5,13 @@ A version points at its artifact in the store; the weights are kept there, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
-from gigagan_core.tracking.connection import Connection
+from gigagan_core.tracking.connection import Connection, sqlite_path
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 NAMES = {"base-model": "gigagan-base", "upsampler-model": "gigagan-upsampler"}
@@ -66,6 +67,58 @@ def _create_version(connection: Connection, run_id: str, artifact: Any, name: st
         tags=tags,
         description=f"The model bundle is in the store: {artifact.uri}",
     )
+
+
+def wanted(tracking_uri: str) -> Callable[[Any], str | None]:
+    """A function that says why an artifact must be kept for the registry's sake, or None.
+
+    Versions of registered models are wanted; and models that were recorded in another MLflow than this, whose registry
+    is not known. Raises GigaganError where MLflow cannot be asked.
+    """
+    path = sqlite_path(tracking_uri)
+    if path is not None and not os.path.exists(path):
+        return lambda artifact: _recorded_elsewhere(artifact, None, tracking_uri)
+    connection = Connection(tracking_uri)
+    try:
+        client = connection.client
+        aliases = {model.name: _aliases(model) for model in client.search_registered_models()}
+        versions = client.search_model_versions("")
+    except Exception as error:  # client, database and network each raise their own kinds
+        raise GigaganError(
+            f"MLflow at {tracking_uri} does not say which models are registered ({plain(error)}); start it, so that "
+            "none of them is removed"
+        ) from error
+    named = {each.tags[_DIGEST]: _version_words(each, aliases) for each in versions if _DIGEST in each.tags}
+
+    def why(artifact: Any) -> str | None:
+        known = named.get(artifact.output_digest)
+        return known or _recorded_elsewhere(artifact, client, tracking_uri)
+
+    return why
+
+
+def _version_words(version: Any, aliases: Mapping[str, Mapping[str, str]]) -> str:
+    held = [
+        alias for alias, number in aliases.get(version.name, {}).items() if number == str(version.version)
+    ]
+    return f"{version.name} version {version.version}" + (f" ({', '.join(sorted(held))})" if held else "")
+
+
+def _recorded_elsewhere(artifact: Any, client: Any, tracking_uri: str) -> str | None:
+    """The words for a model whose run this MLflow does not know. client: None where there is no MLflow at all."""
+    run = (artifact.manifest.get("mlflow") or {}).get("run_id")
+    if registered_name(artifact) is None or run is None:
+        return None
+    if client is not None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.get_run(run)
+            return None
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return f"its MLflow run {run[:12]} is not in {tracking_uri}, so its registry is not known"
 
 
 def promote(
