@@ -24,6 +24,8 @@ from gigagan_core.cli import (
     show_commands,
     stack_commands,
     stage_commands,
+    store_commands,
+    store_keeping_commands,
 )
 
 app = typer.Typer(
@@ -60,6 +62,8 @@ inference_commands.register(app)
 export_command.register(app)
 report_commands.register(app)
 show_commands.register(app)
+store_commands.register(app)
+store_keeping_commands.register(store_commands.store_app)
 plan_commands.register(app)
 assets_commands.register(app)
 portable_commands.register(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -90,3 +92,25 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise GigaganError(f"{option} {text!r} is no list of numbers; write for example {option} 1,8,64")
     return tuple(int(part) for part in parts)
+
+
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str, option: str) -> timedelta:
+    """``12h``, ``30d`` or ``2w``. Raises GigaganError, naming the option, for anything else."""
+    from gigagan_core.errors import GigaganError
+
+    written = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip())
+    if written is None:
+        raise GigaganError(f"{option} {text!r} is no duration; write for example {option} 12h, 30d or 2w")
+    return timedelta(**{_UNITS[written[2]]: float(written[1])})
+
+
+def moment(text: str, option: str) -> datetime:
+    """A date, a time (UTC unless it says otherwise), or so long ago: ``2026-11-01``, ``2026-11-01T12:00``, ``7d``."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC) - duration(text, option)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)

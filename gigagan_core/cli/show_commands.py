@@ -1,4 +1,4 @@
-"""`gigagan presets`, `store ls`, `data publish` and `data report`: what to choose from, and what there is already."""
+"""`gigagan presets`, `data publish | report` and `records send`: what to choose from, and what there is already."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="The embedded data set, and the page of any shard set.")
 records_app = typer.Typer(no_args_is_help=True, help="What MLflow has not got yet.")
-store_app = typer.Typer(no_args_is_help=True, help="Look at the artifact store.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("presets")(presets)
-    app.add_typer(store_app, name="store")
     app.add_typer(data_app, name="data")
     app.add_typer(records_app, name="records")
 
@@ -81,100 +79,6 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f}M"
 
 
-@store_app.command("ls")
-def store_ls(
-    store: StoreOption = None,
-    stage: Annotated[
-        str | None, typer.Option("--stage", metavar="NAME", help="Only this stage's artifacts.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Downloaded partitions and scores too, which other artifacts hold.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """List the committed artifacts, oldest first."""
-    with answering(as_json) as answer:
-        from gigagan_core.store.store import open_store
-
-        artifacts = [
-            artifact
-            for artifact in open_store(store).artifacts(stage)
-            if everything or stage or artifact.kind not in _PARTS
-        ]
-        answer([_document(artifact) for artifact in artifacts])
-        if not as_json:
-            columns = ("artifact", "stage", "kind", "made (UTC)", "rows out / in")
-            print_table(columns, [_row(artifact) for artifact in artifacts])
-
-
-@store_app.command("forget")
-def store_forget(
-    url: Annotated[list[str] | None, typer.Option("--url", help="This URL. Repeat for more.")] = None,
-    sha256: Annotated[
-        list[str] | None, typer.Option("--sha256", help="Images with these bytes. Repeat for more.")
-    ] = None,
-    host: Annotated[
-        list[str] | None, typer.Option("--host", help="A host and its subdomains. Repeat for more.")
-    ] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove samples from every shard set for good, and list the models that were trained on them.
-
-    Pictures, URLs and captions go; the rows stay and count as forgotten. Later ingests leave them out. Models are
-    only named: train them again by giving their command again.
-    """
-    with answering(as_json) as answer:
-        from gigagan_core import console
-        from gigagan_core.data.forget import Forgotten
-        from gigagan_core.stages.forget import forget
-        from gigagan_core.store.store import open_store
-
-        wanted = Forgotten.of(url or (), sha256 or (), host or ())
-        removal = forget(open_store(store), wanted)
-        answer(
-            {
-                "removed": [{**_document(each), "rows": rows} for each, rows in removal.rows],
-                "trained_on_them": [_document(each) for each in removal.trained],
-            }
-        )
-        if not as_json:
-            if not removal.rows:
-                console.note("no sample here is meant; what was named is remembered for later ingests")
-                return
-            print_table(
-                ("removed from", "stage", "rows"),
-                [(each.short, _label(each), str(rows)) for each, rows in removal.rows],
-            )
-            if removal.trained:
-                columns = ("trained on them", "stage", "kind", "made (UTC)")
-                print_table(columns, [_row(each)[:4] for each in removal.trained])
-
-
-_PARTS = ("partition", "scores", "embeddings")
-
-
-def _document(artifact: Artifact) -> dict[str, Any]:
-    return {
-        **artifact.reference(),
-        "label": _label(artifact),
-        "created": artifact.manifest["created"],
-        "uri": artifact.uri,
-        "counts": artifact.manifest.get("counts", {}),
-        "summary": artifact.summary,
-    }
-
-
-def _row(artifact: Artifact) -> tuple[str, ...]:
-    counts = artifact.manifest.get("counts", {})
-    rows = f"{counts['out']:,} / {counts['in']:,}" if "in" in counts else ""
-    return (artifact.short, _label(artifact), artifact.kind, artifact.manifest["created"][:19], rows)
-
-
-def _label(artifact: Artifact) -> str:
-    return artifact.manifest.get("label", artifact.stage)
-
-
 @data_app.command("publish")
 def data_publish(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the tables.")],
@@ -222,7 +126,7 @@ def data_report(
         artifact = references.shard_set(open_store(store), data)
         path = (out or Path(f"data-report-{artifact.short}.html")).expanduser().absolute()
         page = report.data_report(
-            read_index(artifact), title=f"{_label(artifact)} {artifact.short}", notes=_facts(artifact)
+            read_index(artifact), title=f"{artifact.label} {artifact.short}", notes=_facts(artifact)
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

@@ -6,12 +6,15 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gigagan_core.cli.app import app
 from gigagan_core.store.artifact import MANIFEST, Artifact, reference_of
 from gigagan_core.store.fingerprint import digest
 from gigagan_core.store.store import Store, open_store
@@ -72,6 +75,34 @@ def make(store: Store) -> Callable[..., Artifact]:
         return aged(made, days_old) if days_old else made
 
     return commit
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended. stdout: with what `--json` writes below `sys.stdout`."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def gigagan(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Callable[..., Ran]:
+    """Runs `gigagan store ...` on this store, in this process."""
+    monkeypatch.setenv("GIGAGAN_STORE", store.uri)
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Ran:
+        done = CliRunner().invoke(app, ["store", *arguments])
+        return Ran(done.exit_code, done.stdout + capfd.readouterr().out, done.stderr)
+
+    return run
 
 
 def aged(artifact: Artifact, days: float) -> Artifact:
