@@ -1,10 +1,12 @@
-"""`gigagan pipeline`, added to the command line through the entry point group ``gigagan.commands``."""
+"""`gigagan pipeline`, added with `gigagan run` to the command line by the entry point group ``gigagan.commands``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +20,45 @@ from gigagan_core.cli.options import (
     StoreOption,
 )
 
+RayDashboardOption = Annotated[
+    bool, typer.Option("--ray-dashboard", help="Serve Ray's page on loopback while the pipeline runs.")
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the typer app of `gigagan`."""
+    """Add the commands to the typer app of `gigagan`."""
+    from flows.rerun_command import run_command
+
     app.command("pipeline")(pipeline_command)
+    app.command("run")(run_command)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Inside, flows of this process report to Prefect: a server of the user's, or a temporary one."""
+    from gigagan_core import environment, servers
+
+    environment.set_defaults()
+    # The terminal is for our bars: what goes wrong reaches it as the sentence this command ends with.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with servers.prefect_api() as api:
+        import flows.pipeline  # noqa: F401 (takes seconds, in which a temporary server starts)
+        from flows.runtime import send_what_waits
+
+        api.wait()
+        try:
+            yield
+        finally:
+            send_what_waits()
+
+
+def close(answer: Any, run: dict[str, Any], started: float) -> None:
+    """Show what a flow returned, and answer it. started: of the command, by `time.monotonic`."""
+    from gigagan_core.cli.closing import show, show_where_to_look
+
+    show(run, time.monotonic() - started)
+    show_where_to_look()
+    answer(run)
 
 
 def pipeline_command(
@@ -30,42 +67,28 @@ def pipeline_command(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
-    ray_dashboard: Annotated[
-        bool, typer.Option("--ray-dashboard", help="Serve Ray's page on loopback while the pipeline runs.")
-    ] = False,
+    ray_dashboard: RayDashboardOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run everything: data, two encoders, base model, upsampler and control, report."""
     started = time.monotonic()
     with answering(as_json) as answer:
-        from gigagan_core import environment, servers
-        from gigagan_core.cli.closing import show, show_where_to_look
         from gigagan_core.stages.references import pipeline_settings
         from gigagan_core.store.store import open_store
 
         # What is misspelt or out of reach is said before anything starts.
         settings = pipeline_settings(preset, overrides)
         open_store(store)
-        environment.set_defaults()
-        # The terminal is for our bars: what goes wrong reaches it as the sentence this command ends with.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        with servers.prefect_api() as api:
+        with reporting():
             from flows.pipeline import pipeline
-            from flows.runtime import send_what_waits
 
-            api.wait()
-            try:
-                run = pipeline(
-                    preset=preset,
-                    overrides=overrides,
-                    settings=settings,
-                    store=store,
-                    force=force,
-                    accept_code_change=accept_code_change,
-                    ray_dashboard=ray_dashboard,
-                )
-            finally:
-                send_what_waits()
-        show(run, time.monotonic() - started)
-        show_where_to_look()
-        answer(run)
+            run = pipeline(
+                preset=preset,
+                overrides=overrides,
+                settings=settings,
+                store=store,
+                force=force,
+                accept_code_change=accept_code_change,
+                ray_dashboard=ray_dashboard,
+            )
+        close(answer, run, started)

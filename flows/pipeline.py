@@ -9,19 +9,23 @@ from prefect import flow
 from flows.curate import curate_stage
 from flows.evaluate import evaluate_stage
 from flows.ingest import ingest_stage
-from flows.runtime import open_run, stage_task
+from flows.runtime import Run, open_run, prefect_reference, stage_task
 from flows.train_base import train_base_stage
 from flows.train_encoder import train_encoder_stage
 from flows.train_upsampler import train_upsampler_stage
 from gigagan_core.cli.closing import document
 from gigagan_core.config.base import flat
-from gigagan_core.config.pipeline import PipelineSettings, SourceSettings
+from gigagan_core.config.pipeline import PipelineSettings, SourceSettings, Tables
+from gigagan_core.stages.recorded import Have, Makers, run_roles
 from gigagan_core.stages.references import pipeline_settings
+from gigagan_core.stages.rerun import RunPlan, whole
+from gigagan_core.stages.roles import MADE_BY
 from gigagan_core.stages.sources import tables_of
+from gigagan_core.store.artifact import Artifact
 
 
 @stage_task(name="publish")
-def publish(source: SourceSettings) -> dict[str, str]:
+def publish(source: SourceSettings) -> dict[str, Tables]:
     """The tables of the training and the held-out set; the embedded drawings' are written on first use."""
     return tables_of(source)
 
@@ -55,22 +59,59 @@ def pipeline(
     with open_run(
         "pipeline",
         store,
-        force,
-        accept_code_change,
-        flat(chosen),
+        accept_code_change=accept_code_change,
+        params=flat(chosen),
         as_parent=True,
         ray_dashboard=ray_dashboard,
     ) as run:
-        tables = publish(chosen.source)
-        train = ingest_stage(run, chosen.ingest, tables["train"], "ingest train")
-        heldout = ingest_stage(run, chosen.ingest, tables["heldout"], "ingest heldout")
-        condition = train_encoder_stage(run, chosen.condition, train, heldout)
-        judge = train_encoder_stage(run, chosen.judge, train, heldout)
-        curated = curate_stage(run, chosen.curate, train, condition)
-        base = train_base_stage(run, chosen.base, curated, condition)
-        upsampler = train_upsampler_stage(run, chosen.upsampler, curated, condition)
-        control = train_upsampler_stage(run, chosen.control, curated, condition) if chosen.control else None
-        models = {"model": base, "upsampler": upsampler, "control": control}
-        data = {"data": heldout, "train": curated, "condition": condition, "judge": judge}
-        evaluate_stage(run, chosen.evaluate, {**models, **data})
-        return document(run.context.history, run.parent.reference())
+        return run_plan(run, whole(chosen, force), "pipeline")
+
+
+def run_plan(run: Run, plan: RunPlan, flow: str) -> dict[str, Any]:
+    """Run what a plan wants, in a run that is a parent; gives what `--json` prints."""
+    fetches = plan.wanted.intersection(MADE_BY["ingest"])
+    makers = _makers(run, plan.settings, publish(plan.settings.source) if fetches else {})
+    run.parent.set_tags({"gigagan.rerun_of": plan.of})
+    record = run_roles(
+        plan, run.context, makers, flow, mlflow=run.parent.reference(), prefect=prefect_reference()
+    )
+    return document(run.context.history, run.parent.reference(), record)
+
+
+def _makers(run: Run, settings: PipelineSettings, tables: dict[str, Tables]) -> Makers:
+    """The stages of a pipeline run by role."""
+    return {
+        "train": lambda have: ingest_stage(run, settings.ingest, tables["train"], "ingest train"),
+        "heldout": lambda have: ingest_stage(run, settings.ingest, tables["heldout"], "ingest heldout"),
+        "upsampler_train": lambda have: ingest_stage(
+            run, settings.ingest, tables["upsampler"], "ingest upsampler"
+        ),
+        "condition": lambda have: train_encoder_stage(
+            run, settings.condition, have["train"], have["heldout"]
+        ),
+        "judge": lambda have: train_encoder_stage(run, settings.judge, have["train"], have["heldout"]),
+        "curated": lambda have: curate_stage(run, settings.curate, have["train"], have["condition"]),
+        "upsampler_curated": lambda have: curate_stage(
+            run, settings.curate, have["upsampler_train"], have["condition"]
+        ),
+        "base": lambda have: train_base_stage(run, settings.base, have["curated"], have["condition"]),
+        "upsampler": lambda have: train_upsampler_stage(
+            run, settings.upsampler, _of_upsampler(have), have["condition"]
+        ),
+        "control": lambda have: train_upsampler_stage(
+            run, settings.control, _of_upsampler(have), have["condition"]
+        ),
+        "report": lambda have: evaluate_stage(run, settings.evaluate, _judged(have)),
+    }
+
+
+def _of_upsampler(have: Have) -> Artifact:
+    """The upsampler's training set: its own, or the base model's."""
+    return have.get("upsampler_curated") or have["curated"]
+
+
+def _judged(have: Have) -> dict[str, Artifact | None]:
+    """What is evaluated, and by what."""
+    models = {"model": have["base"], "upsampler": have["upsampler"], "control": have.get("control")}
+    data = {"data": have["heldout"], "train": have["curated"]}
+    return {**models, **data, "condition": have["condition"], "judge": have["judge"]}

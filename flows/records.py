@@ -22,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
+from rich import filesize
 
 from gigagan_core import environment, servers
 from gigagan_core.stages.base import StageRecord
@@ -56,9 +57,10 @@ class ProgressPage:
 def sentence(line: StageRecord) -> str:
     """A stage's end, for the log: what it made or reused, how many rows, how long it took."""
     artifact = line.artifact
-    did = f"cached, {artifact.short} of {artifact.manifest['created'][:19]} is used again"
+    size = f", {filesize.decimal(artifact.bytes)}," if artifact.bytes else ""
+    did = f"cached, {artifact.short} of {artifact.manifest['created'][:19]}{size} is used again"
     if not line.cached:
-        did = f"made {artifact.short}"
+        did = f"made {artifact.short}" + (f" ({line.why})" if line.why else "")
     counts = artifact.manifest.get("counts", {})
     rows = f"; {counts['out']} of {counts['in']} kept" if "in" in counts else ""
     return plain(f"{line.label}: {did}{rows}; {line.seconds:.1f} s")

@@ -114,3 +114,9 @@ def prefect_tags() -> dict[str, Any]:
         "prefect.flow_run_url": flow_run.ui_url,
         "prefect.deployment": deployment.name,
     }
+
+
+def prefect_reference() -> dict[str, str]:
+    """How a record of the store names the Prefect flow run that it belongs to."""
+    named = {"id": flow_run.id, "name": flow_run.name, "url": flow_run.ui_url}
+    return {key: str(value) for key, value in named.items() if value}

@@ -6,23 +6,38 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import filesize
+
 from gigagan_core import console
 from gigagan_core.stages.base import StageRecord
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.runs import RunRecord
 from gigagan_core.text import for_terminal
 
 _VERDICT_STYLES = {"shown": "green", "not shown": "bold red", "not measured": "yellow"}
 
 
-def document(history: Sequence[StageRecord], mlflow: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A run as JSON-able values: what `--json` prints. mlflow: reference of the run's record."""
+def document(
+    history: Sequence[StageRecord],
+    mlflow: Mapping[str, str] | None = None,
+    record: RunRecord | None = None,
+) -> dict[str, Any]:
+    """A run as JSON-able values: what `--json` prints. mlflow: its name of the run. record: the store's of it."""
     reports = [line.artifact for line in history if line.artifact.kind == "report"]
     return {
         "stages": [_stage(line) for line in history],
         "seconds": round(sum(line.seconds for line in history), 3),
         "report": _report(reports[-1]) if reports else None,
         "mlflow": dict(mlflow) if mlflow else None,
+        "run": record.id if record else None,
+        "kept": _kept(record) if record else [],
     }
+
+
+def _kept(record: RunRecord) -> list[dict[str, Any]]:
+    """What a run took over from the one that it is a rerun of."""
+    named = record.artifacts.items()
+    return [{"role": role, **reference} for role, reference in named if reference["how"] == "kept"]
 
 
 def _stage(line: StageRecord) -> dict[str, Any]:
@@ -31,7 +46,10 @@ def _stage(line: StageRecord) -> dict[str, Any]:
         "label": line.label,
         **artifact.reference(),
         "uri": artifact.uri,
+        "created": artifact.manifest["created"],
+        "bytes": artifact.bytes,
         "cached": line.cached,
+        "why": line.why,
         "seconds": round(line.seconds, 3),
         "counts": artifact.manifest.get("counts", {}),
         "summary": artifact.summary,
@@ -93,13 +111,20 @@ def _stages_table(run: Mapping[str, Any], seconds: float | None) -> Any:
             stage["fingerprint"][:12],
             f"{counts['out']:,} / {counts['in']:,}" if "in" in counts else "",
             f"{stage['seconds']:.1f}",
-            "cached" if stage["cached"] else "",
+            for_terminal(_how(stage)),
         )
     total = run["seconds"] if seconds is None else seconds
     table.add_row("in all", "", "", f"{total:.1f}", "", style="bold")
     for column in table.columns[2:4]:
         column.justify = "right"
     return table
+
+
+def _how(stage: Mapping[str, Any]) -> str:
+    """What was used again, or why it was made."""
+    if stage["cached"]:
+        return f"cached, made {stage['created'][:16]}, {filesize.decimal(stage['bytes'])}"
+    return stage["why"]
 
 
 def _figures_table(metrics: Mapping[str, float]) -> Any:

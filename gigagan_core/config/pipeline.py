@@ -13,6 +13,8 @@ from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
 
+Tables = str | tuple[str, ...]
+
 
 class SourceSettings(Settings):
     """Where captioned images come from."""
@@ -20,11 +22,14 @@ class SourceSettings(Settings):
     kind: Literal["openmoji", "tables"] = "openmoji"
     """openmoji: the embedded drawings, published on loopback. tables: parquet tables of one's own."""
 
-    train: str | None = None
-    """tables: file, folder or URI of the training set's metadata."""
+    train: Tables | None = None
+    """tables: file, folder or URI of the training set's metadata, or several."""
 
-    heldout: str | None = None
+    heldout: Tables | None = None
     """tables: the same for the held-out set, which no training stage sees."""
+
+    upsampler: Tables | None = None
+    """tables: the same for a training set that is the upsampler's alone. None: it has the base model's."""
 
     limit: int | None = Field(None, ge=32)
     """openmoji: use this many drawings at most, training and held-out together; None: all."""
@@ -36,6 +41,10 @@ class SourceSettings(Settings):
     def _names_tables(self) -> SourceSettings:
         if self.kind == "tables" and not (self.train and self.heldout):
             raise ValueError("give train and heldout: parquet files or folders of URLs and captions")
+        if self.kind == "openmoji" and self.upsampler:
+            raise ValueError(
+                "tables of the upsampler's own go with kind=tables, and tables for train and heldout"
+            )
         return self
 
 

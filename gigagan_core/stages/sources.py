@@ -7,15 +7,19 @@ import shutil
 from pathlib import Path
 
 from gigagan_core import environment
-from gigagan_core.config.pipeline import SourceSettings
+from gigagan_core.config.pipeline import SourceSettings, Tables
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import code_digest
 
 
-def tables_of(source: SourceSettings) -> dict[str, str]:
-    """Folder or file of parquet tables for ``train`` and ``heldout``; the embedded ones are written first."""
+def tables_of(source: SourceSettings) -> dict[str, Tables]:
+    """Parquet tables or folders of them for ``train`` and ``heldout``, and for ``upsampler`` where it has its own.
+
+    The embedded ones are written first.
+    """
     if source.kind == "tables":
-        return {"train": str(source.train), "heldout": str(source.heldout)}
+        named = {"train": source.train, "heldout": source.heldout, "upsampler": source.upsampler}
+        return {split: tables for split, tables in named.items() if tables is not None}
     folder = published_folder(source.limit, source.size)
     if not folder.exists():
         publish(folder, source.limit, source.size)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from gigagan_core.store.lineage import references_of
 What = Literal["setting", "input", "code", "attempt", "package"]
 _ABSENT = "-"
 _DIGITS = 12
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def decisive(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Differ
     """
     one, other = before["parts"], after["parts"]
     found = _compare("setting", _flat(one["settings"]), _flat(other["settings"]))
-    shown = _inputs(before), _inputs(after)
+    named = _inputs(before), _inputs(after)
     for name in sorted({*one["inputs"], *other["inputs"]}):
         if one["inputs"].get(name) != other["inputs"].get(name):
-            found.append(Difference("input", name, shown[0].get(name, _ABSENT), shown[1].get(name, _ABSENT)))
+            found.append(_input(name, *(each.get(name, []) for each in named)))
     if one["code"] != other["code"]:
         found += _code(before, after)
     return found
@@ -88,16 +88,24 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
-def _inputs(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Each input in a few words: short digests, which change where the contents do."""
+def _input(name: str, before: list[str], after: list[str]) -> Difference:
+    """What went and what came, of an input that may be many files."""
+    gone, new = [each for each in before if each not in after], [each for each in after if each not in before]
+    if not gone and not new:
+        return Difference("input", name, "one order or weighting", "another")
+    return Difference("input", name, _some(gone), _some(new))
 
-    def words() -> Iterator[tuple[str, str]]:
-        for role, reference in references_of(manifest):
-            name = reference.get("output_digest") or reference.get("sha256") or reference["fingerprint"]
-            yield role, f"{reference.get('kind', 'file')} {name[:_DIGITS]}"
 
-    found = {}
-    for role, group in itertools.groupby(sorted(words()), key=lambda word: word[0]):
-        first, *others = (text for _, text in group)
-        found[role] = first if not others else f"{first} and {len(others)} more"
+def _some(words: list[str]) -> str:
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return (", ".join(words[:_SHOWN]) or _ABSENT) + more
+
+
+def _inputs(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Each input in a few words: names, and short digests, which change where the contents do."""
+    found: dict[str, list[str]] = {}
+    for role, reference in references_of(manifest):
+        digest = reference.get("output_digest") or reference.get("sha256") or reference["fingerprint"]
+        name = reference.get("kind") or reference["uri"].rpartition("/")[2]
+        found.setdefault(role, []).append(f"{name} {digest[:_DIGITS]}")
     return found

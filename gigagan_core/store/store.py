@@ -65,10 +65,10 @@ class Store:
         newest = self._newest_attempt(stage, fingerprint)
         if newest is not None:
             return newest
-        accepted = self._read_json(f"{ACCEPTED}/{stage}/{fingerprint}.json")
+        accepted = self.read_note(f"{ACCEPTED}/{stage}/{fingerprint}.json")
         return None if accepted is None else self._load(f"{stage}/{accepted['folder']}")
 
-    def find_attempt(self, stage: str, fingerprint: str, attempt: int) -> Artifact | None:
+    def attempt(self, stage: str, fingerprint: str, attempt: int = 1) -> Artifact | None:
         """Exactly this attempt, or None."""
         return self._load(f"{stage}/{folder_name(fingerprint, attempt)}")
 
@@ -262,6 +262,13 @@ class Store:
         self.fs.rm_file(path)
         return True
 
+    def read_note(self, relative: str) -> Any:
+        """What `write_note` kept; None where there is none."""
+        try:
+            return json.loads(self.fs.cat_file(f"{self.root}/{relative}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def read_notes(self, folder: str) -> list[Any]:
         """Every document of a folder of notes, by name."""
         path = f"{self.root}/{folder}"
@@ -302,11 +309,11 @@ class Store:
         """Of those that were there when the stage was listed, and of what other processes have committed since."""
         known = self._names.newest(stage, fingerprint)
         found = None
-        while (later := self.find_attempt(stage, fingerprint, known + 1)) is not None:
+        while (later := self.attempt(stage, fingerprint, known + 1)) is not None:
             found, known = later, known + 1
             self._names.add(stage, fingerprint, known)
         for attempt in range(known, 0, -1) if found is None else ():
-            if (found := self.find_attempt(stage, fingerprint, attempt)) is not None:
+            if (found := self.attempt(stage, fingerprint, attempt)) is not None:
                 break
         return found
 
@@ -343,12 +350,6 @@ class Store:
                 f"{self.fs.unstrip_protocol(path)}/{MANIFEST} is not JSON; remove that folder and run the stage again"
             ) from None
         return Artifact.from_manifest(manifest, path if self.is_local else self.fs.unstrip_protocol(path))
-
-    def _read_json(self, relative: str) -> Any:
-        try:
-            return json.loads(self.fs.cat_file(f"{self.root}/{relative}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders below a place, sorted."""

@@ -15,6 +15,7 @@ from gigagan_core import __version__
 
 COMMANDS = {
     "pipeline",
+    "run",
     "ingest",
     "import",
     "train-encoder",

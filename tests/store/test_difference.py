@@ -26,16 +26,28 @@ def test_settings_inputs_and_modules_are_named_with_both_values(make: Make) -> N
     )
     assert decisive(one.manifest, two.manifest) == [
         Difference("setting", "rules.min_side", "1", "2"),
-        Difference("input", "metadata", f"file {'1' * 12}", f"file {'2' * 12}"),
+        Difference("input", "metadata", f"a.parquet {'1' * 12}", f"b.parquet {'2' * 12}"),
         Difference("code", "b", "1", "2"),
         Difference("code", "c", "-", "1"),
     ]
     assert [str(each) for each in decisive(one.manifest, two.manifest)] == [
         "setting rules.min_side 1 -> 2",
-        f"input metadata file {'1' * 12} -> file {'2' * 12}",
+        f"input metadata a.parquet {'1' * 12} -> b.parquet {'2' * 12}",
         "code b changed",
         "code c is new",
     ]
+
+
+def test_of_many_tables_the_new_ones_are_named(make: Make) -> None:
+    tables = [ExternalFile(f"{name}.parquet", name * 64) for name in "abcdef"]
+    one = make("ingest", "shard-set", {"metadata": tables[:2]})
+    two = make("ingest", "shard-set", {"metadata": tables})
+    (found,) = decisive(one.manifest, two.manifest)
+    shown = ", ".join(f"{name}.parquet {name * 12}" for name in "cde")
+    assert (found.before, found.after) == ("-", f"{shown} and 1 more")
+    turned = make("ingest", "shard-set", {"metadata": tables[1::-1]})
+    (found,) = decisive(one.manifest, turned.manifest)
+    assert found.before == "one order or weighting"
 
 
 def test_equal_artifacts_differ_in_nothing_and_attempts_in_their_number(make: Make) -> None:

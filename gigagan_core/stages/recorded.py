@@ -1,0 +1,97 @@
+"""A pipeline run, role by role, with a record in the store that says what each was (`gigagan_core.store.runs`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+
+from gigagan_core import console
+from gigagan_core.config.base import all_settings
+from gigagan_core.stages.base import RunContext, reused
+from gigagan_core.stages.rerun import RunPlan
+from gigagan_core.stages.roles import ROLES, Role
+from gigagan_core.store import runs
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.runs import RunRecord
+from gigagan_core.store.store import Store
+from gigagan_core.tracking.process import owner, was_stopped
+
+Have = Mapping[Role, Artifact]
+Makers = Mapping[Role, Callable[[Have], Artifact]]
+"""Runs the stage of a role, with the artifacts of the roles before it."""
+
+
+def run_roles(
+    plan: RunPlan,
+    context: RunContext,
+    makers: Makers,
+    flow: str = "pipeline",
+    mlflow: Mapping[str, str] | None = None,
+    prefect: Mapping[str, str] | None = None,
+) -> RunRecord:
+    """Make the wanted roles in order, and keep a record that grows with every one of them.
+
+    flow, mlflow, prefect: see `RunRecord`. A run with the MLflow run of an earlier try goes on with its record.
+    """
+    with _recorded(context.store, plan, flow, mlflow, prefect or {}) as record:
+        have: dict[Role, Artifact] = {}
+        for role in ROLES:
+            if role in plan.kept:
+                have[role] = plan.kept[role]
+                console.note(f"{role}: kept, {reused(have[role])}")
+                record.add(role, have[role], "kept")
+            elif role in plan.wanted:
+                context.force = role in plan.forced
+                have[role] = makers[role](have)
+                line = context.history[-1]
+                record.add(role, have[role], "cached" if line.cached else "made", why=line.why)
+    return record.written
+
+
+class _Writer:
+    """A record that is written whenever something is added."""
+
+    def __init__(self, store: Store, record: RunRecord):
+        self._store = store
+        self.written = record
+        runs.write(store, record)
+
+    def add(self, role: Role, artifact: Artifact, how: str, why: str = "") -> None:
+        """One more role is there."""
+        self._write(self.written.with_artifact(role, {**artifact.reference(), "how": how, "why": why}))
+
+    def close(self, status: runs.Status) -> None:
+        """The run has ended."""
+        self._write(self.written.closed(status))
+
+    def _write(self, record: RunRecord) -> None:
+        runs.write(self._store, record)
+        self.written = record
+
+
+@contextlib.contextmanager
+def _recorded(
+    store: Store, plan: RunPlan, flow: str, mlflow: Mapping[str, str] | None, prefect: Mapping[str, str]
+) -> Iterator[_Writer]:
+    record = RunRecord(
+        id=mlflow["run_id"] if mlflow else uuid.uuid4().hex,
+        flow=flow,
+        created=runs.now(),
+        process=owner(),
+        settings=all_settings(plan.settings),
+        of=plan.of,
+        mlflow=dict(mlflow) if mlflow else None,
+        prefect=dict(prefect),
+    )
+    for earlier in runs.records(store):
+        if earlier.id == record.id:
+            record = dataclasses.replace(record, created=earlier.created)
+    writer = _Writer(store, record)
+    try:
+        yield writer
+    except BaseException as error:
+        writer.close("stopped" if was_stopped(error) else "failed")
+        raise
+    writer.close("finished")
