@@ -59,7 +59,7 @@ class Forgotten:
             return True
         if url is None:
             return False
-        return url in self.urls or (bool(self.hosts) and self._names_host(url))
+        return url.strip() in self.urls or (bool(self.hosts) and self._names_host(url))
 
     def _names_host(self, url: str) -> bool:
         try:
@@ -78,45 +78,57 @@ class Forgotten:
         return cls(**{name: frozenset(each) for name, each in values.items()})
 
 
-def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> tuple[set[str], int, dict[str, Path]]:
-    """Look for samples in one shard, and write its files anew where there are any.
+@dataclass(frozen=True)
+class Blanked:
+    """What became of one shard. keys: of the rows blanked now; gone: of those, and of all that were blanked before.
 
-    folder: for the new files. Returns (keys of the rows blanked, how many of them counted, new files by the name of
-    what they replace); the files are the shard's tar and parquet, or none.
+    left: how many rows still count. files: the new ones by the name of what they replace, in the order to replace
+    them: the table last, since it says what is to be done. None where nothing was.
     """
+
+    keys: set[str]
+    gone: set[str]
+    left: int
+    files: dict[str, Path]
+
+
+def forget_in(shard: Shard, forgotten: Forgotten, folder: Path) -> Blanked:
+    """Look for samples in one shard, and write its files anew where there are any. folder: for the new files."""
     import pyarrow.parquet as pq
 
     table = read_table(shard)
     wanted = [forgotten.names(*pair) for pair in zip(table["url"].to_pylist(), table["sha256"].to_pylist())]
-    if not any(wanted):
-        return set(), 0, {}
-    counted = [
-        success == SUCCESS and selected
-        for success, selected in zip(table["status"].to_pylist(), table["selected"].to_pylist())
-    ]
-    keys = {key for key, meant in zip(table["key"].to_pylist(), wanted) if meant}
-    new = {shard.parquet.name: folder / shard.parquet.name, shard.tar.name: folder / shard.tar.name}
-    pq.write_table(_blanked(table, wanted), new[shard.parquet.name])
-    _copy_without(shard.tar, keys, new[shard.tar.name])
-    return keys, sum(a and b for a, b in zip(wanted, counted)), new
+    states = list(zip(table["status"].to_pylist(), table["selected"].to_pylist(), wanted, strict=True))
+    keys = table["key"].to_pylist()
+    now = {key for key, meant in zip(keys, wanted, strict=True) if meant}
+    earlier = {key for key, (status, _, _) in zip(keys, states, strict=True) if status == FORGOTTEN}
+    left = sum(status == SUCCESS and selected and not meant for status, selected, meant in states)
+    new = {}
+    if now:
+        new = {name: folder / name for name in (shard.tar.name, shard.parquet.name)}
+        _copy_without(shard.tar, now, new[shard.tar.name])
+        pq.write_table(_blanked(table, wanted), new[shard.parquet.name])
+    return Blanked(now, now | earlier, left, new)
 
 
 def forget_scores(path: Path, keys: Collection[str], target: Path) -> int:
-    """Write a file of scores or embeddings without those of these rows; returns how many had one.
+    """Write a file of scores or embeddings without those of these rows; returns how many rows still have one.
 
-    Nothing is written where it has none of the rows.
+    Nothing is written where it has none of the rows any more.
     """
     stored = read_scores(path)
-    rows = [row for row, key in enumerate(stored.keys) if key in keys]
-    if not rows:
-        return 0
-    had = sum(stored.reasons[row] is None for row in rows)
+    rows = [
+        row
+        for row, (key, reason) in enumerate(zip(stored.keys, stored.reasons, strict=True))
+        if key in keys and reason != FORGOTTEN
+    ]
     for column in stored.columns.values():
         column[rows] = np.nan
     for row in rows:
         stored.reasons[row] = FORGOTTEN
-    write_scores(stored, target)
-    return had
+    if rows:
+        write_scores(stored, target)
+    return stored.reasons.count(None)
 
 
 def _blanked(table: pa.Table, wanted: list[bool]) -> pa.Table:

@@ -173,7 +173,7 @@ def withdrawal_warning(schema: str, has_block_list: bool) -> str | None:
     """What must be said before a withdrawn release is fetched; None for every other table."""
     if schema not in WITHDRAWN:
         return None
-    advice = "" if has_block_list else " and set block_list to a file of sha256 sums of known abuse material"
+    advice = "" if has_block_list else ", and set block_list to a file of sha256 sums of known abuse material"
     return (
         f"tables of {schema} belong to a release that LAION withdrew, because it held links to abuse material; take "
         f"its successor Re-LAION ({WITHDRAWN[schema]}), which was cleaned{advice}"

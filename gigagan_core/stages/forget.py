@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from gigagan_core.data.forget import Forgotten, forget_in, forget_scores
 from gigagan_core.data.shards import INDEX, Shard, read_index, write_index
 from gigagan_core.data.status import FORGOTTEN
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.lineage import made_of
 from gigagan_core.store.store import Store
 
@@ -35,25 +35,27 @@ def forget(store: Store, forgotten: Forgotten) -> Removal:
     A shard set that loses samples gets a new output digest, so what depends on it runs again when it is asked for.
     Scores and embeddings that were made of them go too.
     Models are only named: whether one has to be trained again is a person's decision.
+    After a kill the same request, given again, ends what was begun.
     """
     # Remembered first: an ingest that starts now leaves them out already.
     store.write_note(f"{NOTES}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json", forgotten.as_json())
-    removal, touched = Removal(), []
-    keys: set[str] = set()
+    removal, holding = Removal(), []
+    gone: set[str] = set()
     everything = store.artifacts()
     for artifact in everything:
         if artifact.kind in SHARD_KINDS:
             with store.work(artifact.fingerprint):
-                found = _forget_in_artifact(store, artifact, forgotten)
-            if found:
-                removal.rows.append((artifact, len(found)))
-                touched.append(artifact)
-                keys |= found
-    descendants = made_of(everything, touched)
-    for artifact in descendants:
+                keys, all_keys = _forget_in_artifact(store, artifact, forgotten)
+            if keys:
+                removal.rows.append((artifact, len(keys)))
+            if all_keys:
+                holding.append(artifact)
+                gone |= all_keys
+    for artifact in made_of(everything, holding):
         if artifact.kind in SCORE_KINDS:
             with store.work(artifact.fingerprint):
-                _forget_in_scores(store, artifact, keys)
+                _forget_in_scores(store, artifact, gone)
+    descendants = made_of(everything, [artifact for artifact, _ in removal.rows])
     removal.trained = [each for each in descendants if each.kind in TRAINED_KINDS]
     return removal
 
@@ -66,54 +68,65 @@ def remembered(store: Store) -> Forgotten:
     return found
 
 
-def _forget_in_artifact(store: Store, artifact: Artifact, forgotten: Forgotten) -> set[str]:
-    """The keys of the rows that were blanked."""
+def _forget_in_artifact(store: Store, artifact: Artifact, forgotten: Forgotten) -> tuple[set[str], set[str]]:
+    """The keys of the rows that were blanked, and of all that ever were."""
     folder = artifact.path
     shards = read_index(folder) if (folder / INDEX).is_file() else _single_shard(folder)
     with tempfile.TemporaryDirectory(dir=store.scratch()) as scratch:
-        blanked: set[str] = set()
-        counted = 0
-        new: dict[str, Path] = {}
-        left: list[Shard] = []
-        for shard in shards:
-            keys, lost, files = forget_in(shard, forgotten, Path(scratch))
-            blanked, counted, new = blanked | keys, counted + lost, new | files
-            left.append(Shard(shard.tar, shard.parquet, shard.rows, shard.selected - lost))
-        if not blanked:
-            return blanked
-        if (folder / INDEX).is_file():
-            write_index(Path(scratch), [_at(shard, folder, Path(scratch)) for shard in left])
-            new[INDEX] = Path(scratch) / INDEX
-        own = {name: path for name, path in new.items() if _own(folder, name)}
-        store.rewrite(artifact, own, _changes(artifact, len(blanked), counted))
-    return blanked
+        blanked = [forget_in(shard, forgotten, Path(scratch)) for shard in shards]
+        keys = set().union(*(each.keys for each in blanked))
+        if keys or _unfinished(artifact, folder):
+            new = {name: path for each in blanked for name, path in each.files.items()}
+            if (folder / INDEX).is_file():
+                left = [
+                    _at(Shard(shard.tar, shard.parquet, shard.rows, of_shard.left), folder, Path(scratch))
+                    for shard, of_shard in zip(shards, blanked, strict=True)
+                ]
+                write_index(Path(scratch), left)
+                new[INDEX] = Path(scratch) / INDEX
+            _rewrite(store, artifact, folder, new, len(keys), sum(each.left for each in blanked))
+    return keys, set().union(*(each.gone for each in blanked))
 
 
 def _forget_in_scores(store: Store, artifact: Artifact, keys: set[str]) -> None:
+    folder = artifact.path
     with tempfile.TemporaryDirectory(dir=store.scratch()) as scratch:
-        new, counted = {}, 0
+        new, left = {}, 0
         for name in artifact.notes["files"]:
             target = Path(scratch) / "output" / name
             target.parent.mkdir(exist_ok=True)
-            counted += forget_scores(artifact.path / name, keys, target)
+            left += forget_scores(folder / name, keys, target)
             if target.is_file():
                 new[name] = target
-        if new:
-            store.rewrite(artifact, new, _changes(artifact, counted, counted))
+        if new or _unfinished(artifact, folder):
+            _rewrite(store, artifact, folder, new, artifact.manifest["counts"]["out"] - left, left)
 
 
-def _changes(artifact: Artifact, blanked: int, counted: int) -> dict[str, Any]:
-    """To the manifest, after rows were blanked of which so many counted."""
-    counts = artifact.manifest.get("counts", {})
-    rejected = {**counts.get("rejected", {})}
-    rejected[FORGOTTEN] = rejected.get(FORGOTTEN, 0) + counted
-    return {
-        "counts": {**counts, "out": counts["out"] - counted, "rejected": rejected},
-        "forgotten": [
-            *artifact.manifest.get("forgotten", []),
-            {"rows": blanked, "at": datetime.now(UTC).isoformat(timespec="seconds")},
-        ],
+def _unfinished(artifact: Artifact, folder: Path) -> bool:
+    """Whether a kill has left tables that the manifest does not know."""
+    tables = (name for name in artifact.manifest["files"] if name.endswith(".parquet"))
+    return any(sha256_file(folder / name) != artifact.manifest["files"][name]["sha256"] for name in tables)
+
+
+def _rewrite(
+    store: Store, artifact: Artifact, folder: Path, new: dict[str, Path], blanked: int, left: int
+) -> None:
+    """Put new files in the place of the old ones. left: rows that still count.
+
+    Where a kill has left others than the manifest knows, they are all summed again.
+    """
+    counts = artifact.manifest["counts"]
+    rejected = {reason: count for reason, count in counts["rejected"].items() if reason != FORGOTTEN}
+    rejected[FORGOTTEN] = counts["in"] - left - sum(rejected.values())
+    forgotten = {"rows": blanked, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    changes = {
+        "counts": {**counts, "out": left, "rejected": rejected},
+        "forgotten": [*artifact.manifest.get("forgotten", []), forgotten],
     }
+    own = {name: path for name, path in new.items() if _own(folder, name)}
+    if _unfinished(artifact, folder):
+        own |= {name: folder / name for name in artifact.manifest["files"] if name not in own}
+    store.rewrite(artifact, own, changes)
 
 
 def _single_shard(folder: Path) -> list[Shard]:

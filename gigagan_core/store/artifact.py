@@ -54,6 +54,11 @@ class Artifact:
         return str(self.manifest.get("label", self.stage))
 
     @property
+    def digests(self) -> frozenset[str]:
+        """The output digest, and those it had before something was removed: earlier artifacts name those."""
+        return frozenset([self.output_digest, *self.manifest.get("former_digests", ())])
+
+    @property
     def summary(self) -> dict[str, float]:
         """The stage's figures."""
         return dict(self.manifest.get("summary", {}))

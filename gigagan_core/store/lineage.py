@@ -53,12 +53,12 @@ def inputs_of(artifact: Artifact) -> Iterator[tuple[str, str]]:
 def made_of(artifacts: Iterable[Artifact], sources: Iterable[Artifact]) -> list[Artifact]:
     """Those of `artifacts` that were made of any of `sources`, directly or through others, in their order."""
     artifacts = list(artifacts)
-    known = {(source.stage, source.output_digest) for source in sources}
+    known = {(source.stage, digest) for source in sources for digest in source.digests}
     found: list[Artifact] = []
     more = True
     while more:
         fresh = [each for each in artifacts if each not in found and known.intersection(inputs_of(each))]
-        known |= {(each.stage, each.output_digest) for each in fresh}
+        known |= {(each.stage, digest) for each in fresh for digest in each.digests}
         found += fresh
         more = bool(fresh)
     return [each for each in artifacts if each in found]

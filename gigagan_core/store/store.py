@@ -218,8 +218,9 @@ class Store:
     def rewrite(self, artifact: Artifact, files: Mapping[str, Path], changes: Mapping[str, Any]) -> Artifact:
         """Replace some files of an artifact, for what has to be removed for good.
 
-        files: the new ones, by relative name. changes: to the manifest. Sums and output digest follow, so what
-        depends on the artifact runs again; its fingerprint stays, so it is not made anew itself.
+        files: the new ones, by relative name, replaced in this order. changes: to the manifest, which comes last. Sums
+        and output digest follow, so what depends on the artifact runs again; its fingerprint stays, so it is not made
+        anew itself.
         """
         sums = {
             name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in files.items()
@@ -230,6 +231,7 @@ class Store:
             **changes,
             "files": all_files,
             "output_digest": _output_digest(artifact.kind, artifact.attempt, all_files),
+            "former_digests": sorted(artifact.digests),
         }
         target = self._strip(artifact.uri)
         for name, path in files.items():

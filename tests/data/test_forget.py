@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,6 +24,7 @@ from gigagan_core.stages import ingest, scoring
 from gigagan_core.stages.base import RunContext, materialise
 from gigagan_core.stages.forget import forget
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.lineage import made_of
 from gigagan_core.store.store import Store, open_store
 
@@ -67,6 +72,93 @@ def test_embeddings_and_scores_of_a_sample_go_with_it(ingested, scored: Artifact
     assert stored.missing == {"forgotten": 1}
     counts, before = store.find("embed", scored.fingerprint).manifest["counts"], scored.manifest["counts"]
     assert counts == {**before, "out": before["out"] - 1, "rejected": {"forgotten": 1}}
+
+
+def kept(artifact: Artifact) -> list[dict]:
+    return [row for row in rows_of(artifact) if row["status"] == "success" and row["selected"]]
+
+
+def test_a_second_request_finds_what_was_made_before_the_first_one(ingested, scored: Artifact) -> None:
+    store, artifact, _ = ingested
+    model = train_on(store, artifact)
+    first, second, *_ = kept(artifact)
+    assert forget(store, Forgotten.of(urls=[first["url"]])).trained == [model]
+    assert forget(store, Forgotten.of(urls=[f" {second['url']}"])).trained == [model]
+    stored = read_scores(store.find("embed", scored.fingerprint).path / "00000.parquet")
+    assert stored.missing == {"forgotten": 2}
+    assert forget(store, Forgotten.of(urls=["http://nowhere.example/x"])).trained == []
+
+
+def train_on(store: Store, data: Artifact) -> Artifact:
+    """A model by its manifest, made of a shard set as it is now."""
+    manifest = {
+        "stage": "train-base",
+        "kind": "base-model",
+        "fingerprint": "f" * 64,
+        "counts": {},
+        "parts": {},
+    }
+    with store.work("f" * 64) as folder:
+        (folder / "output").mkdir()
+        return store.commit(folder / "output", {**manifest, "inputs": {"data": data.reference()}})
+
+
+class Killed(BaseException):
+    """A kill, as it is in Python."""
+
+
+def die_at_write(number: int, root: Path) -> Callable[[str, str], None]:
+    """In the place of `os.replace`: the last step of each write to a store's artifacts."""
+    replace, written = os.replace, []
+
+    def dies(source: str, target: str) -> None:
+        below = Path(target).relative_to(root).parts if Path(target).is_relative_to(root) else ("_",)
+        if not below[0].startswith("_"):
+            written.append(target)
+            if len(written) > number:
+                raise Killed
+        replace(source, target)
+
+    return dies
+
+
+def test_killed_between_any_two_writes_and_given_again_it_is_as_if_it_never_was(
+    ingested, scored: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, artifact, _ = ingested
+    victim = kept(artifact)[0]
+    wanted = Forgotten.of(urls=[victim["url"]])
+    # tar, table and manifest of the partition; of the set, and its index; scores and their manifest
+    for write in range(9):
+        root = tmp_path.with_name(f"{tmp_path.name} {write}")
+        shutil.copytree(store.uri, root)
+        copied = open_store(str(root))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", die_at_write(write, root))
+            with pytest.raises(Killed):
+                forget(copied, wanted)
+        forget(copied, wanted)
+        assert_forgotten(copied, victim)
+        (shard,) = json.loads((copied.find("ingest", artifact.fingerprint).path / "shards.json").read_text())
+        assert shard["selected"] == artifact.manifest["counts"]["out"] - 1
+
+
+def assert_forgotten(store: Store, victim: dict) -> None:
+    """One sample is nowhere, and every manifest says what is there."""
+    artifacts = store.artifacts()
+    assert len(artifacts) == 3
+    for each in artifacts:
+        for name, entry in each.manifest["files"].items():
+            assert sha256_file(each.path / name) == entry["sha256"], f"{each.kind} {name}"
+        counts = each.manifest["counts"]
+        assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
+        assert counts["rejected"]["forgotten"] == 1
+        if each.kind == "embeddings":
+            assert read_scores(each.path / "00000.parquet").missing == {"forgotten": 1}
+        else:
+            assert victim["key"] not in pictures_of(each.path)
+            for path in each.path.glob("*.parquet"):
+                assert victim["url"] not in pq.read_table(path)["url"].to_pylist()
 
 
 def test_a_host_takes_all_its_samples(ingested) -> None:
