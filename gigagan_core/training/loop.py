@@ -155,7 +155,7 @@ def run_loop(
         stop = False
         if state.step % schedule.metrics_every_steps == 0 or last:
             metrics = state.window.read(world)
-            state.history.append({"images": state.images_seen, **metrics})
+            state.remember({"images": state.images_seen, **metrics})
             hooks.on_metrics(state.images_seen, {**metrics, **clock.read(state.images_seen)})
             # Asked now, since agreeing with the other workers waits for the device as well.
             stop = world.any(hooks.should_stop())

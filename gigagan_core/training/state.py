@@ -12,6 +12,10 @@ from torch.optim import Optimizer
 from gigagan_core.training.sharding import gather, map_tensors, split_like
 from gigagan_core.training.world import World
 
+HISTORY_ROWS = 10_000
+"""An even number; of a hundred metrics each, so many rows are 50 MB. Weeks of training read the metrics a hundred
+thousand times, and every checkpoint holds what is kept of that."""
+
 
 class MetricWindow:
     """Sums of metrics since they were last read; they stay on the device until then."""
@@ -54,7 +58,7 @@ class TrainState:
     ema: the moving average of the generator; equal on every worker, or split like it.
     images_seen: over all workers; the step axis of every metric.
     skipped_images: left out after losses that were not finite, so that training does not meet them again.
-    history: one dict a read of the metrics: {"images": n, metric: value}; the learning curves.
+    history: one dict a read of the metrics: {"images": n, metric: value}; the learning curves. At most `HISTORY_ROWS`.
     """
 
     networks: dict[str, nn.Module]
@@ -65,6 +69,12 @@ class TrainState:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     window: MetricWindow = field(default_factory=MetricWindow)
+
+    def remember(self, row: dict[str, float]) -> None:
+        """One more row of the history. Where it grows too long every second row goes: first and last one stay."""
+        self.history.append(row)
+        if len(self.history) > HISTORY_ROWS:
+            self.history = self.history[::2]
 
     @property
     def generator(self) -> nn.Module:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gigagan_core.training import state as state_module
 from gigagan_core.training.loop import NonFiniteError, Term, run_loop, train_step
 from gigagan_core.training.optimisation import adamw, ema_decay, set_learning_rate, update_ema
 from gigagan_core.training.recipes import initial_network
@@ -56,6 +57,18 @@ def test_training_stopped_and_resumed_ends_with_the_same_bits(case: str, stop_af
     assert [row["images"] for row in resumed.history] == [row["images"] for row in whole.history]
     for ours, theirs in zip(resumed.history, whole.history, strict=True):
         assert ours == theirs
+
+
+def test_a_long_history_is_thinned_and_a_resumed_one_alike(monkeypatch) -> None:
+    monkeypatch.setattr(state_module, "HISTORY_ROWS", 4)
+    settings = base_settings(metrics_every_steps=1, total_images=72, diagnostics_every_steps=0)
+    whole, hooks = train(make_base, settings, 8)
+    assert [images for images, _ in hooks.metrics] == list(range(8, 73, 8)), "every row was told"
+    # 5 rows to 3 at 40 images, and again at 56 and at 72
+    assert [row["images"] for row in whole.history] == [8, 56, 72]
+    _, hooks = train(make_base, settings, 8, stop_after=4)
+    resumed, _ = train(make_base, settings, 8, saved=hooks.checkpoints[-1][1])
+    assert resumed.history == whole.history
 
 
 def test_resuming_without_the_optimisers_moments_would_be_noticed() -> None:
