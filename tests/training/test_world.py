@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from gigagan_core.training.loop import run_loop
+from gigagan_core.training import loop
 from gigagan_core.training.world import World
 
-from .conftest import Hooks, base_settings, batches, make_base, make_upsampler, upsampler_settings, weights
+from .conftest import (
+    Hooks,
+    NoMeter,
+    base_settings,
+    batches,
+    make_base,
+    make_upsampler,
+    upsampler_settings,
+    weights,
+)
 
 CASES = {"base": (make_base, base_settings, 8), "upsampler": (make_upsampler, upsampler_settings, 16)}
 
@@ -23,7 +33,8 @@ def train(case: str, world: World):
     # 4 steps of 8 images: R1 is due in the first and in the last one.
     training = settings(precision="float64", total_images=32)
     state, recipe = make(training, world=world)
-    run_loop(state, recipe, batches(size, world=world), training.schedule, Hooks(), world)
+    with mock.patch.object(loop, "FlopMeter", NoMeter):
+        loop.run_loop(state, recipe, batches(size, world=world), training.schedule, Hooks(), world)
     return state
 
 
