@@ -12,6 +12,8 @@ from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
 
 BACKBONES = ("vgg", "alex")
+SMALLEST = {"vgg": 16, "alex": 31}
+"""Side of the smallest images, pixels: below it a pooling layer has nothing left."""
 
 
 def load_lpips(place: str, device: torch.device | str = "cpu") -> nn.Module:

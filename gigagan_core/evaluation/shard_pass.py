@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gigagan_core.encoders.perceptual import load_lpips
+from gigagan_core.assets.folder import resolve_named
+from gigagan_core.encoders.perceptual import SMALLEST, load_lpips
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extraction import (
     CAPTIONS,
@@ -170,6 +171,12 @@ class ShardPass:
 
     @torch.inference_mode()
     def _lpips(self, fake: Tensor, real: Tensor) -> Tensor:
+        backbone = resolve_named(self._plan.lpips or "").partition(":")[0]
+        if min(fake.shape[-2:]) < SMALLEST.get(backbone, 0):
+            raise GigaganError(
+                f"LPIPS by {backbone} takes images of at least {SMALLEST[backbone]} px, these are {fake.shape[-1]} x "
+                f"{fake.shape[-2]}; give larger ones"
+            )
         if not hasattr(self, "_lpips_network"):
             self._lpips_network = load_lpips(self._plan.lpips or "")
         return self._lpips_network(to_unit_range(fake), to_unit_range(real))

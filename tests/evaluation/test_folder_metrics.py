@@ -304,6 +304,15 @@ def test_counts_that_differ_and_names_that_do_not_pair_are_refused_for_paired_me
         compare(fake=picture_folder(40, 32, 2), metrics=("psnr",))
 
 
+@pytest.mark.parametrize(("backbone", "smallest"), [("alex", 31), ("vgg", 16)])
+def test_images_too_small_for_a_measure_are_one_sentence(compare, picture_folder, backbone, smallest):
+    small = {"real": picture_folder(4, 8, 1), "fake": picture_folder(4, 8, 2)}
+    with pytest.raises(GigaganError, match=rf"LPIPS by {backbone} takes images of at least {smallest} px"):
+        compare(**small, metrics=("lpips",), lpips=f"{backbone}:not-looked-at.pth")
+    with pytest.raises(GigaganError, match="SSIM needs images of at least 11 pixels"):
+        compare(**small, metrics=("ssim",))
+
+
 def test_a_corrupt_image_is_named_or_left_out_and_counted(compare, sets, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(sets[1], broken)
