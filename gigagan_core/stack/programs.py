@@ -75,4 +75,4 @@ def as_user(user: str | None, command: list[str]) -> list[str]:
     group = pwd.getpwnam(user).pw_gid
     # Changing the user takes the signal away that `gigagan_core.servers` has asked for; setpriv asks again.
     changed = ("--reuid", user, "--regid", str(group), "--clear-groups", "--pdeathsig", "TERM")
-    return ["setpriv", *changed, "--", *command]
+    return [shutil.which("setpriv") or "setpriv", *changed, "--", *command]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.servers import dying_with_parent
 from gigagan_core.stack.folder import StackFolder
 from gigagan_core.stack.postgres import Postgres
 from gigagan_core.stack.programs import postgres_programs
@@ -41,7 +42,8 @@ def serving(folder: StackFolder, stop: int = signal.SIGINT) -> Iterator[tuple[Po
     server = Postgres(folder, port)
     server.prepare()
     with open(folder.log("postgres"), "ab") as log:
-        process = subprocess.Popen(server.command(), stdout=log, stderr=log, start_new_session=True)
+        command = dying_with_parent(server.command())
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for("PostgreSQL", server.answers, seconds=60)
         server.create_databases()
