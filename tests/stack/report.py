@@ -15,8 +15,8 @@ HEAD = """# Faults, tried against `make stack`
 
 Each row is one test of `tests/stack/test_faults.py`, which did this to a running stack (PostgreSQL, Prefect server and
 worker, MLflow, S3, a Ray head and two workers) while a flow run was at work, and wrote the row: `GIGAGAN_KEEP_RESULTS=1
-make e2e`. Seconds are from the fault until the service served again, and until the work was complete, on {cores} shared
-cores; they say that it recovers, not how fast your machine is.
+make e2e`. Seconds are from the fault until the service served again (or the state that the row names was reached), and
+until the work was complete, on {cores} of a shared machine: they say that it recovers, not how fast yours would.
 
 Every test also asserts that afterwards each artifact exists once and was made once, that no Prefect run and no MLflow
 run is left RUNNING, and that no process of a run and no zombie is left.
@@ -76,5 +76,6 @@ def _write(fault: Fault) -> None:
         rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| ")}
         rows.pop("| fault", None)
     rows[f"| {fault.name}"] = fault.row()
-    head = HEAD.format(cores=len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    head = HEAD.format(cores="one core" if cores == 1 else f"{cores} cores")
     PATH.write_text(head + "\n".join(rows.values()) + "\n")
