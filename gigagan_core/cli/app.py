@@ -14,6 +14,7 @@ import typer
 from gigagan_core import __version__
 from gigagan_core.cli import (
     assets_commands,
+    doctor_command,
     export_command,
     inference_commands,
     metrics_command,
@@ -69,3 +70,4 @@ assets_commands.register(app)
 portable_commands.register(app)
 server_commands.register(app)
 stack_commands.register(app)
+doctor_command.register(app)

@@ -88,7 +88,7 @@ def plan(
         gpu_counts = numbers(gpus, "--gpus")
         values = {"gpu": gpu, "gpu_memory": gpu_memory, "gpu_hour_price": gpu_hour_price, "mfu": mfu}
         assumed = with_overrides(parse(PlanSettings, values, "options"), assume or (), "--assume")
-        settings, frozen = _configuration(preset, part, encoder, vision_encoder, overrides or [])
+        settings, frozen = configuration(preset, part, encoder, vision_encoder, overrides or [])
         console.note(f"{preset}: counting on {assumed.gpu}; the paper's sizes take some minutes")
         if rehearse:
             from gigagan_core.planning.rehearsal import rehearse as run
@@ -96,7 +96,7 @@ def plan(
             document: dict[str, Any] = {"rehearsals": [run(settings, frozen, n, assumed) for n in gpu_counts]}
             show = _show_rehearsals
         else:
-            document = _planned(settings, frozen, gpu_counts, assumed)
+            document = planned(settings, frozen, gpu_counts, assumed)
             show = _show_plan
         document = {"preset": preset, **_named(frozen), **document}
         answer(document)
@@ -104,7 +104,7 @@ def plan(
             show(document)
 
 
-def _configuration(
+def configuration(
     preset: str, part: str | None, encoder: str | None, vision_encoder: str | None, overrides: list[str]
 ) -> tuple[TrainingSettings, FrozenNetworks]:
     """The settings of the training, on one worker, and the architectures of its frozen networks."""
@@ -144,9 +144,10 @@ def _named(frozen: FrozenNetworks) -> dict[str, Any]:
     return {"encoder": frozen.encoder_name, "vision_encoder": frozen.vision_encoder_name}
 
 
-def _planned(
+def planned(
     settings: TrainingSettings, frozen: FrozenNetworks, gpu_counts: tuple[int, ...], assumed: PlanSettings
 ) -> dict[str, Any]:
+    """What `gigagan_core.planning.plan` says of these numbers of GPUs, each checked first."""
     from gigagan_core.planning.counting import count
     from gigagan_core.planning.plan import on_gpus
     from gigagan_core.planning.plan import plan as planned

@@ -79,6 +79,11 @@ def section(name: str, part: str) -> Any:
     return chosen
 
 
+def known(name: str) -> None:
+    """Raises GigaganError, naming the nearest preset, where there is none of this name."""
+    _find(name)
+
+
 def networks(name: str) -> dict[str, GeneratorSettings | UpsamplerSettings | DiscriminatorSettings]:
     """Every GAN network of a preset, by its place."""
     found = _find(name)

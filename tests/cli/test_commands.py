@@ -37,6 +37,7 @@ COMMANDS = {
     "report gate",
     "presets",
     "plan",
+    "doctor",
     "ui",
     "env",
     "stack up",

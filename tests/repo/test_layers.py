@@ -14,7 +14,7 @@ STANDARD_LIBRARY = __import__("sys").stdlib_module_names
 # Each layer may import itself and what stands below it.
 LAYERS: list[tuple[str, ...]] = [
     ("flows",),
-    ("gigagan_core.cli", "gigagan_core.servers", "gigagan_core.stack"),
+    ("gigagan_core.cli", "gigagan_core.servers", "gigagan_core.stack", "gigagan_core.doctor"),
     ("gigagan_core.stages",),
     (
         "gigagan_core.data",
