@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +19,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.stages import ingest
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.forget import forget
+from gigagan_core.store import garbage, pins
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import open_store
 
@@ -106,6 +110,33 @@ def test_samples_are_forgotten_in_a_bucket_too(
     with pytest.raises(GigaganError, match="no selected sample"):
         load_all(after, image_size=16)
     assert len(keys) == len(captions) > 0
+
+
+def test_what_nothing_refers_to_is_removed_from_a_bucket(
+    bucket: str,
+    published: PublishedSet,
+    ingest_settings: Callable[..., IngestSettings],
+    tmp_path,
+    monkeypatch,
+) -> None:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "one"))
+    kept, _ = run(bucket, published, ingest_settings())
+    other, _ = run(bucket, published, ingest_settings(rules={"min_caption_words": 2}))
+    assert other.path.is_dir()
+    store = open_store(bucket)
+    pins.pin(store, kept)
+    month = timedelta(days=30)
+    assert garbage.plan(store, month).remove == []
+    later = time.time() + 40 * 86400
+    monkeypatch.setattr(garbage, "time", SimpleNamespace(time=lambda: later))
+    gone = garbage.collect(store, garbage.plan(store, month), month)
+    assert gone.remove == [other]
+    assert gone.bytes == other.bytes > 0
+    assert not (tmp_path / "one" / "cache" / other.output_digest).exists(), "no copy stays here"
+    left = open_store(bucket)
+    assert left.find("ingest", other.fingerprint) is None
+    assert len(left.artifacts("download")) == 2
+    assert left.find("ingest", kept.fingerprint) == kept
 
 
 def test_a_store_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,48 @@ def test_the_manifest_says_what_made_the_artifact(context: RunContext) -> None:
     assert manifest["files"]["value.json"]["bytes"] == 13
     assert manifest["packages"]["torch"]
     assert manifest["wall_seconds"] >= 0
+
+
+def test_what_is_made_says_why_it_was_not_there_and_what_is_there_says_what_it_is(
+    context: RunContext, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Calls()
+    first = materialise(SPEC, DoubleSettings(), {}, context, produce)
+    assert "double: not cached: the store has none yet" in capsys.readouterr().err
+    materialise(SPEC, DoubleSettings(), {}, context, produce)
+    made = first.manifest["created"][:19]
+    assert f"double: nothing to do, {first.short} has it (made {made}, 13 bytes)" in capsys.readouterr().err
+    materialise(SPEC, DoubleSettings(factor=3), {}, context, produce)
+    assert f"setting factor 2 -> 3 (against {first.short} of {made})" in capsys.readouterr().err
+    modules = {**first.manifest["code_modules"], "gigagan_core.text": "edited"}
+    monkeypatch.setattr(base, "code_digest", lambda module: ("other", modules))
+    materialise(SPEC, DoubleSettings(), {}, context, produce)
+    assert f"code gigagan_core.text changed (against {first.short}" in capsys.readouterr().err
+    context.force = True
+    materialise(SPEC, DoubleSettings(), {}, context, produce)
+    assert [line.why.partition(":")[0] for line in context.history] == [
+        "not cached",
+        "",
+        "not cached",
+        "not cached",
+        "forced",
+    ]
+
+
+def test_a_cached_artifact_that_is_removed_at_that_moment_is_made_again(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Calls()
+    first = materialise(SPEC, DoubleSettings(), {}, context, produce)
+    touch = context.store.touch
+
+    def removed(artifact: Artifact) -> bool:
+        shutil.rmtree(artifact.path)
+        return touch(artifact)
+
+    monkeypatch.setattr(context.store, "touch", removed)
+    assert materialise(SPEC, DoubleSettings(), {}, context, produce) == first
+    assert produce.count == 2
 
 
 def test_force_makes_a_new_attempt_and_what_depends_on_it_runs_too(context: RunContext) -> None:
