@@ -40,6 +40,7 @@ def run_roles(
         for role in ROLES:
             if role in plan.kept:
                 have[role] = plan.kept[role]
+                context.store.touch(have[role])
                 console.note(f"{role}: kept, {reused(have[role])}")
                 record.add(role, have[role], "kept")
             elif role in plan.wanted:

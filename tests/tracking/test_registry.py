@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from pathlib import Path
@@ -120,6 +121,46 @@ def test_a_report_of_another_model_promotes_nothing(tracker: MlflowTracker, trac
     with pytest.raises(GigaganError, match=r"no registered model 'gigagan-bse' \(registered: gigagan-base\)"):
         registry.promote(tracking_uri, "gigagan-bse", {"model": "one"}, {})
     assert aliases(tracker) == {"candidate": "2"}
+
+
+# ---- what a removal must spare -----------------------------------------------------------------------
+
+
+def recorded(artifact: Artifact, run_id: str) -> Artifact:
+    manifest = {**artifact.manifest, "mlflow": {"experiment_id": "1", "run_id": run_id}}
+    return dataclasses.replace(artifact, manifest=manifest)
+
+
+def test_versions_are_wanted_by_name_and_alias_and_others_are_not(
+    tracker: MlflowTracker, tracking_uri: str
+) -> None:
+    train(tracker, model("one"))
+    train(tracker, model("two"))
+    with tracker.stage_run("train-base") as run:
+        known = run.run_id
+    why = registry.wanted(tracking_uri)
+    assert why(model("one")) == "gigagan-base version 1"
+    assert why(model("two")) == "gigagan-base version 2 (candidate)"
+    assert why(recorded(model("three"), known)) is None
+    assert why(recorded(model("three"), "0" * 32)) == (
+        f"its MLflow run {'0' * 12} is not in {tracking_uri}, so its registry is not known"
+    )
+    assert why(recorded(model("encoder", "encoder"), "0" * 32)) is None
+    tracker._connection.client.delete_model_version(NAME, "1")
+    assert registry.wanted(tracking_uri)(model("one")) is None
+
+
+def test_a_registry_that_cannot_be_asked_ends_the_removal(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(GigaganError, match="does not say which models are registered"):
+        registry.wanted(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_without_a_database_a_model_that_was_recorded_somewhere_is_wanted(tmp_path: Path) -> None:
+    why = registry.wanted(f"sqlite:///{tmp_path / 'none.db'}")
+    assert "so its registry is not known" in why(recorded(model("one"), "1" * 32))
+    assert why(model("one")) is None
+    assert not (tmp_path / "none.db").exists()
 
 
 # ---- from a report to the alias --------------------------------------------------------------------
