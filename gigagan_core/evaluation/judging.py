@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +20,10 @@ from gigagan_core.evaluation.features import caption_features, image_features
 from gigagan_core.evaluation.frechet import FrechetDistance, frechet_distance
 from gigagan_core.evaluation.frechet_error import distance_interval
 from gigagan_core.evaluation.moments import Moments
-from gigagan_core.evaluation.patches import bicubic, consistency_rmse, cut_patches, patch_positions, psnr
+from gigagan_core.evaluation.patches import bicubic, consistency_error, cut_patches, patch_positions, psnr
 from gigagan_core.evaluation.precision_recall import PrecisionRecall, precision_recall
 from gigagan_core.evaluation.retrieval import Retrieval, caption_recall
+from gigagan_core.evaluation.similarity import ssim
 
 if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
@@ -70,17 +72,22 @@ class BaseFeatures:
 
 @dataclass(frozen=True)
 class UpsamplerFigures:
-    """What is measured of one way to enlarge.
+    """What is measured of one way to enlarge, each figure with its interval.
 
-    psnr: dB. consistency: shares of the pixel range. patch_interval: of patch_fd's distance.
+    psnr: dB. ssim: -1 to 1. consistency: root mean square, shares of the pixel range. patch_interval: of patch_fd's
+    distance.
     """
 
     id: str
     label: str
     patch_fd: FrechetDistance
     psnr: float
+    ssim: float
     consistency: float
-    patch_interval: Interval | None = None
+    patch_interval: Interval
+    psnr_interval: Interval
+    ssim_interval: Interval
+    consistency_interval: Interval
 
 
 def judge_base(
@@ -251,6 +258,7 @@ def judge_upsamplers(
         settings.seed,
     )
 
+    draws = {"resamples": settings.bootstrap_resamples, "seed": settings.seed, "level": settings.confidence}
     # patches of one image, and variants of one drawing, are no independent evidence
     of_patches = (torch.arange(len(real)) if groups is None else groups).repeat_interleave(places.shape[1])
 
@@ -274,12 +282,41 @@ def judge_upsamplers(
             reference,
             patches,
             fd.distance,
-            resamples=settings.bootstrap_resamples,
-            seed=settings.seed,
-            level=settings.confidence,
             groups=(of_patches, of_patches),
+            **draws,
         )
-        psnr_mean, consistency = float(psnr(images, real).mean()), consistency_rmse(images, low)
-        return UpsamplerFigures(key, label, fd, psnr_mean, consistency, interval)
+        of_images = {
+            "psnr": _by_batch(psnr, images, real, settings),
+            "ssim": _by_batch(ssim, images, real, settings),
+            "consistency": _by_batch(consistency_error, images, low, settings),
+        }
+        means = {name: float(values.mean()) for name, values in of_images.items()}
+        ends = {name: bootstrap_mean(values, groups=groups, **draws) for name, values in of_images.items()}
+        return UpsamplerFigures(
+            key,
+            label,
+            fd,
+            psnr=means["psnr"],
+            ssim=means["ssim"],
+            consistency=math.sqrt(means["consistency"]),
+            patch_interval=interval,
+            psnr_interval=ends["psnr"],
+            ssim_interval=ends["ssim"],
+            consistency_interval=_root(ends["consistency"]),
+        )
 
     return [judged(key, label, images) for key, (label, images) in enlarged.items()]
+
+
+def _by_batch(
+    measure: Callable[[Tensor, Tensor], Tensor], images: Tensor, reference: Tensor, settings: EvaluateSettings
+) -> Tensor:
+    """A measure of each pair, float64 [N]; in float64 all images at once would be many times their memory."""
+    pairs = zip(images.split(settings.batch_size), reference.split(settings.batch_size), strict=True)
+    return torch.cat([measure(some, beside) for some, beside in pairs])
+
+
+def _root(interval: Interval) -> Interval:
+    """Of the root of a mean of squares: the root keeps the order of the resampled means."""
+    low, high = (math.sqrt(end) for end in (interval.low, interval.high))
+    return replace(interval, low=low, high=high, method=f"root of the mean square's {interval.method}")

@@ -60,14 +60,14 @@ def shrink(images: Tensor, size: int) -> Tensor:
     return _resize(images, size, "bicubic")
 
 
-def consistency_rmse(outputs: Tensor, low: Tensor) -> float:
-    """How far an upsampler's output, shrunk again, is from its input: root mean square over all pixels.
+def consistency_error(outputs: Tensor, low: Tensor) -> Tensor:
+    """How far each upsampler's output, shrunk again, is from its input: mean square over its pixels, float64 [N].
 
-    outputs: uint8 [N, 3, H, W]; low: uint8 [N, 3, h, w]. Unit: the pixel range, so 0 is exact and 1 is
+    outputs: uint8 [N, 3, H, W]; low: uint8 [N, 3, h, w]. Unit: the square of the pixel range, so 0 is exact and 1 is
     black for white. The same shrinking must have made `low` from the real images for 0 to be reachable.
     """
     again = shrink(outputs, low.shape[-1])
-    return float((again.to(torch.float64) - low.to(torch.float64)).div(255).square().mean().sqrt())
+    return (again.to(torch.float64) - low.to(torch.float64)).div(255).square().flatten(1).mean(dim=1)
 
 
 def bicubic(low: Tensor, size: int) -> Tensor:

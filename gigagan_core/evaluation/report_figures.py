@@ -116,13 +116,14 @@ def _of_upsampler(report: Report, each: UpsamplerFigures) -> Iterator[Figure]:
         interval=each.patch_interval,
         cautions=cautions,
     )
-    # these two compare pixels: no encoder in their names
-    for metric, value, better in (
-        ("psnr", each.psnr, "higher"),
-        ("consistency-rmse", each.consistency, "lower"),
+    # these compare pixels: no encoder in their names
+    for metric, value, better, interval in (
+        ("psnr", each.psnr, "higher", each.psnr_interval),
+        ("ssim", each.ssim, "higher", each.ssim_interval),
+        ("consistency-rmse", each.consistency, "lower", each.consistency_interval),
     ):
         name = prefix + f"{metric}_{size}_{report.count}"
-        yield Figure(name, metric, value, report.count, report.count, better)
+        yield Figure(name, metric, value, report.count, report.count, better, interval=interval)
 
 
 def _of_neighbours(report: Report) -> Iterator[Figure]:

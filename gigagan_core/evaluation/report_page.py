@@ -147,15 +147,16 @@ def _upsampler_table(report: Report) -> dict[str, Any]:
             "label": u.label,
             "values": [
                 _with_range(figure(u.patch_fd.distance), u.patch_interval),
-                f"{u.psnr:.2f} dB",
-                f"{u.consistency:.2%}",
+                _with_range(f"{u.psnr:.2f} dB", u.psnr_interval),
+                _with_range(figure(u.ssim), u.ssim_interval),
+                _with_range(f"{u.consistency:.2%}", u.consistency_interval, "%"),
             ],
             "ours": u.id == "upsampler",
         }
         for u in report.upsamplers
     ]
     return {
-        "upsampler_columns": ["patch distance", "PSNR", "difference to input"],
+        "upsampler_columns": ["patch distance", "PSNR", "SSIM", "difference to input"],
         "upsampler_rows": rows,
         "upsampler_note": (
             f"Held-out real drawings, shrunk to {settings.image_size} pixels and enlarged to "
@@ -164,8 +165,9 @@ def _upsampler_table(report: Report) -> dict[str, Any]:
             "same places in every set."
         ),
         "upsampler_hint": (
-            "Lower distance, higher PSNR, lower difference are better. PSNR rewards a blurred guess, so the "
-            "L1-only control may lead there; the patch distance is what sharpness shows in."
+            f"Below a figure its {settings.confidence:.0%} interval. Lower distance, higher PSNR and SSIM, lower "
+            "difference are better. PSNR and SSIM reward a blurred guess, so the L1-only control may lead there; the "
+            "patch distance is what sharpness shows in."
         ),
     }
 
@@ -236,6 +238,11 @@ def _terms(report: Report) -> list[tuple[str, str]]:
         (
             "Mean training image",
             "One image repeated: no diversity. Where a model ends that has learned the average only.",
+        ),
+        (
+            "PSNR, SSIM",
+            "Means over the images of the peak signal-to-noise ratio and of the structural similarity (Wang et al. "
+            "2004) beside the real image.",
         ),
         (
             "Difference to input",

@@ -15,6 +15,10 @@ def random_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
+def rms(outputs: torch.Tensor, low: torch.Tensor) -> float:
+    return float(patches.consistency_error(outputs, low).mean().sqrt())
+
+
 def test_places_of_patches_depend_on_seed_and_image_alone():
     whole = patches.patch_positions(torch.arange(50), 64, 16, 8, seed=3)
     assert torch.equal(whole[20:30], patches.patch_positions(torch.arange(20, 30), 64, 16, 8, seed=3))
@@ -70,12 +74,16 @@ def test_shrunk_and_enlarged_images_are_pils():
 def test_an_output_that_shrinks_to_its_input_is_consistent_and_another_image_is_not():
     smooth = patches.bicubic(random_images(4, 8), 64)
     low = patches.shrink(smooth, 16)
-    assert patches.consistency_rmse(smooth, low) == 0.0
-    assert patches.consistency_rmse(smooth.roll(1, 0), low) > 0.1
+    assert rms(smooth, low) == 0.0
+    assert rms(smooth.roll(1, 0), low) > 0.1
     brighter = (smooth.int() + 51).clamp(max=255).to(torch.uint8)
     flat = torch.full((1, 3, 64, 64), 60, dtype=torch.uint8)
-    assert patches.consistency_rmse(flat + 51, patches.shrink(flat, 16)) == pytest.approx(0.2)
-    assert patches.consistency_rmse(brighter, low) > 0.1
+    assert rms(flat + 51, patches.shrink(flat, 16)) == pytest.approx(0.2)
+    assert rms(brighter, low) > 0.1
+    # each image for itself
+    each = patches.consistency_error(torch.cat([smooth, brighter]), low.repeat(2, 1, 1, 1))
+    assert each[:4].tolist() == [0] * 4
+    assert each[4:].min() > 0.01
 
 
 def test_blurring_keeps_the_mean_of_each_cell_and_takes_the_detail_out():

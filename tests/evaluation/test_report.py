@@ -12,11 +12,15 @@ import torch
 
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation import charts, claims, judging, report
+from gigagan_core.evaluation import charts, claims, gate, judging, report
+from gigagan_core.evaluation.bootstrap import bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
-from gigagan_core.evaluation.patches import bicubic, shrink
+from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
 from gigagan_core.evaluation.pictures import Row, grid, wrapped
 from gigagan_core.evaluation.report import Report, Sample
+from gigagan_core.evaluation.report_figures import figures
+from gigagan_core.evaluation.report_file import read_report
+from gigagan_core.evaluation.similarity import ssim
 
 COUNT = 40
 SCRIPT = "<script>alert(1)</script> cat"
@@ -143,6 +147,41 @@ def test_every_figure_has_a_name_with_its_encoder_and_is_finite(whole):
     assert all(re.fullmatch(r"[A-Za-z0-9_\-./]+", name) for name in named)
     assert not any("fid" in name for name in named)
     assert all(math.isfinite(value) for value in named.values())
+
+
+def test_every_figure_of_an_upsampler_has_an_interval_over_images(judged, whole):
+    _, real, _, high, _, upsamplers = judged
+    found = {figure.name: figure for figure in figures(whole)}
+    names = ("patch8-fd_openmoji-judge_32_80", "psnr_32_40", "ssim_32_40", "consistency-rmse_32_40")
+    for name in (*names, *(f"baseline/bicubic/{name}" for name in names)):
+        interval = found[name].interval
+        assert interval.low < found[name].value < interval.high, name
+        assert interval.level == SETTINGS.confidence
+    better = ((bicubic(real, 32).int() + high.int()) // 2).to(torch.uint8)
+    draws = {"resamples": SETTINGS.bootstrap_resamples, "seed": SETTINGS.seed}
+    assert found["psnr_32_40"].interval == bootstrap_mean(psnr(better, high), **draws)
+    assert found["ssim_32_40"].interval == bootstrap_mean(ssim(better, high), **draws)
+    squares = bootstrap_mean(consistency_error(better, real), **draws)
+    assert found["consistency-rmse_32_40"].interval.high == pytest.approx(squares.high**0.5)
+    assert found["consistency-rmse_32_40"].value == pytest.approx(upsamplers[0].consistency)
+
+
+def test_a_strict_gate_may_ask_for_every_figure_of_an_upsampler(whole, tmp_path):
+    stored = read_report(report.write(whole, tmp_path)["json"])
+    met = ("patch8-fd<10", "psnr>1", "ssim>0", "consistency-rmse<1")
+    assert all(verdict.holds for verdict in gate.judge(stored, met, strict=True))
+    value = stored.figures["psnr_32_40"].value
+    assert gate.judge(stored, [f"psnr>={value}"])[0].holds
+    assert not gate.judge(stored, [f"psnr>={value}"], strict=True)[0].holds
+
+
+def test_variants_of_one_drawing_widen_the_intervals_of_an_upsampler(encoder, judged):
+    _, real, _, high, _, upsamplers = judged
+    groups = torch.arange(COUNT) // 8
+    grouped = judging.judge_upsamplers(encoder, high, real, {}, SETTINGS, groups)[-1]
+    assert "5 groups of images" in grouped.psnr_interval.method
+    assert grouped.psnr == upsamplers[-1].psnr
+    assert grouped.psnr_interval != upsamplers[-1].psnr_interval
 
 
 def test_the_written_report_is_whole(whole, tmp_path):
