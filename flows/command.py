@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -64,6 +65,17 @@ def close(answer: Any, run: dict[str, Any], started: float) -> None:
 def pipeline_command(
     preset: PresetOption = "demo",
     overrides: SetOption = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            metavar="FIGURE<NUMBER",
+            help="Promote the models to champion only where this holds of the report. Repeat for more.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Require it of the worse end of each figure's interval.")
+    ] = False,
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
@@ -73,11 +85,16 @@ def pipeline_command(
     """Run everything: data, two encoders, base model, upsampler and control, report."""
     started = time.monotonic()
     with answering(as_json) as answer:
+        from gigagan_core.stages.gate import checked
         from gigagan_core.stages.references import pipeline_settings
         from gigagan_core.store.store import open_store
 
         # What is misspelt or out of reach is said before anything starts.
+        gate = [f"gate.require={json.dumps(require)}"] if require else []
+        gate += ["gate.strict=true"] if strict else []
+        overrides = [*(overrides or ()), *gate]
         settings = pipeline_settings(preset, overrides)
+        checked(settings.gate.require, None)
         open_store(store)
         with reporting():
             from flows.pipeline import pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -22,8 +23,8 @@ def evaluate_stage(run: Run, settings: EvaluateSettings, inputs: dict[str, Any])
 
 
 @stage_task(name="gate")
-def gate(report: Artifact, require: list[str], strict: bool, promote: str | None) -> None:
-    """Fails with a sentence for each requirement that does not hold; else the judged model is promoted."""
+def gate(report: Artifact, require: list[str], strict: bool, promote: Sequence[str]) -> None:
+    """Fails with a sentence for each requirement that does not hold; else the judged models are promoted."""
     for sentence in gates.pass_gate(report.path, require, strict, promote):
         get_run_logger().info(sentence)
 
@@ -85,5 +86,5 @@ def evaluate(
         )
         report = evaluate_stage(run, chosen, inputs)
         if requirements:
-            gate(report, requirements, strict, promote)
+            gate(report, requirements, strict, [promote] if promote else [])
         return report.fingerprint

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.curate import curate_stage
-from flows.evaluate import evaluate_stage
+from flows.evaluate import evaluate_stage, gate
 from flows.ingest import ingest_stage
 from flows.runtime import Run, open_run, prefect_reference, stage_task
 from flows.train_base import train_base_stage
@@ -16,6 +16,7 @@ from flows.train_upsampler import train_upsampler_stage
 from gigagan_core.cli.closing import document
 from gigagan_core.config.base import flat
 from gigagan_core.config.pipeline import PipelineSettings, SourceSettings, Tables
+from gigagan_core.stages.gate import checked
 from gigagan_core.stages.recorded import Have, Makers, run_roles
 from gigagan_core.stages.references import pipeline_settings
 from gigagan_core.stages.rerun import RunPlan, whole
@@ -40,7 +41,7 @@ def pipeline(
     accept_code_change: bool = False,
     ray_dashboard: bool = False,
 ) -> dict[str, Any]:
-    """Ingest, encoders, curation, base model, upsampler and its control, evaluation.
+    """Ingest, encoders, curation, base model, upsampler and its control, evaluation, and a gate where one is set.
 
     What the store has already is used again; a run that was cut off continues.
 
@@ -56,6 +57,7 @@ def pipeline(
     Returns what `gigagan pipeline --json` prints.
     """
     chosen = settings or pipeline_settings(preset, overrides)
+    checked(chosen.gate.require, None)
     with open_run(
         "pipeline",
         store,
@@ -75,6 +77,12 @@ def run_plan(run: Run, plan: RunPlan, flow: str) -> dict[str, Any]:
     record = run_roles(
         plan, run.context, makers, flow, mlflow=run.parent.reference(), prefect=prefect_reference()
     )
+    requirements = checked(plan.settings.gate.require, None)
+    if requirements and "report" in plan.wanted:
+        report = next(
+            line.artifact for line in reversed(run.context.history) if line.artifact.kind == "report"
+        )
+        gate(report, requirements, plan.settings.gate.strict, plan.settings.gate.promote)
     return document(run.context.history, run.parent.reference(), record)
 
 

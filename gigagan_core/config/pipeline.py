@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gigagan_core.config.base import Settings
+from gigagan_core.config.base import Settings, operational
 from gigagan_core.config.curate import CurateSettings
 from gigagan_core.config.encoder import EncoderSettings
 from gigagan_core.config.evaluate import EvaluateSettings
@@ -48,6 +48,25 @@ class SourceSettings(Settings):
         return self
 
 
+class GateSettings(Settings):
+    """What the report must show before the models it judged are promoted."""
+
+    require: tuple[str, ...] = operational(())
+    """Requirements on its figures, such as fd<0.2; the run fails where one does not hold. None: nothing is promoted."""
+
+    strict: bool = operational(False)
+    """Require it of the worse end of each figure's interval."""
+
+    promote: tuple[str, ...] = operational(("gigagan-base", "gigagan-upsampler"))
+    """Registered models whose alias then moves from candidate to champion."""
+
+    @model_validator(mode="after")
+    def _guards_something(self) -> GateSettings:
+        if self.strict and not self.require:
+            raise ValueError("strict guards nothing without require; give requirements, such as fd<0.2")
+        return self
+
+
 class PipelineSettings(Settings):
     """One pipeline run: ingest, encoders, curate, base, upsampler and its control, evaluate."""
 
@@ -61,6 +80,7 @@ class PipelineSettings(Settings):
     control: UpsamplerTrainingSettings | None = None
     """The upsampler's L1-only control; None: none is trained and the report has no such column."""
     evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> PipelineSettings:

@@ -43,10 +43,11 @@ def checked(require: Sequence[str] | None, promote: str | None) -> list[str]:
     return list(require or ())
 
 
-def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: str | None) -> list[str]:
-    """What a report's figures were, as sentences, where all requirements hold; the judged model is promoted then.
+def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: Sequence[str] = ()) -> list[str]:
+    """What a report's figures were, as sentences, where all requirements hold; the judged models are promoted then.
 
-    path: of the report. Raises GigaganError with one sentence for each requirement that does not hold.
+    path: of the report. promote: registered models. Raises GigaganError with one sentence for each requirement that
+    does not hold.
     """
     from gigagan_core.evaluation import gate
     from gigagan_core.evaluation.report_file import read_report
@@ -54,9 +55,7 @@ def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: str | N
     report = read_report(path)
     verdicts = gate.require(report, require, strict)
     sentences = [verdict.sentence for verdict in verdicts]
-    if promote:
-        sentences.append(promotion(promote_judged(report, promote, verdicts)))
-    return sentences
+    return sentences + [promotion(promote_judged(report, name, verdicts)) for name in promote]
 
 
 def promotion(promoted: dict[str, Any]) -> str:

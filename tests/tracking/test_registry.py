@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -188,15 +192,16 @@ def test_a_gate_that_holds_promotes_and_one_that_does_not_leaves_all_as_it_is(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     train(tracker, model("one"))
     with pytest.raises(GigaganError, match=r"is 0\.1, not as fd<0\.05 requires"):
-        pass_gate(report, ["fd<0.2", "fd<0.05"], strict=False, promote=NAME)
+        pass_gate(report, ["fd<0.2", "fd<0.05"], strict=False, promote=[NAME])
     assert aliases(tracker) == {"candidate": "1"}
-    said = pass_gate(report, ["fd<0.2"], strict=False, promote=NAME)
+    said = pass_gate(report, ["fd<0.2"], strict=False, promote=[NAME])
     assert said[-1] == "version 1 of gigagan-base is now the champion"
     assert aliases(tracker) == {"champion": "1"}
     tags = tracker._connection.client.get_model_version(NAME, "1").tags
     assert tags["gigagan.requirements"] == "fd<0.2"
     assert (
-        pass_gate(report, ["fd<0.2"], False, NAME)[-1] == "version 1 of gigagan-base was already the champion"
+        pass_gate(report, ["fd<0.2"], False, [NAME])[-1]
+        == "version 1 of gigagan-base was already the champion"
     )
 
 
@@ -212,11 +217,72 @@ def test_the_flow_fails_where_its_gate_does(
     judged = Artifact("evaluate", "report", "f", 1, "o", str(report), {})
     with disable_run_logger():
         with pytest.raises(GigaganError, match="the gate stays shut"):
-            gate.fn(judged, ["fd<0.05"], False, NAME)
-        gate.fn(judged, ["fd<0.2"], False, NAME)
+            gate.fn(judged, ["fd<0.05"], False, [NAME])
+        gate.fn(judged, ["fd<0.2"], False, [NAME])
     assert aliases(tracker) == {"champion": "1"}
     # a misspelt requirement is said before anything starts
     with pytest.raises(GigaganError, match="write FIGURE"):
         evaluate.fn(require=["fd"])
     with pytest.raises(GigaganError, match="needs at least one requirement"):
-        evaluate.fn(promote=NAME)
+        evaluate.fn(promote=[NAME])
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, report: Path) -> Callable[..., Any]:
+    """The pipeline flow with overrides of its settings; its stages are done, and made that report."""
+    from flows import pipeline as module
+
+    context = SimpleNamespace(history=[])
+    made = SimpleNamespace(artifact=Artifact("evaluate", "report", "f", 1, "o", str(report), {}))
+    monkeypatch.setattr(module, "publish", lambda source: {})
+    monkeypatch.setattr(module, "run_roles", lambda *_, **__: context.history.append(made))
+    monkeypatch.setattr(module, "prefect_reference", dict)
+    monkeypatch.setattr(module, "gate", module.gate.fn)
+    monkeypatch.setattr(module, "document", lambda history, *_: {"reports": len(history)})
+    parent = SimpleNamespace(reference=dict, set_tags=lambda tags: None)
+    surroundings = SimpleNamespace(context=context, parent=parent)
+    monkeypatch.setattr(module, "open_run", lambda *_, **__: contextlib.nullcontext(surroundings))
+    return lambda *overrides: module.pipeline.fn("tiny", list(overrides))
+
+
+def test_the_pipeline_promotes_only_what_passes_its_gate(
+    tracker: MlflowTracker,
+    tracking_uri: str,
+    report: Path,
+    pipeline: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prefect.logging import disable_run_logger
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    train(tracker, model("one"))
+    train(tracker, model("large", "upsampler-model"))
+    stored = json.loads((report / "report.json").read_text())
+    stored["lineage"].append({"role": "upsampler", "output_digest": "large"})
+    (report / "report.json").write_text(json.dumps(stored))
+
+    def champions() -> list[str]:
+        found = tracker._connection.client.search_registered_models()
+        return sorted(each.name for each in found if "champion" in dict(each.aliases))
+
+    with disable_run_logger():
+        assert pipeline() == {"reports": 1}
+        assert champions() == [], "without a requirement nothing is promoted"
+        with pytest.raises(GigaganError, match=r"the gate stays shut: .* is 0\.1, not as fd<0\.05 requires"):
+            pipeline('gate.require=["fd<0.05"]')
+        with pytest.raises(GigaganError, match=r"without an interval, so fd<0\.2 cannot"):
+            pipeline('gate.require=["fd<0.2"]', "gate.strict=true")
+        assert champions() == []
+        pipeline('gate.require=["fd<0.2"]', 'gate.promote=["gigagan-base"]')
+        assert champions() == ["gigagan-base"]
+        pipeline('gate.require=["fd<0.2"]')
+        assert champions() == ["gigagan-base", "gigagan-upsampler"]
+
+
+def test_a_misspelt_requirement_of_the_pipeline_is_said_before_anything_starts(
+    pipeline: Callable[..., Any],
+) -> None:
+    with pytest.raises(GigaganError, match="write FIGURE"):
+        pipeline('gate.require=["fd"]')
+    with pytest.raises(GigaganError, match="strict guards nothing without require"):
+        pipeline("gate.strict=true")
