@@ -38,6 +38,7 @@ def evaluate(
     train: str | None = None,
     condition: str | None = None,
     judge: str = "latest",
+    tradeoff: str | None = None,
     preset: str = "demo",
     overrides: list[str] | None = None,
     settings: EvaluateSettings | None = None,
@@ -58,6 +59,7 @@ def evaluate(
         train: training shard set, for the baselines made of training images.
         condition: encoder of the model; without it the one that it was trained with.
         judge: encoder of role judge, or ARCH:PATH of a weight file.
+        tradeoff: truncation sweep of the same model, to show in the report.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
         settings: all settings at once, in place of preset and overrides.
@@ -83,6 +85,7 @@ def evaluate(
             train=train,
             condition=condition,
             judge=judge,
+            tradeoff=tradeoff,
         )
         report = evaluate_stage(run, chosen, inputs)
         if requirements:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gigagan_core.config.base import all_settings
 from gigagan_core.config.evaluate import EvaluateSettings
-from gigagan_core.evaluation import baselines, report_page
+from gigagan_core.evaluation import baselines, report_page, tradeoff
 from gigagan_core.evaluation.claims import Claim
 from gigagan_core.evaluation.curves import Curve
 from gigagan_core.evaluation.galleries import Gallery, Sample
@@ -20,6 +20,7 @@ from gigagan_core.evaluation.names import extractor_name
 from gigagan_core.evaluation.neighbours import Memorisation, Repetition
 from gigagan_core.evaluation.report_figures import figures, metrics, set_values
 from gigagan_core.evaluation.report_file import FILE, SCHEMA, SCHEMA_VERSION
+from gigagan_core.evaluation.tradeoff import Sweep
 
 GALLERIES = "galleries"
 
@@ -28,15 +29,15 @@ GALLERIES = "galleries"
 class Report:
     """All that a report shows.
 
-    settings: of the evaluation. count: held-out images judged; independent: how many of them count as
-    independent. judge, condition: facts about the encoders (``name``, ``sha256``, ...). sets: the base
-    model's figures and its baselines', "generated" first. upsamplers: figures of every way to enlarge.
-    claims: the verdicts. cautions: sentences a reader must know. samples: one for each shown caption;
-    strips: the same for the upsampler on real images. galleries: pictures chosen by a figure. memorisation,
-    repetition: of the nearest neighbours. timings: of the networks, where asked for. published: rows of the paper's
-    tables with this report's figures beside them, cells by column. curves: of training. lineage: lines of
-    `evaluation.lineage`. attribution: licences and sources of the data. record: git commit, MLflow run,
-    machine, packages, time.
+    settings: of the evaluation. count: held-out images judged; independent: how many of them count as independent.
+    judge, condition: facts about the encoders (``name``, ``sha256``, ...). sets: the base model's figures and its
+    baselines', "generated" first. upsamplers: figures of every way to enlarge. claims: the verdicts. cautions:
+    sentences a reader must know. samples: one for each shown caption; strips: the same for the upsampler on real
+    images. galleries: pictures chosen by a figure. memorisation, repetition: of the nearest neighbours. tradeoff: the
+    truncation sweep of the same model, where there is one. timings: of the networks, where asked for. published: rows
+    of the paper's tables with this report's figures beside them, cells by column. curves: of training. lineage: lines
+    of `evaluation.lineage`. attribution: licences and sources of the data. record: git commit, MLflow run, machine,
+    packages, time.
     """
 
     settings: EvaluateSettings
@@ -53,6 +54,7 @@ class Report:
     galleries: Sequence[Gallery] = ()
     memorisation: Memorisation | None = None
     repetition: Repetition | None = None
+    tradeoff: Sweep | None = None
     timings: Sequence[Timing] = ()
     published: Sequence[Mapping[str, Any]] = ()
     curves: Sequence[Curve] = ()
@@ -85,6 +87,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "baselines": {"blur_size": baselines.BLUR_SIZE},
         "samples": [sample.caption for sample in report.samples],
         "galleries": [_gallery_json(gallery) for gallery in report.galleries],
+        "tradeoff": report.tradeoff and tradeoff.as_json(report.tradeoff),
         "latency": [asdict(timing) for timing in report.timings],
         "published": [dict(row) for row in report.published],
         "curves": [asdict(curve) for curve in report.curves],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from gigagan_core.evaluation import charts, report_sections
+from gigagan_core.evaluation import charts, report_sections, tradeoff_page
 from gigagan_core.evaluation.bootstrap import Interval
 from gigagan_core.evaluation.claims import figure
 from gigagan_core.evaluation.pictures import data_uri
@@ -54,6 +54,7 @@ def render(report: Report, metrics: Mapping[str, float]) -> str:
         gallery_sections=report_sections.galleries(report, _shown),
         **report_sections.published(report.published),
         **report_sections.latency(report),
+        tradeoff=tradeoff_page.section(report.tradeoff) if report.tradeoff else "",
         charts=_charts(report),
         terms=_terms(report),
         lineage=report.lineage,

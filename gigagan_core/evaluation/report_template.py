@@ -164,6 +164,13 @@ images is what sampling alone leaves.</p>
 </section>
 {% endif %}
 
+{% if tradeoff %}
+<section>
+<h2>Trade-off</h2>
+{{ tradeoff }}
+</section>
+{% endif %}
+
 {% if latency_rows %}
 <section>
 <h2>Latency</h2>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gigagan_core.evaluation.frechet import frechet_distance
 from gigagan_core.evaluation.frechet_error import distance_interval
 
 GLOBAL, PROMPT, BOTH = "global mean", "prompt mean", "both"
+SCHEMA = "gigagan-tradeoff"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Point:
         if self.prompt_psi == 1.0:
             return GLOBAL
         return PROMPT if self.psi == 1.0 else BOTH
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every point, those on the front marked. names: of the two figures, "fd" and "clip". settings: of the sweep."""
+
+    points: Sequence[Point]
+    names: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def judge(
@@ -125,16 +135,30 @@ def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
     return found or {GLOBAL: start}
 
 
-def as_json(points: Sequence[Point], names: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-able; names: of the two figures, "fd" and "clip"."""
+def as_json(sweep: Sweep) -> dict[str, Any]:
+    """JSON-able."""
     return {
-        "schema": "gigagan-tradeoff",
+        "schema": SCHEMA,
         "schema_version": 1,
-        "figures": dict(names),
-        "settings": dict(settings),
-        "points": [asdict(point) | {"curve": point.curve} for point in points],
-        "front": [point.key for point in points if point.on_front],
+        "figures": dict(sweep.names),
+        "settings": dict(sweep.settings),
+        "points": [asdict(point) | {"curve": point.curve} for point in sweep.points],
+        "front": [point.key for point in sweep.points if point.on_front],
     }
+
+
+def read(file: Path) -> Sweep:
+    """What the stage wrote as `tradeoff.json`. Raises GigaganError for another file."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {document['schema']!r}")
+        points = [_point(stored) for stored in document["points"]]
+        return Sweep(points, document["figures"], document["settings"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GigaganError(
+            f"{file}: no trade-off ({error}); name an artifact of `gigagan tradeoff`"
+        ) from error
 
 
 def _write(path: Path, point: Point) -> None:
@@ -147,9 +171,13 @@ def _read(path: Path) -> Point | None:
     if not path.is_file():
         return None
     try:
-        stored = json.loads(path.read_text())
-        for name in ("fd_interval", "clip_interval"):
-            stored[name] = Interval(**stored[name])
-        return Point(**stored)
+        return _point(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError) as error:
         raise GigaganError(f"{path}: no point of a sweep ({error}); delete it and run again") from error
+
+
+def _point(stored: Mapping[str, Any]) -> Point:
+    """From what `asdict` gave of it, and perhaps its curve, which follows from the rest."""
+    fields = {name: value for name, value in stored.items() if name != "curve"}
+    intervals = {name: Interval(**fields[name]) for name in ("fd_interval", "clip_interval")}
+    return Point(**{**fields, **intervals})

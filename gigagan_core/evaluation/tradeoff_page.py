@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
 from gigagan_core.evaluation import charts
 from gigagan_core.evaluation.claims import figure
 from gigagan_core.evaluation.report_style import STYLE
-from gigagan_core.evaluation.tradeoff import Point, curves
+from gigagan_core.evaluation.tradeoff import Point, Sweep, curves
 
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Trade-off</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<header>
-<p class="eyebrow">GigaGAN truncation sweep</p>
-<h1>Trade-off</h1>
+_SECTION = """
 <p class="lead">Distance to real images (lower is better) against the CLIP score (higher is better): down and to the
 right is better. Thick marks lie on the Pareto front, where one figure cannot be improved but at the other's cost.</p>
-</header>
-<main>
 <figure class="card trade">
 <div class="legend">
 {% for name in names %}<span><i class="key-{{ loop.index0 % 4 }}"></i>towards the {{ name }}</span>{% endfor %}
@@ -52,31 +38,59 @@ say.</p>
 <td>{{ 'yes' if point.on_front else '' }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+"""
+
+_TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Trade-off</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<header>
+<p class="eyebrow">GigaGAN truncation sweep</p>
+<h1>Trade-off</h1>
+</header>
+<main>
+{{ section }}
 </main>
 </body>
 </html>
 """
 
 
-def render(points: Sequence[Point], names: Mapping[str, str]) -> str:
-    """The whole page as text; names: of the figures, "fd" and "clip"."""
+def render(sweep: Sweep) -> str:
+    """The whole page as text."""
+    return _filled(_TEMPLATE, style=Markup(STYLE), section=section(sweep))
+
+
+def section(sweep: Sweep) -> Markup:
+    """The chart and the table, for this page and for a report's."""
+    by_curve = curves(sweep.points)
+    marks = {name: [_mark(point) for point in curve] for name, curve in by_curve.items()}
+    names = sweep.names
+    return _filled(
+        _SECTION,
+        svg=Markup(charts.trade_chart(marks, names["clip"], names["fd"])),
+        names=list(by_curve),
+        rows=[(point.curve, point) for point in sweep.points],
+        level=f"{sweep.points[0].fd_interval.level:.0%}",
+        fd_name=names["fd"],
+        clip_name=names["clip"],
+    )
+
+
+def _filled(template: str, **values: Any) -> Markup:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = figure
-    by_curve = curves(points)
-    marks = {name: [_mark(point) for point in curve] for name, curve in by_curve.items()}
-    return environment.from_string(_TEMPLATE).render(
-        style=Markup(STYLE),
-        svg=Markup(charts.trade_chart(marks, names["clip"], names["fd"])),
-        names=list(by_curve),
-        rows=[(point.curve, point) for point in points],
-        level=f"{points[0].fd_interval.level:.0%}",
-        fd_name=names["fd"],
-        clip_name=names["clip"],
-    )
+    return Markup(environment.from_string(template).render(**values))
 
 
 def _mark(point: Point) -> charts.Mark:

@@ -49,7 +49,15 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunCon
         raise GigaganError(f"evaluate needs {' and '.join(missing)}; give the artifact of each")
     require_role(inputs["condition"], CONDITION)
     require_role(inputs["judge"], JUDGE)
+    _require_own_sweep(inputs)
     return materialise(SPEC, settings, inputs, context, _produce)
+
+
+def _require_own_sweep(inputs: Mapping[str, Input]) -> None:
+    """Raise GigaganError where the truncation sweep is of another model."""
+    swept, model = inputs.get("tradeoff"), inputs["model"]
+    if swept is not None and (model.stage, model.output_digest) not in inputs_of(swept):
+        raise GigaganError(f"trade-off {swept.short} is of another model than {model.short}; sweep this one")
 
 
 def _produce_by_protocol(work: StageWork) -> Outcome:
@@ -112,7 +120,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     from gigagan_core.data.openmoji import base_name
     from gigagan_core.data.reader import load_all
     from gigagan_core.encoders.open_clip_encoder import load_encoder
-    from gigagan_core.evaluation import baselines, galleries, judging, lineage
+    from gigagan_core.evaluation import baselines, galleries, judging, lineage, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
     from gigagan_core.evaluation.report import Report
 
@@ -171,6 +179,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         galleries=chosen_pictures.galleries,
         memorisation=chosen_pictures.memorisation,
         repetition=chosen_pictures.repetition,
+        tradeoff=tradeoff.read(swept.path / "tradeoff.json") if (swept := inputs.get("tradeoff")) else None,
         timings=_timings(work, captions),
         curves=_curves(inputs),
         lineage=origins,

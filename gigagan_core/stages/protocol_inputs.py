@@ -29,6 +29,7 @@ def inputs_of(
     train: str | None = None,
     condition: str | None = None,
     judge: str = "latest",
+    tradeoff: str | None = None,
 ) -> dict[str, Any]:
     """The inputs of `gigagan_core.stages.evaluate` for the protocol of the settings.
 
@@ -36,7 +37,11 @@ def inputs_of(
     the store.
     """
     if settings.protocol == OPENMOJI:
-        return references.evaluation_inputs(store, model, upsampler, control, data, train, condition, judge)
+        return references.evaluation_inputs(
+            store, model, upsampler, control, data, train, condition, judge, tradeoff
+        )
+    if tradeoff:
+        raise GigaganError(f"--tradeoff: only a report of protocol {OPENMOJI} shows one; leave it out")
     protocol = protocol_of(settings.protocol, settings.mode)
     files = _assets(protocol, settings)
     if protocol.prompts is not None and protocol.prompts.layout == "file" and settings.prompts is None:

@@ -131,6 +131,7 @@ def evaluation_inputs(
     train: str | None = None,
     condition: str | None = None,
     judge: str = "latest",
+    tradeoff: str | None = None,
 ) -> dict[str, Any]:
     """The inputs of `gigagan_core.stages.evaluate`; without `condition`, the encoder of the model."""
     base = base_model(store, model)
@@ -142,6 +143,7 @@ def evaluation_inputs(
         "train": shard_set(store, train) if train else None,
         "condition": encoder(store, condition) if condition else encoder_of(store, base),
         "judge": encoder(store, judge, role="judge"),
+        "tradeoff": store.resolve(tradeoff, ("tradeoff",), what="trade-off") if tradeoff else None,
     }
 
 

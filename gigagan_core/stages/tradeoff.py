@@ -51,9 +51,11 @@ def _produce(work: StageWork) -> Outcome:
         key: metric_name(metric, extractor=extractor, resolution=size, count=count)
         for key, metric in (("fd", "fd"), ("clip", "clip-score"))
     }
-    document = tradeoff.as_json(points, names, all_settings(work.settings))
-    (work.output / "tradeoff.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    (work.output / "tradeoff.html").write_text(render(points, names), encoding="utf-8")
+    sweep = tradeoff.Sweep(points, names, all_settings(work.settings))
+    (work.output / "tradeoff.json").write_text(
+        json.dumps(tradeoff.as_json(sweep), indent=2, allow_nan=False) + "\n"
+    )
+    (work.output / "tradeoff.html").write_text(render(sweep), encoding="utf-8")
     for name, curve in tradeoff.curves(points).items():
         _log(work, name, curve, names)
     held_out = work.inputs["data"]

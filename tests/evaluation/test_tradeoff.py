@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -132,6 +133,38 @@ def test_without_truncation_the_sweep_says_what_the_evaluation_says(inputs, tmp_
     assert first["clip"] == judged.summary["clip-score_openmoji-judge_8_18"]
 
 
+def test_a_report_shows_the_sweep_of_its_model(inputs, tmp_path):
+    from gigagan_core.config.evaluate import EvaluateSettings
+    from gigagan_core.stages import evaluate
+
+    few = {name: inputs[name] for name in ("model", "data", "condition", "judge")}
+    settings = EvaluateSettings(image_size=8, bootstrap_resamples=100)
+    with RunContext.open(str(tmp_path / "store")) as context:
+        swept = tradeoff.run(SETTINGS, few, context)
+        bare = evaluate.run(settings, few, context)
+        shown = evaluate.run(settings, {**few, "tradeoff": swept}, context)
+        other = {**few, "model": inputs["control"]}
+        with pytest.raises(GigaganError, match=r"trade-off \w+ is of another model"):
+            evaluate.run(settings, {**other, "tradeoff": swept}, context)
+    document = json.loads((swept.path / "tradeoff.json").read_text())
+    stored = json.loads((shown.path / "report.json").read_text())
+    assert stored["tradeoff"]["points"] == document["points"]
+    assert stored["metrics"] == json.loads((bare.path / "report.json").read_text())["metrics"]
+    pages = [(each.path / "report.html").read_text() for each in (bare, shown)]
+    assert [page.count("<circle") for page in pages] == [0, 5]
+    assert "Pareto front" in pages[1]
+    sweep = figures.read(swept.path / "tradeoff.json")
+    assert [asdict(each) | {"curve": each.curve} for each in sweep.points] == document["points"]
+    assert render(sweep) == (swept.path / "tradeoff.html").read_text()
+
+
+def test_another_file_is_no_tradeoff(tmp_path):
+    for text in ("nothing", '{"schema": "gigagan-report"}', '{"schema": "gigagan-tradeoff", "points": [{}]}'):
+        (tmp_path / "tradeoff.json").write_text(text)
+        with pytest.raises(GigaganError, match="no trade-off"):
+            figures.read(tmp_path / "tradeoff.json")
+
+
 def test_a_killed_sweep_continues_with_the_next_point(inputs, tmp_path, monkeypatch):
     calls = []
 
@@ -183,6 +216,6 @@ def test_what_cannot_be_swept_is_a_sentence(inputs, tmp_path):
 
 
 def test_the_page_escapes_what_it_is_given():
-    page = render([point(1, 1, 0.1, 0.2)], {"fd": "<b>fd</b>", "clip": "clip & score"})
+    page = render(figures.Sweep([point(1, 1, 0.1, 0.2)], {"fd": "<b>fd</b>", "clip": "clip & score"}))
     assert "<b>" not in page
     assert "clip &amp; score" in page
