@@ -129,6 +129,8 @@ def _first_problem(error: ValidationError, settings_type: type[BaseModel]) -> st
         valid = _fields_at(settings_type, problem["loc"][:-1])
         return f"unknown key {key!r}; {nearest(str(problem['loc'][-1]), valid)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):  # settings that do not go together: the message names them
+        return f"{key or settings_type.__name__}: {message}"
     return f"{key or settings_type.__name__}: {message} (got {problem['input']!r:.200})"
 
 

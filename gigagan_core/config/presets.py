@@ -234,7 +234,7 @@ def tiny() -> PipelineSettings:
         training=UpsamplerTraining(
             schedule=schedule,
             losses=UpsamplerLossSettings(
-                level_weights=None, contrastive=0.0, lpips=0.0, feature_distance=10.0
+                level_weights=None, contrastive=0.0, lpips=0.0, feature_distance=10.0, matching_block=4
             ),
         ),
         launcher="plain",
@@ -251,7 +251,9 @@ def tiny() -> PipelineSettings:
             "base": BaseTrainingSettings(
                 generator=demo_generator(16, text_dim=text_dim),
                 discriminator=demo_discriminator(16, text_dim=text_dim),
-                training=BaseTraining(schedule=schedule, losses=BaseLossSettings(level_weights=None)),
+                training=BaseTraining(
+                    schedule=schedule, losses=BaseLossSettings(level_weights=None, matching_block=4)
+                ),
             ),
             "upsampler": upsampler,
             "control": control_of(upsampler),

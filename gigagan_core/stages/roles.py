@@ -51,6 +51,7 @@ MADE_BY: dict[StageName, tuple[Role, ...]] = {
     "train-base": ("base",),
     "train-upsampler": ("upsampler", "control"),
     "evaluate": ("report",),
+    "gate": ("report",),
 }
 BRANCHES: dict[Branch, tuple[Role, ...]] = {
     "base": ("train", "curated", "base", "report"),
@@ -69,6 +70,7 @@ SECTIONS: dict[str, tuple[Role, ...]] = {
     "upsampler": ("upsampler",),
     "control": ("control",),
     "evaluate": ("report",),
+    "gate": ("report",),
 }
 """The roles that a section of `PipelineSettings` decides."""
 
