@@ -6,9 +6,10 @@ Reasons, labels and captions come from outside: everything is escaped for Markdo
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 from rich import filesize
 
-from gigagan_core import environment, servers
+from gigagan_core import console, environment, servers
 from gigagan_core.stages.base import StageRecord
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.text import for_markdown, plain
@@ -35,14 +36,43 @@ from gigagan_core.tracking.mlflow_run import StageRun
 PICTURE_BYTES = 300_000
 
 
+class Outage:
+    """What is shown on Prefect's pages must not end the work that it shows: days of it may be behind.
+
+    While the server does not answer, what would be shown is left out, and the console says so once.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    @contextlib.contextmanager
+    def outlived(self) -> Iterator[None]:
+        """Around a request to Prefect, whose failure is told and goes no further."""
+        try:
+            yield
+            self._told = False
+        except Exception as error:  # of httpx, of Prefect, of the network: none is a reason to stop
+            if not self._told:
+                console.warn(
+                    f"Prefect does not answer ({type(error).__name__}: {plain(error)}); work goes on, and its page "
+                    "lacks what is not sent meanwhile"
+                )
+            self._told = True
+
+
 class ProgressPage:
     """Progress of a stage as a Prefect artifact: made when there is something to show, then updated."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
+        self._outage = Outage()
 
     def __call__(self, what: str, share: float, figures: Mapping[str, Any]) -> None:
-        """share: 0 to 1. figures: shown beside it, by name."""
+        """share: 0 to 1. figures: shown beside it, by name. Never raises."""
+        with self._outage.outlived():
+            self._show(what, share, figures)
+
+    def _show(self, what: str, share: float, figures: Mapping[str, Any]) -> None:
         shown = "  ".join(f"{name} {value}" for name, value in figures.items())
         description = _harmless(f"{what}  {shown}")
         percent = round(100 * min(max(share, 0.0), 1.0), 1)

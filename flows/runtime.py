@@ -40,6 +40,7 @@ class Run:
     def __init__(self, context: RunContext, parent: StageRun | None = None):
         self.context = context
         self.parent = parent
+        self._outage = records.Outage()
 
     @property
     def store(self) -> Store:
@@ -57,7 +58,8 @@ class Run:
             artifact = stage_run(settings, inputs, self.context, **options)
         for line in self.context.history[known:]:
             get_run_logger().info(records.sentence(line))
-            records.publish(line)
+            with self._outage.outlived():
+                records.publish(line)
         return artifact
 
 

@@ -263,6 +263,28 @@ def test_a_stages_end_is_one_line_in_the_log(tmp_path: Path) -> None:
     assert reused == "ingest: cached, ffffffffffff of 2025-01-02T03:04:05 is used again; 2 of 3 kept; 0.0 s"
 
 
+def test_work_outlives_a_prefect_that_is_away_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made, away = [], True
+
+    def create(**given: Any) -> str:
+        if away:
+            raise ConnectionError("[Errno 111] Connection refused")
+        made.append(given["progress"])
+        return "an id"
+
+    monkeypatch.setattr(records, "create_progress_artifact", create)
+    page = records.ProgressPage()
+    for share in (0.1, 0.2, 0.3):
+        page("ingest: fetching", share, {})
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Prefect does not answer (ConnectionError: [Errno 111] Connection refused)") == 1
+    away = False
+    page("ingest: fetching", 0.4, {})
+    assert made == [40.0]
+
+
 def test_progress_is_one_artifact_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     made, moved = [], []
     monkeypatch.setattr(records, "create_progress_artifact", lambda **given: made.append(given) or "an id")
