@@ -41,7 +41,7 @@ class Forgotten:
         for each in sums:
             if len(each) != 64 or set(each) - set("0123456789abcdef"):
                 raise GigaganError(f"--sha256 {each!r} is no sha256; give 64 hex digits")
-        named = frozenset(each.strip().lower().strip(".") for each in hosts)
+        named = frozenset(_one_spelling(each.strip()) for each in hosts)
         given = frozenset(each.strip() for each in urls)
         if "" in named | given or not (sums or named or given):
             raise GigaganError("nothing to forget was named; give --url, --sha256 or --host")
@@ -63,7 +63,7 @@ class Forgotten:
 
     def _names_host(self, url: str) -> bool:
         try:
-            host = (urlsplit(url.strip()).hostname or "").lower().strip(".")
+            host = _one_spelling(urlsplit(url.strip()).hostname or "")
         except ValueError:
             return False
         return any(host == each or host.endswith(f".{each}") for each in self.hosts)
@@ -76,6 +76,15 @@ class Forgotten:
     def from_json(cls, values: dict[str, list[str]]) -> Forgotten:
         """What `as_json` wrote."""
         return cls(**{name: frozenset(each) for name, each in values.items()})
+
+
+def _one_spelling(host: str) -> str:
+    """Of a host's name: in lower case, without the dot at its end, and as DNS writes what is no ASCII."""
+    host = host.lower().strip(".")
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:  # no name that DNS could have
+        return host
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,15 @@ def test_a_host_is_meant_with_its_subdomains_and_nothing_like_it() -> None:
         assert not wanted.names(url), url
 
 
+@pytest.mark.parametrize("host", ["bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"])
+def test_a_host_of_other_letters_is_meant_in_both_spellings(host: str) -> None:
+    wanted = Forgotten.of(hosts=[host])
+    assert wanted.names("http://bücher.example/a")
+    assert wanted.names("https://cdn.xn--bcher-kva.example/b")
+    assert not wanted.names("http://bucher.example/a")
+    assert not wanted.names(f"http://{'a' * 70}.example/"), "which is no name, and no reason to stop"
+
+
 @pytest.mark.parametrize(
     "given", [{}, {"urls": [" "]}, {"hosts": ["."]}, {"sha256": ["12"]}, {"sha256": ["x" * 64]}]
 )
