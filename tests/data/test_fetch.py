@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
+import resource
 import socket
 import threading
 import time
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
 from urllib.parse import quote
@@ -219,6 +222,81 @@ def test_a_lying_content_length_makes_no_picture(promised: int, sent: int, statu
         (found,) = fetch(liar, "picture", retries=0)
     assert found.status == status
     assert found.body is None
+
+
+def packed_zeros(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    pieces = [packer.compress(bytes(2**20)) for _ in range(megabytes)]
+    return b"".join(pieces) + packer.flush()
+
+
+def answered(head: bytes, body: bytes = b"") -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(head + b"\r\n\r\n" + body)
+
+
+def flood(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"X-More: " + b"a" * 1000 + b"\r\n")
+
+
+def slow_head(connection: socket.socket) -> None:
+    for letter in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000:
+        connection.sendall(bytes([letter]))
+        time.sleep(0.05)
+
+
+STRANGE_SERVERS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
+    "HTTP/1.0 without a length": (answered(b"HTTP/1.0 200 OK", BODY), "success"),
+    "no length, closed at the end": (answered(b"HTTP/1.1 200 OK\r\nConnection: close", BODY), "success"),
+    "headers without end": (flood, "broken_answer"),
+    "one endless header": (answered(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000, BODY), "broken_answer"),
+    "headers a letter at a time": (slow_head, "timeout"),
+    "no HTTP at all": (lambda connection: connection.sendall(BODY), "broken_answer"),
+    "two lengths": (
+        answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 900", BODY),
+        "broken_answer",
+    ),
+    "chunks that are cut": (
+        answered(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"384\r\n" + BODY[:100]),
+        "truncated_body",
+    ),
+    "a redirect to itself": (
+        answered(b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /x"),
+        "too_many_redirects",
+    ),
+    "a redirect to nowhere": (answered(b"HTTP/1.1 302 Found\r\nConnection: close"), "too_many_redirects"),
+    "64 MB of zeros in 64 KB": (
+        answered(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: gzip", packed_zeros(64)),
+        "too_large",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE_SERVERS)
+def test_a_strange_server_is_one_reason_and_costs_no_memory(name: str) -> None:
+    answer, status = STRANGE_SERVERS[name]
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not done.is_set():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                answer(connection)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        strange = Web()
+        strange.port = listener.getsockname()[1]
+        (found,) = fetch(strange, "x", retries=0, max_bytes=1_000_000)
+        done.set()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", strange.port)):
+            pass  # the last one that it waits for
+    assert found.status == status, found.message
+    assert (found.body == BODY) == (status == "success")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000, "KiB"
 
 
 def test_other_schemes_and_broken_urls_are_refused(small_web: Web) -> None:
