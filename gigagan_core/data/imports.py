@@ -1,46 +1,29 @@
 """Import of pictures that are there already: tars of webdataset or img2dataset, and folders of pictures.
 
-`plan_import` looks at a folder and cuts it into pieces; `import_piece` makes a tar and a parquet of each, in the form
-of a downloaded partition (`download.py`) with one more column, ``label``.
+`plan_import` looks at a folder and cuts it into pieces, `read_piece` reads one, and `import_writing` makes a tar and a
+parquet of it.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data.pictures import ENDINGS
-from gigagan_core.data.schemas import PUBLISHED, SCORES, finite
-from gigagan_core.data.status import SUCCESS
+from gigagan_core.data.schemas import finite
 from gigagan_core.errors import GigaganError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 Layout = Literal["shards", "captions", "classes"]
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What is read, by Pillow's names."""
-
-_ENDING = {
-    "PNG": "png",
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "WEBP": "webp",
-}  # MPO: a JPEG with further views behind it
-
 _END_OF_TAR = bytes(512)
-_CANONICAL_NUMBERS = frozenset({"width", "height", "label", *SCORES})
-_CANONICAL_TEXTS = frozenset({"url", "nsfw_tag"})
 
 
 @dataclass(frozen=True)
@@ -222,7 +205,7 @@ def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
         body = None if name in plan.lost else (plan.folder / name).read_bytes()
         if plan.layout == "classes":
             class_name = _class_of(name)
-            caption = plan.captions.get(class_name, _encodable(class_name.replace("_", " ")))
+            caption = plan.captions.get(class_name, encodable(class_name.replace("_", " ")))
             yield Found(name, body, caption, {"label": plan.labels[class_name]})
         else:
             yield Found(name, body, _caption_of(plan, name))
@@ -282,7 +265,7 @@ def _sample(key: str, parts: Mapping[str, bytes]) -> Found | None:
     caption = _text(parts["txt"]) if "txt" in parts else known.get("caption")
     if "cls" in parts and (label := _text(parts["cls"]) or "").strip().isdecimal():
         known["label"] = int(label)
-    return Found(key, body, _encodable(caption) if isinstance(caption, str) else None, known)
+    return Found(key, body, encodable(caption) if isinstance(caption, str) else None, known)
 
 
 def _json(encoded: bytes | None) -> dict[str, Any]:
@@ -293,8 +276,8 @@ def _json(encoded: bytes | None) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _encodable(text: str) -> str:
-    """With a question mark for half a character, as JSON and names of files may have them."""
+def encodable(text: str) -> str:
+    """The text with a question mark for half a character, as JSON and names of files may have them."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -303,119 +286,3 @@ def _text(encoded: bytes) -> str | None:
         return encoded.decode()
     except UnicodeDecodeError:
         return None
-
-
-# ---- writing ------------------------------------------------------------------------------------------
-
-
-def import_schema() -> pa.Schema:
-    """The columns of a partition, and `label` (int32): the class, counted from 0, null where there is none."""
-    import pyarrow as pa
-
-    from gigagan_core.data.download import partition_schema
-
-    return partition_schema().append(pa.field("label", pa.int32()))
-
-
-def import_piece(plan: ImportPlan, piece: Piece, settings: ImportSettings, tar: Path, parquet: Path) -> int:
-    """Write a piece's pictures to a tar (key.ending, key.txt, key.json) and every row to a parquet; returns the rows.
-
-    Status is `success` or one of `no_picture`, `no_caption`, `not_an_image`. Raises GigaganError for a damaged tar.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = import_schema()
-    keep = _keeper(settings)
-    rows: list[dict[str, Any]] = []
-    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as out:
-        for number, found in enumerate(read_piece(plan, piece)):
-            key = f"{plan.prefix}{piece.number:05d}{number:06d}"
-            row = {**dict.fromkeys(schema.names), **_row(found, plan.layout), "key": key}
-            body, ending = None, ""
-            if found.body is None:
-                row["status"] = "no_picture"
-            elif found.caption is None:
-                row["status"] = "no_caption"
-            else:
-                body, ending, seen = keep(found.body)
-                row |= {"sha256": hashlib.sha256(found.body).hexdigest(), **seen}
-            row["selected"] = row["status"] == SUCCESS
-            if body is not None:
-                _add(out, f"{key}.{ending}", body)
-                _add(out, f"{key}.txt", found.caption.encode())
-                _add(out, f"{key}.json", json.dumps(row, indent=4).encode())
-            rows.append(row)
-    pq.write_table(pa.Table.from_pylist(rows, schema), parquet)
-    return len(rows)
-
-
-def _keeper(settings: ImportSettings) -> Callable[[bytes], tuple[bytes | None, str, dict[str, Any]]]:
-    """bytes -> (bytes to keep or None, their ending, columns of the row)."""
-    from gigagan_core.data.img2dataset_parts import make_resizer
-    from gigagan_core.data.perceptual_hash import difference_hash
-
-    resize = None
-    if settings.image_size is not None:
-        resize = make_resizer(
-            settings.image_size, settings.encode_format, settings.quality, own_process=False
-        )
-
-    def keep(body: bytes) -> tuple[bytes | None, str, dict[str, Any]]:
-        kind, size, error = _look_at(body)
-        if error is None and resize is not None:
-            body, *_, error = resize(io.BytesIO(body))
-            kind = settings.encode_format
-        if error is not None:
-            return None, "", {"status": "not_an_image", "error_message": error}
-        seen = {"status": SUCCESS, "original_width": size[0], "original_height": size[1]}
-        return body, kind, {**seen, "phash": difference_hash(body)}
-
-    return keep
-
-
-def _look_at(body: bytes) -> tuple[str, tuple[int, int], str | None]:
-    """(ending, (width, height), None) of a picture that decodes; the message otherwise."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            image.load()
-            return _ENDING[image.format], image.size, None
-    except UnidentifiedImageError:  # its message holds an address in memory, other in every run
-        return "", (0, 0), f"it is no {', '.join(FORMATS)}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return "", (0, 0), str(error)[:300]
-
-
-def _row(found: Found, layout: Layout) -> dict[str, Any]:
-    """What a maker's JSON says under a name of the canonical columns, and all of it in `extra`."""
-    scores = _published_scores(found.known)
-    said = {**found.known, **scores}
-    row: dict[str, Any] = {"caption": found.caption, "source": f"import-{layout}"}
-    for name in _CANONICAL_NUMBERS:
-        value = said.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if name in SCORES and abs(value) < 2**31:
-                row[name] = float(value)
-            elif name not in SCORES and 0 <= value < 2**31:
-                row[name] = int(value)
-    row |= {name: _encodable(said[name]) for name in _CANONICAL_TEXTS if isinstance(said.get(name), str)}
-    row["extra"] = json.dumps({**found.known, "imported_from": found.name}, default=str)
-    return row
-
-
-def _published_scores(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores under their publisher's names, known as his table is: `aesthetic` alone does not say which model's."""
-    for schema in PUBLISHED:
-        # img2dataset writes these under names of its own.
-        renamed = {column for name, column in schema.columns.items() if name not in SCORES}
-        if schema.required - renamed <= known.keys():
-            return {name: known.get(column) for name, column in schema.columns.items() if name in SCORES}
-    return {}
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))

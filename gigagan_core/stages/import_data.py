@@ -85,7 +85,7 @@ def _shards(work: StageWork, plan: ImportPlan) -> Iterator[Shard]:
 
 
 def _import(piece: Piece, plan: ImportPlan, settings: ImportSettings, folder: Path) -> Shard:
-    from gigagan_core.data.imports import import_piece
+    from gigagan_core.data.import_writing import import_piece
     from gigagan_core.data.shards import Shard
 
     shard = Shard(folder / f"{piece.number:05d}.tar", folder / f"{piece.number:05d}.parquet", 0, 0)

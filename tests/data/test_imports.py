@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from gigagan_core.config.ingest import ImportSettings
-from gigagan_core.data import imports
+from gigagan_core.data import import_writing
 from gigagan_core.data.imports import plan_import, read_captions
 from gigagan_core.data.reader import load_all
 from gigagan_core.errors import GigaganError
@@ -162,7 +162,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(shards, tmp_path / "undisturbed")
-    real, made, killed_at = imports.import_piece, [], 1
+    real, made, killed_at = import_writing.import_piece, [], 1
 
     def import_piece(plan: Any, piece: Any, *rest: Any) -> int:
         if piece.number == killed_at:
@@ -170,7 +170,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
         made.append(piece.number)
         return real(plan, piece, *rest)
 
-    monkeypatch.setattr(imports, "import_piece", import_piece)
+    monkeypatch.setattr(import_writing, "import_piece", import_piece)
     with pytest.raises(KeyboardInterrupt):
         run(shards, tmp_path / "store", threads=1)
     killed_at = None
