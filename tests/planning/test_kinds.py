@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -20,25 +21,34 @@ from tests.training.conftest import LARGE_DISCRIMINATOR, UPSAMPLER, upsampler_se
 ASSUMED = PlanSettings()
 
 
+# What tells the kinds apart is not in these, and every operation takes its time to be counted.
+PLAIN = {"attention_depths": (0, 0)}
+PLAIN_GENERATOR = {"mapping_depth": 1, "noise": False}
+SHALLOW = {"levels": 1, "predictor_depth": 1, "vision_layers": ()}
+
+
 def by_class() -> BaseTrainingSettings:
     """Conditioned on labels, as the ImageNet presets are."""
-    classes = {"conditioning": "class", "classes": 3}
-    losses = dataclasses.replace(SETTINGS.training.losses, contrastive=0.0, vision_aided=0.0)
+    classes = {"conditioning": "class", "classes": 3, **PLAIN}
+    losses = {"contrastive": 0.0, "vision_aided": 0.0, "level_weights": (1.0,)}
     return BaseTrainingSettings(
-        generator=dataclasses.replace(SETTINGS.generator, **classes),
-        discriminator=dataclasses.replace(SETTINGS.discriminator, **classes, vision_layers=()),
-        training=dataclasses.replace(SETTINGS.training, losses=losses),
+        generator=dataclasses.replace(SETTINGS.generator, **classes, **PLAIN_GENERATOR),
+        discriminator=dataclasses.replace(SETTINGS.discriminator, **classes, **SHALLOW),
+        training=with_losses(SETTINGS.training, **losses),
     )
 
 
 def upsampler(objective: str = "gan") -> UpsamplerTrainingSettings:
     training = upsampler_settings(objective, batch_size=16, total_images=1600)
-    losses = dataclasses.replace(training.losses, lpips=0.0)
     return UpsamplerTrainingSettings(
-        upsampler=UPSAMPLER,
-        discriminator=LARGE_DISCRIMINATOR,
-        training=dataclasses.replace(training, losses=losses),
+        upsampler=dataclasses.replace(UPSAMPLER, **PLAIN_GENERATOR),
+        discriminator=dataclasses.replace(LARGE_DISCRIMINATOR, **SHALLOW, attention_depths=(0, 0, 0)),
+        training=with_losses(training, lpips=0.0, level_weights=(1.0,)),
     )
+
+
+def with_losses(training: Any, **losses: Any) -> Any:
+    return dataclasses.replace(training, losses=dataclasses.replace(training.losses, **losses))
 
 
 KINDS = {"by class": by_class, "upsampler": upsampler, "L1 control": lambda: upsampler("l1")}
