@@ -8,29 +8,30 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.training import launch_ray
 from gigagan_core.training.checkpoint import read_state
-from gigagan_core.training.launch_ray import launch
 from gigagan_core.training.record import Event
 from gigagan_core.training.worker import TrainingJob
 
 from .conftest import DISCRIMINATOR, GENERATOR, base_settings
 
-IMAGES, EVERY = 160, 16
+IMAGES, EVERY = 96, 16
 QUICK_SEEDS, SEEDS = range(2), range(2, 10)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ModuleType]:
-    """A Ray of its own, whose processes take their time to write a checkpoint: long enough to be killed meanwhile."""
+    """A Ray of its own, whose workers take their time to write a checkpoint: long enough to be killed meanwhile."""
     import ray
 
-    def writing_takes_time() -> None:
-        from gigagan_core.training import checkpoint
+    def slow_worker(config: dict[str, Any]) -> None:
+        from gigagan_core.training import checkpoint, launch_ray
 
         sync = checkpoint._sync
 
@@ -39,16 +40,13 @@ def cluster() -> Iterator[ModuleType]:
             sync(path)
 
         checkpoint._sync = slow
+        launch_ray._train_worker(config)  # in the worker's process the real one
 
     ray.shutdown()
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=128 * 2**20,
-        runtime_env={"worker_process_setup_hook": writing_takes_time},
-    )
-    yield ray
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch_ray, "_train_worker", slow_worker)
+        yield ray
     ray.shutdown()
 
 
@@ -78,7 +76,7 @@ def train(
         data=((str(inputs["data"].path), 1.0),),
         encoder=str(inputs["encoder"].path),
     )
-    state = read_state(launch(job, folder, on_event, cluster, workers=2))
+    state = read_state(launch_ray.launch(job, folder, on_event, cluster, workers=2))
     assert state["images_seen"] == IMAGES
     return dict(_tensors("", state))
 
@@ -150,7 +148,7 @@ class Killer:
         if self._in_checkpoint:
             moment = self._wait_for_writing(self._random.randrange(1, IMAGES // EVERY))
         else:
-            delay = self._random.uniform(0.0, 5.0)
+            delay = self._random.uniform(0.0, 4.0)
             time.sleep(delay)
             moment = f"{delay:.1f} s after the start"
         found = workers()
