@@ -131,7 +131,8 @@ def _check_batch(
     shared = bool(micro) or workers > 1
     if group and (held % group if held > group or shared else group % held):
         raise ValueError(f"minibatch_std_group is {group}, which does not divide {name} of {held}")
-    if shared and losses.matching and not losses.matching_block:
+    exchanging = losses.matching and getattr(training, "objective", "gan") == "gan"
+    if shared and exchanging and not losses.matching_block:
         setting = f"micro_batch_size is {micro}" if micro else f"workers is {workers}"
         mend = f"set matching_block to {held} or a divisor" if held > 1 else f"{name} needs two samples"
         raise ValueError(f"{setting} and matching_block 0, so that the result would depend on it; {mend}")

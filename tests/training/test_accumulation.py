@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import partial
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
 from gigagan_core.training import steps
 from gigagan_core.training.loop import run_loop
 from gigagan_core.training.world import World
@@ -17,6 +18,8 @@ from gigagan_core.training.world import World
 from .conftest import (
     DISCRIMINATOR,
     GENERATOR,
+    LARGE_DISCRIMINATOR,
+    UPSAMPLER,
     Hooks,
     base_settings,
     batches,
@@ -98,6 +101,18 @@ def test_a_micro_batch_that_would_change_the_result_is_refused(schedule, losses,
 )
 def test_a_number_of_workers_that_would_change_the_result_is_refused(workers, losses, sentence) -> None:
     refuse(workers, {}, losses, sentence)
+
+
+@pytest.mark.parametrize("objective", ["gan", "l1"])
+def test_a_control_that_exchanges_no_captions_needs_no_block(objective: str) -> None:
+    training = upsampler_settings(objective)
+    losses = dataclasses.replace(training.losses, matching_block=0)
+    training = dataclasses.replace(training, losses=losses)
+    refused = pytest.raises(ValidationError, match="set matching_block to 4 or a divisor")
+    with refused if objective == "gan" else contextlib.nullcontext():
+        UpsamplerTrainingSettings(
+            upsampler=UPSAMPLER, discriminator=LARGE_DISCRIMINATOR, training=training, workers=2
+        )
 
 
 def refuse(workers: int, schedule: dict, losses: dict, sentence: str) -> None:
