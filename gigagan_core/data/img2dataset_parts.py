@@ -107,6 +107,7 @@ _UPRIGHT: dict[int, tuple] = {
     8: (True, 0),
 }
 _ORIENTATION = 0x0112
+_EXIF_HEAD = 2**17  # a JPEG's EXIF is in one of its first segments, which have 64 KB at most
 
 
 def _orientation(encoded: np.ndarray) -> int:
@@ -114,7 +115,8 @@ def _orientation(encoded: np.ndarray) -> int:
     from PIL import Image
 
     body = encoded.tobytes()
-    if not any(mark in body for mark in (b"Exif", b"eXIf", b"EXIF")):
+    head, mark = (_EXIF_HEAD, b"Exif") if body.startswith(b"\xff\xd8") else (len(body), b"eXIf")
+    if mark not in body[:head] and not (body.startswith(b"RIFF") and b"EXIF" in body):
         return 1
     try:
         with Image.open(io.BytesIO(body)) as image:
