@@ -322,6 +322,17 @@ def test_a_tar_is_listed_as_tarfile_lists_it(tmp_path: Path, kind: str) -> None:
     assert (_list_plain_tar(path) is not None) == (kind in ("plain", "times"))
 
 
+def test_a_size_that_is_no_number_is_damage_of_the_tar(make_shard_set: MakeSet) -> None:
+    folder = make_shard_set((5,))
+    whole = bytearray((folder / "00000.tar").read_bytes())
+    last = max(place for place in range(0, len(whole), 512) if whole[place + 257 : place + 262] == b"ustar")
+    whole[last + 124 : last + 135] = b"99999999999"
+    (folder / "00000.tar").write_bytes(whole)
+    assert sum(name.endswith(".png") for name, _, _ in list_tar(folder / "00000.tar")) == 5
+    (batch,) = take(folder, batches=1)
+    assert len(batch.keys) == len(batch.images)
+
+
 def test_a_tar_that_lacks_pictures_is_named(make_shard_set: MakeSet) -> None:
     folder, other = make_shard_set((5,)), make_shard_set((3,), name="other")
     (folder / "00000.tar").write_bytes((other / "00000.tar").read_bytes())
