@@ -32,16 +32,17 @@ PLACEHOLDER = re.compile(r"^\{\{ (\w+) \}\}$")
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of file. patterns: below infra/. look: gives a sentence for each thing that is wrong."""
+    """One kind of file. patterns: below infra/; but: names of other kinds. look: a sentence for each finding."""
 
     name: str
     patterns: tuple[str, ...]
     look: Callable[[Path, list[Path]], Iterator[str]]
+    but: tuple[str, ...] = ()
 
     def files(self, root: Path) -> list[Path]:
         """The files of this kind, sorted."""
         found = {path for pattern in self.patterns for path in (root / "infra").glob(pattern)}
-        return sorted(path for path in found if path.is_file())
+        return sorted(path for path in found if path.is_file() and path.name not in self.but)
 
 
 # ---- programs ---------------------------------------------------------------------------------------
@@ -254,20 +255,34 @@ def exporter_metrics(root: Path) -> set[str]:
 
 
 def _alerts(root: Path, files: list[Path]) -> Iterator[str]:
-    metrics = exporter_metrics(root)
     for path in files:
         (document,) = _documents(path)
-        problems = list(against_schema(document, "prometheus#/$defs/rules"))
-        yield from (f"{path.name}: {problem}" for problem in problems)
-        if problems:
-            continue
+        for problem in against_schema(document, "prometheus#/$defs/rules"):
+            yield f"{path.name}: {problem}"
+            return
         for rule in (rule for group in document["groups"] for rule in group["rules"]):
-            for problem in promql_problems(rule["expr"], metrics):
+            for problem in promql_problems(rule["expr"], exporter_metrics(root)):
                 yield f"{path.name}: {rule['alert']}: {problem}"
-        if shutil.which("promtool") is None:
-            print("  promtool is not on the PATH: expressions were looked at for names and brackets only")
-        else:
-            yield from _program(root, "promtool", "check", "rules", str(path))
+        yield from _promtool(root, "check", path)
+
+
+def _alert_tests(root: Path, files: list[Path]) -> Iterator[str]:
+    known = set(re.findall(r"- alert: (\w+)", (root / "infra" / "alerts.yaml").read_text()))
+    for path in files:
+        (document,) = _documents(path)
+        for problem in against_schema(document, "prometheus#/$defs/tests"):
+            yield f"{path.name}: {problem}"
+        named = set(re.findall(r'alertname="(\w+)"', path.read_text()))
+        yield from (f"{path.name}: there is no alert {name}" for name in sorted(named - known))
+        yield from _promtool(root, "test", path)
+
+
+def _promtool(root: Path, verb: str, path: Path) -> Iterator[str]:
+    """What Prometheus' own tool says of rules or of their tests, where there is one."""
+    if shutil.which("promtool") is None:
+        print(f"  promtool is not on the PATH: {path.name} was looked at for keys, names and brackets only")
+    else:
+        yield from _program(root, "promtool", verb, "rules", str(path))
 
 
 def _prometheus(root: Path, files: list[Path]) -> Iterator[str]:
@@ -302,7 +317,7 @@ def _json(root: Path, files: list[Path]) -> Iterator[str]:
             yield f"{path.relative_to(root)}: {error}"
 
 
-MANIFESTS = Check("kubernetes", ("kubernetes/[!ks]*.yaml", "kubernetes/s[!c]*.yaml"), _manifests)
+MANIFESTS = Check("kubernetes", ("kubernetes/*.yaml",), _manifests, but=("kustomization.yaml", "scrape.yaml"))
 CHECKS = (
     Check("yaml style", ("**/*.yaml", ".yamllint.yaml"), _yaml_style),
     Check("compose", ("compose.yaml",), _compose),
@@ -315,6 +330,7 @@ CHECKS = (
     Check("json", ("**/*.json",), _json),
     Check("work pool", ("kubernetes/work-pool.json",), _work_pool),
     Check("alerts", ("alerts.yaml",), _alerts),
+    Check("alert tests", ("alerts.test.yaml",), _alert_tests),
     Check("prometheus", ("compose/prometheus.yaml", "kubernetes/scrape.yaml"), _prometheus),
     Check("variables", (".env.example", "kubernetes/site.env"), _variables),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,24 @@ def test_jobs_that_the_alerts_name_are_scraped_on_both_sites() -> None:
     for file in ("compose/prometheus.yaml", "kubernetes/scrape.yaml"):
         scraped = {each["job_name"] for each in yaml.safe_load((INFRA / file).read_text())["scrape_configs"]}
         assert named == {"ray", "gigagan"} <= scraped, file
+
+
+def test_the_readmes_commands_are_shell_and_its_rule_is_an_object() -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", (INFRA / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        done = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, (block, done.stderr)
+    (rule,) = [block for block in blocks if "PrometheusRule" in block]
+    printed = subprocess.run(
+        ["sh"],
+        input=rule.rpartition("|")[0],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        check=True,
+    )
+    made = yaml.safe_load(printed.stdout)
+    assert made["kind"] == "PrometheusRule"
+    assert made["spec"] == yaml.safe_load((INFRA / "alerts.yaml").read_text())
