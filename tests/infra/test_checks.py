@@ -19,7 +19,7 @@ FAULTS = [
     ("dockerfiles", "docker/s3.Dockerfile", "versitygw:v1.7.0", "versitygw:latest", "DL3007"),
     ("shell", "deploy.sh", '"$(dirname "$0")/.."', "$(dirname $0)/..", "SC2046"),
     ("shell", "compose/init-databases.sh", "--dbname=postgres", "--dbname=$POSTGRES_DB", "SC2086"),
-    ("kubernetes", "kubernetes/raycluster.yaml", "rayStartParams: {}", "rayStartParam: {}", "rayStartParam"),
+    ("kubernetes", "kubernetes/raycluster.yaml", "rayStartParams:", "rayStartParam:", "rayStartParam"),
     (
         "kubernetes",
         "kubernetes/raycluster.yaml",

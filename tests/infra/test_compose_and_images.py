@@ -108,6 +108,13 @@ def test_every_ray_process_asks_for_a_token(compose) -> None:
         assert services(compose)[name]["environment"]["RAY_AUTH_MODE"] == "token", name
 
 
+def test_rays_objects_fit_into_the_shared_memory_of_their_container(compose) -> None:
+    for name in ("ray-head", "ray-worker", "ray-gpu-worker"):
+        service = services(compose)[name]
+        (objects,) = [each for each in service["command"] if each.startswith("--object-store-memory=")]
+        assert int(objects.partition("=")[2]) <= int(service["shm_size"].removesuffix("gb")) * 2**30 / 2, name
+
+
 def test_servers_ask_who_is_there(compose) -> None:
     assert "PREFECT_SERVER_API_AUTH_STRING" in services(compose)["prefect"]["environment"]
     assert "--app-name basic-auth" in services(compose)["mlflow"]["command"][-1]

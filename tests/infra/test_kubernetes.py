@@ -131,6 +131,15 @@ def test_the_cluster_grows_within_limits_and_asks_for_a_token(manifests) -> None
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
+def test_rays_objects_fit_into_the_shared_memory_of_their_pod(manifests) -> None:
+    spec = cluster(manifests)
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
+        shared = int(volumes["shared-memory"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+        # Half of it at most: NCCL and PyTorch's loaders use it, too.
+        assert 0 < int(group["rayStartParams"]["object-store-memory"]) <= shared / 2
+
+
 def test_nobody_reaches_anybody_unless_a_policy_says_so(manifests) -> None:
     denied = {
         each["metadata"]["namespace"]: each["spec"]["policyTypes"]
