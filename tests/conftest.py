@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,32 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIGAGAN_HOME", str(_HOME))
+
+
+@pytest.fixture(scope="session")
+def save_tiny_encoder() -> Callable[..., None]:
+    """(folder, name, role, seed) -> writes an untrained encoder: pictures of 8 px, captions of 8 tokens, width 16."""
+    return _save_tiny_encoder
+
+
+def _save_tiny_encoder(folder: Path, name: str = "tiny", role: str = "condition", seed: int = 0) -> None:
+    import torch
+
+    from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
+    from gigagan_core.encoders.open_clip_encoder import Preprocessing, save_encoder
+
+    architecture = ClipArchitecture(
+        embed_dim=8,
+        image_size=8,
+        patch_size=4,
+        vision=Tower(width=16, layers=1, heads=2),
+        text=Tower(width=16, layers=2, heads=2),
+        pool="avg",
+        context_length=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_encoder(folder, ClipModel(architecture), Preprocessing(), name=name, role=role)
 
 
 def pytest_sessionfinish() -> None:

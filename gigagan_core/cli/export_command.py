@@ -1,9 +1,9 @@
-"""`gigagan export`: networks as programs for torch alone."""
+"""`gigagan export`: networks as programs for torch alone, or as ONNX files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,27 +36,34 @@ def export(
             show_default="any",
         ),
     ] = None,
+    format: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option("--format", help="onnx needs onnx, onnxscript and onnxruntime."),
+    ] = "torch",
     device: DeviceOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model through `torch.export`, its encoder and an upsampler besides; each is checked against its network.
 
-    Programs run on the device they were exported on, and need torch alone.
+    Programs run on the device they were exported on, and need torch alone; ONNX files run wherever onnxruntime does.
     """
     with answering(as_json) as answer:
         from gigagan_core import console
+        from gigagan_core.inference import onnx_format
         from gigagan_core.inference.export import export_networks
         from gigagan_core.inference.outputs import OutputFolder
         from gigagan_core.inference.pipeline import GigaGANPipeline
         from gigagan_core.store.store import open_store
 
         folder = OutputFolder(out).folder
+        if format == "onnx":
+            onnx_format.require()  # before a model is loaded
         pipe = GigaGANPipeline.from_pretrained(model, encoder, upsampler, device, store=open_store(store))
         large = pipe.upsampler
         models = {"base": pipe.model} | ({"upsampler": large.model} if large else {})
         document = export_networks(
-            folder, pipe.network, large.network if large else None, pipe.encoder, models, batch_size
+            folder, pipe.network, large.network if large else None, pipe.encoder, models, batch_size, format
         )
         answer({"folder": str(folder), **document})
         for program in document["programs"].values():

@@ -1,4 +1,4 @@
-"""Networks as `torch.export` programs: files that torch alone can load and run, on any machine.
+"""Networks as `torch.export` programs, which torch alone can load and run on any machine, or as ONNX files.
 
 The frozen encoder travels as a program too, so that a caption's tokens are all that is needed. Latents and truncation
 are the caller's; per-pixel noise is the fixed field of `latents.fixed_noise`, stored with the program.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference import onnx_format
 from gigagan_core.inference.latents import fixed_noise
 from gigagan_core.models import adaptive_conv
 from gigagan_core.models.condition import Condition
@@ -24,7 +26,9 @@ from gigagan_core.models.text import TextFeatures
 if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
 
-DESCRIPTION = "export.json"
+Format = Literal["torch", "onnx"]
+DESCRIPTION: dict[Format, str] = {"torch": "export.json", "onnx": "export-onnx.json"}
+_ENDINGS: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
 _EXAMPLES = 2  # a batch of one would be taken for a constant
 
 
@@ -86,14 +90,18 @@ def export_networks(
     encoder: Encoder | None = None,
     models: dict[str, Any] | None = None,
     batch_size: int | None = None,
+    format: Format = "torch",
 ) -> dict[str, Any]:
     """Write `base.pt2`, `upsampler.pt2` and `encoder.pt2`, as many as are given, and `export.json`; returns the latter.
 
     Each program is checked against the network it was made of. encoder: needed where a network takes captions.
     models: what the networks are, for the description. batch_size: the only one that the programs then take; None: any,
     which costs banks of many kernels dearly at high resolution, since a kernel for each sample cannot be traced.
-    Raises GigaganError where a network cannot be exported or the results differ.
+    format: "onnx" writes `.onnx` files and `export-onnx.json`. Raises GigaganError where a network cannot be exported
+    or the results differ.
     """
+    if format == "onnx":
+        onnx_format.require()
     traced = batch_size or _EXAMPLES
     programs: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
     if base is not None:
@@ -103,10 +111,15 @@ def export_networks(
     if encoder is not None:
         programs["encoder"] = EncoderProgram(encoder), {"tokens": _tokens(encoder, traced)}
     folder.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {"torch": torch.__version__, "models": models or {}, "programs": {}}
+    document: dict[str, Any] = {
+        "format": format,
+        "torch": torch.__version__,
+        "models": models or {},
+        "programs": {},
+    }
     for name, (module, inputs) in programs.items():
-        path = folder / f"{name}.pt2"
-        difference = _export(path, module.eval(), inputs, any_batch=batch_size is None)
+        path = folder / f"{name}{_ENDINGS[format]}"
+        difference = _export(path, module.eval(), inputs, format, any_batch=batch_size is None)
         document["programs"][name] = {
             "file": path.name,
             "inputs": {
@@ -115,12 +128,14 @@ def export_networks(
             },
             "largest_difference": difference,
         }
-    (folder / DESCRIPTION).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / DESCRIPTION[format]).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return document
 
 
 @torch.no_grad()
-def _export(path: Path, module: nn.Module, inputs: dict[str, Tensor], any_batch: bool) -> float:
+def _export(
+    path: Path, module: nn.Module, inputs: dict[str, Tensor], format: Format, any_batch: bool
+) -> float:
     arguments = tuple(inputs.values())
     module(*arguments)  # the noise fields are made now, and are then part of the program
     shapes, own_kernels = None, contextlib.nullcontext()
@@ -133,11 +148,17 @@ def _export(path: Path, module: nn.Module, inputs: dict[str, Tensor], any_batch:
     try:
         with own_kernels:
             program = torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
-        torch.export.save(program, path)
+        if format == "onnx":
+            onnx_format.save(program, path, list(inputs))
+        else:
+            torch.export.save(program, path)
+    except GigaganError:
+        raise
     except Exception as error:  # torch.export has many kinds of its own
         reason = " ".join(str(error).split())[:300]
         raise GigaganError(f"{path.name} cannot be exported ({reason}); report it with the model") from error
-    return _difference(path, module, arguments, any_batch)
+    runs = onnx_format.load(path) if format == "onnx" else torch.export.load(path).module()
+    return _difference(path, runs, module, arguments, any_batch)
 
 
 def _named(module: nn.Module) -> int:
@@ -145,14 +166,20 @@ def _named(module: nn.Module) -> int:
     return {BaseProgram: 2, UpsamplerProgram: 3, EncoderProgram: 1}[type(module)]
 
 
-def _difference(path: Path, module: nn.Module, arguments: tuple[Tensor, ...], any_batch: bool) -> float:
+def _difference(
+    path: Path,
+    program: Callable[..., Any],
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    any_batch: bool,
+) -> float:
     """The largest difference between program and network; on one sample and on three, where it takes any number."""
-    program = torch.export.load(path).module()
     largest = 0.0
     for count in (1, 3) if any_batch else (len(arguments[0]),):
         batch = tuple(value[torch.arange(count) % len(value)] for value in arguments)
         for found, expected in zip(_tensors(program(*batch)), _tensors(module(*batch)), strict=True):
-            largest = max(largest, float((found.float() - expected.float()).abs().max()))
+            difference = found.float().cpu() - expected.float().cpu()
+            largest = max(largest, float(difference.abs().max()))
     if not largest <= _TOLERANCE:
         raise GigaganError(
             f"{path.name} differs by {largest:.3g} from the network it was made of; do not use it, and report it"

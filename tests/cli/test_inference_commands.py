@@ -3,146 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from typer.testing import Result
 
-from gigagan_core.config.base import Settings
-from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
-from gigagan_core.encoders.open_clip_encoder import Preprocessing, save_encoder
 from gigagan_core.inference.outputs import read_record
 from gigagan_core.inference.recipes import Walk, save_recipe
-from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
-from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
-from gigagan_core.store.artifact import Artifact
-from gigagan_core.store.fingerprint import sha256_file
-from gigagan_core.training.checkpoint import export_bundle
-from gigagan_core.training.recipes import initial_network
 
-TEXT = {"text_dim": 16, "text_width": 8, "text_depth": 1, "text_head_dim": 4}
-SHARED = {"z_dim": 6, "w_dim": 8, "mapping_depth": 2, "channel_base": 128, "channel_max": 8, "noise": False}
-SHARED |= {"attention_head_dim": 4, "attention_mlp_ratio": 2.0}
-BASE = GeneratorSettings(
-    image_size=8, kernels=(1, 2), blocks=(1, 1), attention_depths=(0, 1), **TEXT, **SHARED
-)
-CLASSES = GeneratorSettings(
-    image_size=8,
-    kernels=(1, 2),
-    blocks=(1, 1),
-    attention_depths=(0, 0),
-    conditioning="class",
-    classes=4,
-    text_width=8,
-    cross_attention=False,
-    **SHARED,
-)
-UPSAMPLER = UpsamplerSettings(
-    low_size=8,
-    image_size=16,
-    bottleneck_size=4,
-    encoder_blocks=(1,),
-    encoder_attention_depths=(0,),
-    kernels=(1, 1, 2),
-    blocks=(1, 1, 1),
-    attention_depths=(0, 0, 0),
-    lowest_rgb=8,
-    **TEXT,
-    **SHARED,
-)
-ARCHITECTURE = ClipArchitecture(
-    embed_dim=8,
-    image_size=8,
-    patch_size=4,
-    vision=Tower(width=16, layers=1, heads=2),
-    text=Tower(width=16, layers=2, heads=2),
-    pool="avg",
-    context_length=8,
-)
-Inside = Callable[..., Result]
-
-
-class Numbered(Settings):
-    """Different settings make different artifacts."""
-
-    number: int
-
-
-class Models:
-    """Puts small models into the store of the commands."""
-
-    def __init__(self, store: Path):
-        self.store, self.number, self.sum = str(store), 0, ""
-
-    def put(self, kind: str, write: Callable[[Path], None], inputs: dict | None = None) -> Artifact:
-        self.number += 1
-
-        def work(stage_work) -> Outcome:
-            write(stage_work.output)
-            return Outcome(notes={"role": "condition"} if kind == "encoder" else {})
-
-        spec = StageSpec(f"train-{kind}", kind=kind, module="gigagan_core.text")
-        with RunContext.open(self.store) as context:
-            return materialise(spec, Numbered(number=self.number), inputs or {}, context, work, label=kind)
-
-    def encoder(self) -> Artifact:
-        torch.manual_seed(0)
-        artifact = self.put(
-            "encoder",
-            lambda folder: save_encoder(
-                folder, ClipModel(ARCHITECTURE), Preprocessing(), name="tiny", role="condition"
-            ),
-        )
-        self.sum = sha256_file(artifact.path / "model.safetensors")
-        return artifact
-
-    def model(self, settings, kind: str, encoder: Artifact | None) -> Artifact:
-        network = initial_network(settings, seed=0)
-        name = "upsampler" if kind == "upsampler-model" else "base"
-        config = {"kind": name, "image_size": settings.image_size, "encoder_sha256": self.sum, "seed": 0}
-        inputs = {"encoder": encoder} if encoder else {}
-        return self.put(kind, lambda out: export_bundle(out / "bundle", network, config, "# card"), inputs)
-
-
-@pytest.fixture
-def models(tmp_path: Path, inside: Inside) -> Models:
-    return Models(tmp_path / "home" / "store")
-
-
-@pytest.fixture
-def trained(models: Models) -> Models:
-    """A store with an encoder, a base model and an upsampler."""
-    encoder = models.encoder()
-    models.model(BASE, "base-model", encoder)
-    models.model(UPSAMPLER, "upsampler-model", encoder)
-    return models
-
-
-@pytest.fixture
-def ask(inside: Inside, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict]:
-    """The JSON that a command answers; what it says besides is in `said`."""
-
-    def run(*arguments: str) -> dict:
-        capfd.readouterr()
-        done = inside(*arguments, "--json")
-        assert done.exit_code == 0, done.stderr
-        return {**json.loads(capfd.readouterr().out), "said": done.stderr}
-
-    return run
-
-
-def failure(done: Result) -> str:
-    """The one sentence."""
-    assert done.exit_code == 1, done.output
-    lines = [line for line in done.stderr.splitlines() if line.startswith("gigagan: error")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
-
+from .conftest import BASE, CLASSES, failure
 
 # ---- generate --------------------------------------------------------------------------------------
 
@@ -397,3 +267,11 @@ def test_export_writes_programs_that_are_checked(trained, ask, tmp_path) -> None
     assert set(document["programs"]) == {"base", "encoder"}
     assert (tmp_path / "programs" / "base.pt2").stat().st_size > 0
     assert document["programs"]["base"]["largest_difference"] < 1e-4
+
+
+def test_export_writes_onnx_files(trained, ask, tmp_path) -> None:
+    document = ask("export", "--out", "programs", "--format", "onnx", "--batch-size", "1")
+    assert document["format"] == "onnx"
+    assert {each["file"] for each in document["programs"].values()} == {"base.onnx", "encoder.onnx"}
+    assert document["programs"]["base"]["largest_difference"] < 1e-4
+    assert (tmp_path / "programs" / "export-onnx.json").is_file()

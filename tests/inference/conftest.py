@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
-from gigagan_core.encoders.open_clip_encoder import ClipEncoder, Preprocessing, load_encoder, save_encoder
+from gigagan_core.encoders.open_clip_encoder import ClipEncoder, load_encoder
 from gigagan_core.inference.pipeline import GigaGANPipeline
 from gigagan_core.inference.upsampling import TiledUpsampler
 from gigagan_core.models.generator import Generator
@@ -21,15 +20,6 @@ from gigagan_core.training.checkpoint import export_bundle
 
 TEXT = {"text_dim": 16, "text_width": 8, "text_depth": 1, "text_head_dim": 4}
 ATTENTION = {"attention_head_dim": 4, "attention_mlp_ratio": 2.0}
-ARCHITECTURE = ClipArchitecture(
-    embed_dim=8,
-    image_size=8,
-    patch_size=4,
-    vision=Tower(width=16, layers=1, heads=2),
-    text=Tower(width=16, layers=2, heads=2),
-    pool="avg",
-    context_length=8,
-)
 GENERATOR = {
     "image_size": 16,
     "z_dim": 6,
@@ -96,11 +86,9 @@ def make_upsampler(**changes: Any) -> Upsampler:
 
 
 @pytest.fixture(scope="session")
-def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory, save_tiny_encoder: Callable[..., None]) -> Path:
     path = tmp_path_factory.mktemp("encoder") / "tiny"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_encoder(path, ClipModel(ARCHITECTURE), Preprocessing(), name="tiny", role="condition")
+    save_tiny_encoder(path)
     return path
 
 

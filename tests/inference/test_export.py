@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference import export
@@ -108,3 +109,99 @@ def test_a_program_that_differs_is_refused(tmp_path: Path, monkeypatch) -> None:
 def test_a_model_of_captions_is_not_exported_without_its_encoder(tmp_path: Path) -> None:
     with pytest.raises(GigaganError, match="give its encoder"):
         export_networks(tmp_path, make_generator())
+
+
+# ---- ONNX ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory, encoder) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    document = export_networks(folder, make_generator(), make_upsampler(**SMALL), encoder, format="onnx")
+    assert document == json.loads((folder / "export-onnx.json").read_text())
+    assert all(0 <= each["largest_difference"] < 1e-4 for each in document["programs"].values())
+    return folder
+
+
+def session(path: Path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def in_onnxruntime(path: Path, *arguments: torch.Tensor) -> list[torch.Tensor]:
+    running = session(path)
+    names = [each.name for each in running.get_inputs()]
+    given = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+    return [torch.from_numpy(value) for value in running.run(None, given)]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_onnx_gives_what_the_pipeline_gives_at_any_batch_size(onnx_files: Path, pipe, encoder, count) -> None:
+    prompts = ["dog", "red apple", "cat", "old tree"][:count]
+    words = in_onnxruntime(onnx_files / "encoder.onnx", encoder.tokenize(prompts))
+    for truncation in (1.0, 0.5):
+        points = pipe.points(prompts, 3, truncation)
+        expected = torch.cat([images for _, images in pipe.pixels(points)])
+        psi = torch.full((count,), truncation)
+        z = pipe(prompts, seed=3).z
+        (found,) = in_onnxruntime(onnx_files / "base.onnx", z, psi, *words)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_upsampler_in_onnx_gives_what_the_network_gives(onnx_files: Path, encoder) -> None:
+    network = make_upsampler(**SMALL)
+    generator = torch.Generator().manual_seed(5)
+    low = torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1
+    z, psi = torch.randn(3, 6, generator=generator), torch.tensor([1.0, 0.6, 0.0])
+    words = encoder.text_tokens(encoder.tokenize(["dog", "cat", "red apple"]))
+    expected = export.UpsamplerProgram(network)(low, z, psi, *words)
+    (found,) = in_onnxruntime(onnx_files / "upsampler.onnx", low, z, psi, *words)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_onnx_of_one_batch_size_keeps_a_kernel_for_each_sample(tmp_path: Path, encoder) -> None:
+    import onnx
+
+    network = make_generator(kernels=(1, 2, 8))
+    export_networks(tmp_path, network, encoder=encoder, batch_size=2, format="onnx")
+    assert session(tmp_path / "base.onnx").get_inputs()[0].shape == [2, 6]
+    nodes = onnx.load(tmp_path / "base.onnx").graph.node
+    groups = {
+        attribute.i
+        for node in nodes
+        if node.op_type == "Conv"
+        for attribute in node.attribute
+        if attribute.name == "group"
+    }
+    assert 2 in groups, "the batch is folded into groups"
+
+
+def test_what_onnx_has_no_operator_for_is_named(tmp_path: Path) -> None:
+    class Skewed(nn.Module):
+        def __init__(self, network) -> None:
+            super().__init__()
+            self.inner, self.settings = network, network.settings
+            self.w_mean, self.encode, self.map = network.w_mean, network.encode, network.map
+
+        def synthesise(self, w, code, noise):
+            values = torch.linalg.eigvals(w[:, :4, None] * w[:, None, :4]).real
+            return [image + values.sum() for image in self.inner.synthesise(w, code, noise)]
+
+    network = Skewed(make_generator(conditioning="none", cross_attention=False))
+    export_networks(tmp_path, network, batch_size=1)
+    with pytest.raises(GigaganError, match=r"base\.onnx cannot be written as ONNX \(ONNX has no aten.*eig"):
+        export_networks(tmp_path, network, batch_size=1, format="onnx")
+
+
+def test_missing_packages_are_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    found = export.onnx_format.importlib.util.find_spec
+    monkeypatch.setattr(
+        export.onnx_format.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in ("onnxscript", "onnxruntime") else found(name, *rest),
+    )
+    with pytest.raises(GigaganError, match="not installed: onnxscript, onnxruntime; install them"):
+        export_networks(tmp_path, make_generator(), format="onnx")
+    assert not list(tmp_path.iterdir())
