@@ -14,6 +14,7 @@ import typer
 from gigagan_core import __version__
 from gigagan_core.cli import (
     assets_commands,
+    damage_command,
     doctor_command,
     export_command,
     inference_commands,
@@ -60,6 +61,7 @@ for _entry_point in sorted(importlib.metadata.entry_points(group="gigagan.comman
 stage_commands.register(app)
 metrics_command.register(app)
 inference_commands.register(app)
+damage_command.register(app)
 export_command.register(app)
 report_commands.register(app)
 show_commands.register(app)

@@ -16,6 +16,7 @@ from gigagan_core.cli.inference_options import (
     MemoryOption,
     ModelEncoderOption,
     ModelOption,
+    NeededUpsamplerOption,
     NoiseOption,
     OutOption,
     OverwriteOption,
@@ -221,14 +222,7 @@ def upsample(
     noise: NoiseOption = 0.0,
     seed: SeedOption = 0,
     truncation: TruncationOption = 1.0,
-    upsampler: Annotated[
-        str,
-        typer.Option(
-            "--upsampler",
-            metavar="ARTIFACT|BUNDLE|models:/NAME@ALIAS",
-            help="An artifact, `latest`, a bundle's folder, or one of MLflow's registry.",
-        ),
-    ] = "latest",
+    upsampler: NeededUpsamplerOption = "latest",
     encoder: ModelEncoderOption = None,
     out: OutOption = Path("upsampled"),
     tile: Annotated[

@@ -24,6 +24,14 @@ UpsamplerOption = Annotated[
         show_default="latest, where there is one that fits",
     ),
 ]
+NeededUpsamplerOption = Annotated[
+    str,
+    typer.Option(
+        "--upsampler",
+        metavar="ARTIFACT|BUNDLE|models:/NAME@ALIAS",
+        help="An artifact, `latest`, a bundle's folder, or one of MLflow's registry.",
+    ),
+]
 ModelEncoderOption = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gigagan_core.cli.answer import answering
-from gigagan_core.cli.options import JsonOption
+from gigagan_core.cli.options import ExtractorSumOption, ExtractorWeightsOption, JsonOption, LpipsOption
 
 if TYPE_CHECKING:
     from gigagan_core.evaluation.extractors.registry import ExtractorPlace
@@ -32,14 +32,8 @@ def metrics(
             "folder. Repeat for more: every image is still decoded once.",
         ),
     ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option("--weights", metavar="FILE", help="Weight file of each --extractor that names none."),
-    ] = None,
-    sha256: Annotated[
-        list[str] | None,
-        typer.Option("--sha256", metavar="SUM", help="What each weight file must have, in the same order."),
-    ] = None,
+    weights: ExtractorWeightsOption = None,
+    sha256: ExtractorSumOption = None,
     captions: Annotated[
         Path | None,
         typer.Option(
@@ -69,9 +63,7 @@ def metrics(
             help='exact: captions after "A photo depicts"; authors: and their truncated pixels; plain: as they are.',
         ),
     ] = "exact",
-    lpips: Annotated[
-        str | None, typer.Option("--lpips", metavar="BACKBONE:FILE", help="vgg or alex, for LPIPS.")
-    ] = None,
+    lpips: LpipsOption = None,
     patch_size: Annotated[int, typer.Option("--patch-size", min=4, help="Side of patch-FD's patches.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of subsets, splits, patches and intervals.")] = 0,
     resamples: Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")] = 1000,

@@ -62,6 +62,9 @@ ConditionOption = Annotated[
 JudgeOption = Annotated[
     str, typer.Option("--judge", metavar="ARTIFACT|ARCH:PATH", help="Encoder that gives every figure.")
 ]
+AsHeldOutOption = Annotated[
+    bool, typer.Option("--heldout", help="The set that models are judged on, and never trained on.")
+]
 HeldOutOption = Annotated[
     str, typer.Option("--heldout", metavar="ARTIFACT", help="Held-out shard set, for retrieval figures.")
 ]
@@ -81,6 +84,17 @@ InitFromOption = Annotated[
         help="An earlier model whose generator is the start: an artifact, `latest`, or a bundle's folder.",
         show_default="untrained",
     ),
+]
+ExtractorWeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", metavar="FILE", help="Weight file of each --extractor that names none."),
+]
+ExtractorSumOption = Annotated[
+    list[str] | None,
+    typer.Option("--sha256", metavar="SUM", help="What each weight file must have, in the same order."),
+]
+LpipsOption = Annotated[
+    str | None, typer.Option("--lpips", metavar="BACKBONE:FILE", help="vgg or alex, for LPIPS.")
 ]
 
 

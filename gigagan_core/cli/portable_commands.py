@@ -14,6 +14,7 @@ from gigagan_core.cli.options import (
     ForceOption,
     JsonOption,
     MixtureOption,
+    PresetOption,
     SetOption,
     StoreOption,
 )
@@ -31,9 +32,7 @@ def pack(
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder for the pack.")],
     data: MixtureOption = None,
     encoder: EncoderOption = "latest",
-    preset: Annotated[
-        str, typer.Option("--preset", metavar="NAME", help="Settings to start from; see `gigagan presets`.")
-    ] = "openmoji-64",
+    preset: PresetOption = "openmoji-64",
     part: Annotated[
         Literal["base", "upsampler", "control"] | None,
         typer.Option("--part", help="Which model of a preset that has several.", show_default="the preset's"),

@@ -12,6 +12,7 @@ import typer
 from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import (
     AcceptOption,
+    AsHeldOutOption,
     ConditionOption,
     DataOption,
     EncoderOption,
@@ -72,9 +73,7 @@ def ingest(
         str | None,
         typer.Option("--preset", metavar="NAME", help="Settings to start from; see `gigagan presets`."),
     ] = None,
-    held_out: Annotated[
-        bool, typer.Option("--heldout", help="The set that models are judged on, and never trained on.")
-    ] = False,
+    held_out: AsHeldOutOption = False,
     overrides: SetOption = None,
     store: StoreOption = None,
     force: ForceOption = False,
@@ -109,9 +108,7 @@ def import_data(
             "--captions", metavar="FILE", help="Table of captions, or of class names, for pictures without."
         ),
     ] = None,
-    held_out: Annotated[
-        bool, typer.Option("--heldout", help="The set that models are judged on, and never trained on.")
-    ] = False,
+    held_out: AsHeldOutOption = False,
     overrides: SetOption = None,
     store: StoreOption = None,
     force: ForceOption = False,
@@ -200,12 +197,9 @@ def train_base(
         from gigagan_core.stages import references
         from gigagan_core.stages import train_base as stage
 
-        further = {
-            "vision_encoder": references.encoder(context.store, vision_encoder) if vision_encoder else None,
-            "init_from": references.initial_model(context.store, init_from, stage.SPEC.kind)
-            if init_from
-            else None,
-        }
+        vision = references.encoder(context.store, vision_encoder) if vision_encoder else None
+        start = references.initial_model(context.store, init_from, stage.SPEC.kind) if init_from else None
+        further = {"vision_encoder": vision, "init_from": start}
         _run_on_data(stage.run, "base", data, encoder, preset, overrides, context, **further)
 
 
@@ -238,12 +232,8 @@ def train_upsampler(
         from gigagan_core.stages import train_upsampler as stage
 
         section = "upsampler" if objective == "gan" else "control"
-        further = {
-            "lpips": references.lpips_weights(lpips) if lpips else None,
-            "init_from": references.initial_model(context.store, init_from, stage.SPEC.kind)
-            if init_from
-            else None,
-        }
+        start = references.initial_model(context.store, init_from, stage.SPEC.kind) if init_from else None
+        further = {"lpips": references.lpips_weights(lpips) if lpips else None, "init_from": start}
         _run_on_data(stage.run, section, data, encoder, preset, overrides, context, **further)
 
 
@@ -283,6 +273,10 @@ def evaluate(
     ] = None,
     encoder: ConditionOption = None,
     judge: JudgeOption = "latest",
+    sweep: Annotated[
+        str | None,
+        typer.Option("--tradeoff", metavar="ARTIFACT", help="Truncation sweep of the model, to show too."),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", metavar="NAME", help="What is judged how.", show_default="the preset's"),
@@ -311,6 +305,7 @@ def evaluate(
             train=train,
             condition=encoder,
             judge=judge,
+            tradeoff=sweep,
         )
         stage.run(settings, inputs, context)
 

@@ -19,10 +19,8 @@ from gigagan_core.evaluation.extraction import (
     REAL,
     PatchPlan,
     Plan,
-    Shard,
     ShardResult,
     cut,
-    extract,
     loaded,
 )
 from gigagan_core.evaluation.extractors.base import Extractor
@@ -37,9 +35,10 @@ from gigagan_core.evaluation.gathering import (
     gathered,
     lpips_sha256,
     named,
-    paired_figure,
-    patch_figure,
+    pair_figures,
+    preparation,
     resolution_of,
+    worked,
 )
 from gigagan_core.evaluation.picture_folder import (
     ENDINGS,
@@ -128,7 +127,8 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
         captions = captions_of(names, read_captions(settings.captions), str(settings.captions))
     plan = _plan(settings, extractors, paired)
     shards = cut(pictures, captions, settings.shard_size, bool(paired))
-    results = _extracted(shards, plan, settings, ray)
+    work = settings.work or environment.home() / "metrics"
+    results = worked("features", shards, plan, work, lambda result: _refuse_corrupt(result, settings), ray)
     facts = {role: facts_of(results, role) for role in (REAL, FAKE)}
     naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
     left_out = [] if settings.metrics else _too_few_for(settings.options, facts)
@@ -187,28 +187,6 @@ def _plan(settings: FolderMetrics, extractors: list[Extractor], paired: list[str
     )
 
 
-def _extracted(
-    shards: list[Shard], plan: Plan, settings: FolderMetrics, ray: ModuleType | None
-) -> list[ShardResult]:
-    work = settings.work or environment.home() / "metrics"
-    total = sum(len(shard) * len(shard.pictures) for shard in shards)
-    kept = 0
-    with console.progress("features", total=total, unit="images") as bar:
-
-        def on_shard(shard: Shard, result: ShardResult) -> None:
-            nonlocal kept
-            _refuse_corrupt(result, settings)
-            images = len(shard) * len(shard.pictures)
-            if not result.fresh:
-                kept += images
-            bar.advance(images)
-
-        results = extract(shards, plan, work, ray=ray, on_shard=on_shard)
-    if kept:
-        console.note(f"{kept} of {total} images had their features in {work} already")
-    return results
-
-
 def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
     for role, facts in result.facts.items():
         if facts["corrupt"] and not settings.skip_corrupt:
@@ -250,12 +228,7 @@ def _figures(
                 if _applies(metric, extractor):
                     figures += measures.figures([metric])
                 bar.advance(1)
-    figures += [
-        paired_figure(metric, results, naming, settings.options, settings.lpips) for metric in plan.pairs
-    ]
-    if plan.patches is not None:
-        figures.append(patch_figure(extractors[0], plan, results, naming, settings.options))
-    return figures
+    return figures + pair_figures(plan, extractors, results, naming, settings.options)
 
 
 def _applies(metric: str, extractor: Extractor) -> bool:
@@ -291,9 +264,7 @@ def _record(
         if captions is None
         else {"file": str(settings.captions), "sha256": digest(captions), "count": len(captions)},
         "extractors": [extractor_facts(each) for each in extractors],
-        "preparation": "as they are"
-        if settings.size is None
-        else f"centre crop to the short side, PIL Lanczos to {settings.size} px on uint8",
+        "preparation": preparation(settings.size),
         "seed": options.seed,
         "resamples": options.resamples,
         "feature_bytes": sum(path.stat().st_size for result in results for path in result.files.values()),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from gigagan_core import console
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import bootstrap_mean
@@ -18,6 +24,7 @@ from gigagan_core.evaluation.extraction import (
     NamedExtractor,
     Plan,
     ShardResult,
+    extract,
 )
 from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
@@ -83,7 +90,13 @@ def paired_figure(
     rows = gathered(results, PAIRS, FAKE, metric)
     if rows is None:
         raise AssertionError(f"no shard has {metric}")
-    values = rows.all()[:, 0].double()
+    return mean_figure(metric, rows.all()[:, 0].double(), naming, options, lpips)
+
+
+def mean_figure(
+    metric: str, values: Tensor, naming: Naming, options: MeasureOptions, lpips: str | None
+) -> Figure:
+    """The mean of a measure of pairs, float64 [N], with its interval. lpips: what its weights were named by."""
     interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
     name = metric if metric != "lpips" else f"lpips-{resolve_named(lpips or '').partition(':')[0]}"
     return Figure(
@@ -106,7 +119,8 @@ def patch_figure(
     if real is None or fake is None or plan.patches is None:
         raise AssertionError("no shard has patches")
     patches = replace(naming, count=len(fake))
-    (found,) = SetMeasures(extractor, real, fake, patches, options).figures(["fd"])
+    groups = torch.arange(len(fake)) // plan.patches.per_image
+    (found,) = SetMeasures(extractor, real, fake, patches, options, groups=groups).figures(["fd"])
     details = {"patch_size": plan.patches.size, "patches_per_image": plan.patches.per_image}
     return replace(
         found,
@@ -114,6 +128,57 @@ def patch_figure(
         metric=PATCH_FD,
         details={**found.details, **details},
     )
+
+
+def pair_figures(
+    plan: Plan,
+    extractors: Sequence[Extractor],
+    results: list[ShardResult],
+    naming: Naming,
+    options: MeasureOptions,
+) -> list[Figure]:
+    """Every figure of image beside image that the plan asks for."""
+    figures = [paired_figure(metric, results, naming, options, plan.lpips) for metric in plan.pairs]
+    if plan.patches is not None:
+        figures.append(patch_figure(extractors[0], plan, results, naming, options))
+    return figures
+
+
+def preparation(size: int | None) -> str:
+    """What is done to every image before a network sees it, for a record."""
+    if size is None:
+        return "as they are"
+    return f"centre crop to the short side, PIL Lanczos to {size} px on uint8"
+
+
+def worked(
+    title: str,
+    shards: Sequence[Any],
+    plan: Plan,
+    work: Path,
+    check: Callable[[ShardResult], None],
+    ray: ModuleType | None = None,
+    task: Callable[[Any, Plan, Path], ShardResult] | None = None,
+) -> list[ShardResult]:
+    """`extract` with a progress bar, and a word on what an earlier run had done.
+
+    check: given every result as it comes; raises where an image of it must not be left out.
+    """
+    total = sum(len(shard) * len(shard.pictures) for shard in shards)
+    kept = 0
+    with console.progress(title, total=total, unit="images") as bar:
+
+        def on_shard(shard: Any, result: ShardResult) -> None:
+            nonlocal kept
+            check(result)
+            images = len(shard) * len(shard.pictures)
+            kept += 0 if result.fresh else images
+            bar.advance(images)
+
+        results = extract(list(shards), plan, work, ray=ray, on_shard=on_shard, task=task)
+    if kept:
+        console.note(f"{kept} of {total} images had their features in {work} already")
+    return results
 
 
 def lpips_sha256(place: str) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import bootstrap_mean, wilson
@@ -39,7 +40,9 @@ class MeasureOptions:
 class SetMeasures:
     """The measures of one extractor's features of the real and the generated images; what they share is computed once.
 
-    captions: features of the generated images' captions, for the CLIP score, or None.
+    captions: features of the generated images' captions, for the CLIP score, or None. groups: int64 [N] of either set,
+    equal where features are of one image, whose patches are no independent evidence; only the distance's interval
+    heeds them.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class SetMeasures:
         naming: Naming,
         options: MeasureOptions,
         captions: FeatureSet | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         self._extractor, self._real, self._fake = extractor, real, fake
         self._naming, self._options, self._captions = naming, options, captions
+        self._groups = groups
 
     def figures(self, metrics: list[str]) -> list[Figure]:
         """Figures of these metrics (keys of MEASURES), in order. Raises GigaganError for what cannot be had."""
@@ -68,6 +73,7 @@ class SetMeasures:
             resamples=self._options.resamples,
             seed=self._options.seed,
             level=self._options.level,
+            groups=(self._groups, self._groups),
         )
         details = {
             "mean_term": found.mean_term,

@@ -30,6 +30,7 @@ COMMANDS = {
     "interpolate",
     "mix",
     "upsample",
+    "damage",
     "export",
     "tradeoff",
     "latency",

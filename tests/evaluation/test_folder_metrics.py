@@ -14,13 +14,15 @@ from PIL import Image
 
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
 from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.encoders.perceptual import load_lpips
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import picture_folder as folders
+from gigagan_core.evaluation.bootstrap import bootstrap_mean
 from gigagan_core.evaluation.captions import read_captions
 from gigagan_core.evaluation.clip_score import clip_score
 from gigagan_core.evaluation.extraction import loaded
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
-from gigagan_core.evaluation.features import caption_features, image_features
+from gigagan_core.evaluation.features import caption_features, image_features, to_unit_range
 from gigagan_core.evaluation.folder_metrics import FolderMetrics, Measured, measure
 from gigagan_core.evaluation.frechet import frechet_distance
 from gigagan_core.evaluation.moments import Moments
@@ -137,12 +139,59 @@ def test_paired_images_give_psnr_ssim_and_patch_fd(compare, sets, tmp_path):
     assert found["psnr_48_40"] == pytest.approx(float(psnr(fake, real).mean()), rel=1e-6)
     assert found["ssim_48_40"] == pytest.approx(float(ssim(fake, real).mean()), rel=1e-5)
     assert found["patch16-fd_openmoji-judge_48_120"] > 0
+    # patches of one image are drawn together: one image alone tells nothing of the spread
+    single = compare(metrics=("patch-fd",), patch_size=48, patches_per_image=3).figures[0]
+    whole = compare(metrics=("fd",)).figures[0]
+    assert single.value == pytest.approx(whole.value, rel=0.05)  # n - 1 of 120 and of 40
+    widths = [each.interval.high - each.interval.low for each in (single, whole)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
     # patches of both folders lie at the same places: equal folders are at distance 0
     copy = tmp_path / "copy"
     shutil.copytree(sets[0], copy)
     same = compare(fake=copy, metrics=("patch-fd", "psnr"), patch_size=16)
     assert same.figures[1].value == pytest.approx(0, abs=1e-9)
     assert "40 files occur in both folders" in " ".join(same.cautions)
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory) -> Path:
+    """A weight file of torchvision's AlexNet, with fixed random weights."""
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = torchvision.models.alexnet(weights=None).features
+    path = tmp_path_factory.mktemp("lpips") / "alexnet.pth"
+    torch.save({f"features.{name}": value for name, value in features.state_dict().items()}, path)
+    return path
+
+
+def test_paired_images_give_lpips_by_the_named_backbone(compare, sets, alexnet):
+    place = f"alex:{alexnet}"
+    measured = compare(metrics=("lpips", "psnr"), lpips=place, batch_size=8)
+    network = load_lpips(place)
+    real, fake = (to_unit_range(pixels(folder)) for folder in sets)
+    with torch.inference_mode():
+        known = network(fake, real).flatten().double()
+    (found,) = [figure for figure in measured.figures if figure.metric == "lpips"]
+    assert found.name == "lpips-alex_48_40"
+    assert found.better == "lower"
+    assert found.value == pytest.approx(float(known.mean()), rel=1e-4)
+    assert known.std() > 1e-3, "images that differ alike would not show whose distance is whose"
+    expected = bootstrap_mean(known, resamples=FEW.resamples, seed=FEW.seed)
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high), rel=1e-4)
+
+
+def test_lpips_of_other_weights_is_computed_anew(compare, sets, alexnet, tmp_path):
+    first = values(compare(metrics=("lpips",), lpips=f"alex:{alexnet}"))
+    other = tmp_path / "other.pth"
+    torch.save({name: 2 * value for name, value in torch.load(alexnet).items()}, other)
+    assert values(compare(metrics=("lpips",), lpips=f"alex:{other}")) != first
+    moved = tmp_path / "moved.pth"
+    shutil.copy(alexnet, moved)
+    assert values(compare(metrics=("lpips",), lpips=f"alex:{moved}")) == first
+    same = compare(fake=sets[0], metrics=("lpips",), lpips=f"alex:{alexnet}")
+    assert same.figures[0].value == pytest.approx(0, abs=1e-7)
 
 
 def test_the_order_and_place_of_files_do_not_matter(compare, sets, tmp_path):

@@ -18,10 +18,8 @@ from gigagan_core.evaluation.extraction import (
     REAL,
     PatchPlan,
     Plan,
-    Shard,
     ShardResult,
     cut,
-    extract,
     loaded,
 )
 from gigagan_core.evaluation.extractors.base import Extractor
@@ -34,9 +32,10 @@ from gigagan_core.evaluation.gathering import (
     gathered,
     lpips_sha256,
     named,
-    paired_figure,
-    patch_figure,
+    pair_figures,
+    preparation,
     resolution_of,
+    worked,
 )
 from gigagan_core.evaluation.picture_folder import digest_of, list_pictures
 from gigagan_core.evaluation.protocols import reference
@@ -113,7 +112,11 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
     plan = _plan(run, places, extractors)
     made = _prompt_shards(run, prompts, sources)
     paired = [] if sources or not real else cut({REAL: real}, None, run.shard_size, False)
-    results = _worked(run, [*paired, *made], plan, ray)
+    shards = [*paired, *made]
+    module = ray() if len(shards) > run.in_process else None
+    results = worked(
+        f"protocol {protocol.name}", shards, plan, run.work, _refuse_corrupt, module, task=judge_shard
+    )
     facts = _facts(results, bool(real or sources))
     naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
     figures = _figures(run, extractors, plan, results, naming)
@@ -123,9 +126,7 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
         "generated": {**facts[FAKE], "model": run.model.key, "seed": run.model.seed, "psi": run.model.psi},
         "real": {**facts[REAL], "digest": digest_of(real or sources)} if REAL in facts else None,
         "extractors": [extractor_facts(extractor) for extractor in extractors],
-        "preparation": "as they are"
-        if protocol.size is None
-        else f"centre crop to the short side, PIL Lanczos to {protocol.size} px on uint8",
+        "preparation": preparation(protocol.size),
         "options": asdict(run.options),
     }
     texts = prompts.texts
@@ -215,31 +216,14 @@ def _prompt_shards(run: ProtocolRun, prompts: PromptSet, sources: list[Any]) -> 
     ]
 
 
-def _worked(
-    run: ProtocolRun, shards: list[Shard | PromptShard], plan: Plan, ray: Callable[[], ModuleType]
-) -> list[ShardResult]:
-    total = sum(len(shard) * len(shard.pictures) for shard in shards)
-    found = 0
-    with console.progress(f"protocol {run.protocol.name}", total=total, unit="images") as bar:
-
-        def on_shard(shard: Shard | PromptShard, result: ShardResult) -> None:
-            nonlocal found
-            for facts in result.facts.values():
-                if facts["corrupt"]:
-                    name, reason = facts["corrupt"][0]
-                    raise GigaganError(
-                        f"real image {name} does not decode ({plain(reason)}); remove or replace it: the protocol "
-                        "judges by all of them"
-                    )
-            images = len(shard) * len(shard.pictures)
-            found += 0 if result.fresh else images
-            bar.advance(images)
-
-        module = ray() if len(shards) > run.in_process else None
-        results = extract(shards, plan, run.work, ray=module, on_shard=on_shard, task=judge_shard)
-    if found:
-        console.note(f"{found} of {total} images had their features in {run.work} already")
-    return results
+def _refuse_corrupt(result: ShardResult) -> None:
+    for facts in result.facts.values():
+        if facts["corrupt"]:
+            name, reason = facts["corrupt"][0]
+            raise GigaganError(
+                f"real image {name} does not decode ({plain(reason)}); remove or replace it: the protocol judges by "
+                "all of them"
+            )
 
 
 def _facts(results: list[ShardResult], has_real: bool) -> dict[str, dict[str, Any]]:
@@ -264,10 +248,7 @@ def _figures(
             for metric in judge.metrics:
                 figures += measures.figures([metric])
                 bar.advance(1)
-    figures += [paired_figure(metric, results, naming, options, plan.lpips) for metric in plan.pairs]
-    if plan.patches is not None:
-        figures.append(patch_figure(extractors[0], plan, results, naming, options))
-    return figures
+    return figures + pair_figures(plan, extractors, results, naming, options)
 
 
 def _cautions(
