@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel, Tower
-from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.evaluation.extractors.inception import quiet_torchscript
 from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
 from gigagan_core.store.artifact import Artifact
@@ -47,15 +46,6 @@ UPSAMPLER = UpsamplerSettings(
     lowest_rgb=8,
     **SMALL,
     **TEXT,
-)
-ARCHITECTURE = ClipArchitecture(
-    embed_dim=8,
-    image_size=8,
-    patch_size=4,
-    vision=Tower(width=16, layers=1, heads=2),
-    text=Tower(width=16, layers=2, heads=2),
-    pool="avg",
-    context_length=8,
 )
 
 
@@ -167,6 +157,12 @@ def _artifact(folder: Path, kind: str, notes: dict | None = None, inputs: dict |
     return Artifact(kind, kind, digest, 1, digest, str(folder), manifest)
 
 
+@pytest.fixture(scope="session")
+def shard_set() -> Callable[..., Artifact]:
+    """(new folder, images, captions) -> a shard set of them."""
+    return _shard_set
+
+
 def _shard_set(folder: Path, images, captions: list[str]) -> Artifact:
     from gigagan_core.data.download import partition_schema
     from gigagan_core.data.shards import write_index, write_shard
@@ -188,6 +184,12 @@ def _shard_set(folder: Path, images, captions: list[str]) -> Artifact:
     return _artifact(folder, "shard-set", {"licence": "CC BY-SA 4.0", "attribution": "OpenMoji"})
 
 
+@pytest.fixture(scope="session")
+def bundle() -> Callable[..., Artifact]:
+    """(new folder, network's settings, kind, seed, the encoder's sha256) -> an untrained model."""
+    return _bundle
+
+
 def _bundle(folder: Path, network_settings, kind: str, seed: int, sha256: str, **extra) -> Artifact:
     from gigagan_core.training.checkpoint import export_bundle
     from gigagan_core.training.recipes import initial_network
@@ -206,17 +208,12 @@ def _bundle(folder: Path, network_settings, kind: str, seed: int, sha256: str, *
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory, drawings) -> dict[str, Artifact]:
+def inputs(tmp_path_factory, drawings, save_tiny_encoder) -> dict[str, Artifact]:
     """Every input of the stages that judge: untrained networks, tiny encoders, drawings in shards."""
-    import torch
-
     folder = tmp_path_factory.mktemp("inputs")
     encoders = {}
     for seed, role in enumerate(("condition", "judge")):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = ClipModel(ARCHITECTURE)
-        save_encoder(folder / role, model, Preprocessing(), name=f"openmoji-{role}", role=role)
+        save_tiny_encoder(folder / role, f"openmoji-{role}", role, seed)
         encoders[role] = _artifact(folder / role, "encoder", {"role": role})
     sha256 = load_encoder(folder / "condition").sha256
     captions = [f"drawing {number // 3}{TONES[number % 3]}" for number in range(HELD_OUT)]

@@ -1,0 +1,82 @@
+"""The stage `evaluate` with a protocol: assets before any work, one report, found again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
+from gigagan_core.stages import evaluate as stage
+from gigagan_core.stages import protocol_inputs
+from gigagan_core.stages.base import RunContext
+from gigagan_core.store.fingerprint import sha256_file
+
+from .conftest import IMAGES, quick
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+
+
+@pytest.fixture
+def found(models, monkeypatch):
+    """The store's models, found whatever is asked for."""
+    monkeypatch.setattr(protocol_inputs.references, "base_model", lambda store, name: models["base"])
+    monkeypatch.setattr(protocol_inputs.references, "upsampler", lambda store, name: models["upsampler"])
+    monkeypatch.setattr(protocol_inputs.references, "encoder_of", lambda store, model: models["condition"])
+
+
+def test_missing_assets_are_all_named_with_the_command_before_any_work(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIGAGAN_ASSETS", str(tmp_path / "assets"))
+    settings = EvaluateSettings(protocol="gigagan-coco-30k")
+    everything = "inception clip-vit-b32 clip-vit-g14 coco-2014-captions coco-2014-val"
+    with pytest.raises(GigaganError, match=f"`gigagan assets fetch {everything}` gets them"):
+        protocol_inputs.inputs_of(None, settings)
+    wrong = settings.model_copy(update={"assets": {"coco-2014-vall": "/x"}})
+    with pytest.raises(GigaganError, match="needs no 'coco-2014-vall'; did you mean 'coco-2014-val'"):
+        protocol_inputs.inputs_of(None, wrong)
+    gone = settings.model_copy(update={"assets": dict.fromkeys(protocol("gigagan-coco-30k").assets, "/gone")})
+    with pytest.raises(GigaganError, match="asset inception: /gone is not there"):
+        protocol_inputs.inputs_of(None, gone)
+    own = EvaluateSettings(protocol="prompt-file", assets={"clip-vit-b32": str(tmp_path)})
+    with pytest.raises(GigaganError, match="takes prompts of yours; name their file with --set prompts=FILE"):
+        protocol_inputs.inputs_of(None, own)
+
+
+def test_the_stage_commits_a_report_and_finds_it_again(run, found, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "gigagan-coco-30k", quick(PROTOCOLS["gigagan-coco-30k"], "fd"))
+    own = {name: str(path) for name, path in run().assets.items()}
+    settings = EvaluateSettings(
+        protocol="gigagan-coco-30k",
+        mode="authors",
+        assets=own,
+        max_images=20,
+        bootstrap_resamples=100,
+        samples_shown=4,
+        batch_size=8,
+    )
+    with RunContext.open(str(tmp_path / "store")) as context:
+        inputs = protocol_inputs.inputs_of(context.store, settings, upsampler="latest")
+        made = stage.run(settings, inputs, context)
+        again = stage.run(settings, inputs, context)
+    assert again.fingerprint == made.fingerprint
+    assert [line.cached for line in context.history] == [False, True]
+    assert made.manifest["counts"] == {"in": IMAGES, "out": 20, "rejected": {"not drawn": IMAGES - 20}}
+    assert made.manifest["inputs"]["asset/inception"]["sha256"] == sha256_file(run().assets["inception"])
+    stored = json.loads((made.path / "report.json").read_text())
+    assert stored["schema"] == "gigagan-report"
+    assert stored["metrics"] == made.summary
+    assert set(stored["figures"]) == set(stored["metrics"])
+    assert not any("fid" in name for name in stored["metrics"])
+    prompts = [json.loads(line) for line in (made.path / "prompts.jsonl").read_text().splitlines()]
+    assert prompts[0]["sha256"] == made.notes["prompts_sha256"] == stored["how"]["prompts"]["sha256"]
+    assert len(prompts) == 21
+    page = (made.path / "report.html").read_text()
+    assert "do not quote these figures" in page
+    assert not re.search(r"(src|href)=.http", page)
+    assert (made.path / "samples.png").is_file()
+    beside = [row for row in stored["published"] if row["model"] == "GigaGAN" and row["quantity"] == "fid"]
+    assert beside[0]["published"] == 9.09
+    assert "theirs by inception" in " ".join(beside[0]["differs"])
