@@ -30,10 +30,10 @@ from gigagan_core.inference.pictures import take_apart
 from gigagan_core.models.randomness import keyed_normal
 
 WHAT: dict[DamageKind, str] = {
-    "blur": "Gaussian blur: a generator without fine detail, or a lens out of focus.",
-    "jpeg": "JPEG of low quality: steps at the edges of blocks of 8 pixels, coarse colours.",
-    "residual_noise": "Noise that a diffusion model left by stopping early.",
-    "latent_grid": "A latent decoder's: ringing and steps on the grid of its latents, shifted colours.",
+    "blur": "A generator without fine detail, or a lens out of focus: a Gaussian.",
+    "jpeg": "Compressed at low quality: steps at the edges of blocks of 8 pixels, coarse colours.",
+    "residual_noise": "What a diffusion model leaves that stops early.",
+    "latent_grid": "A latent decoder's ringing and steps on the grid of its latents, shifted colours.",
     "resized_nearest": "Shrunk and enlarged again by repeating pixels.",
     "resized_bicubic": "Shrunk and enlarged again bicubically.",
 }

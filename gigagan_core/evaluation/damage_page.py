@@ -20,7 +20,7 @@ from gigagan_core.text import plain
 if TYPE_CHECKING:
     from PIL import Image
 
-_TILE = 256
+_SMALLEST, _LARGEST = 144, 256  # sides of a picture on a sheet, below which its column's title has no room
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "fd": "Distance"}
 
 _SHEETS = "img.sheet { width: auto; max-width: 100%; aspect-ratio: auto; margin-bottom: 1.6rem; }"
@@ -132,7 +132,7 @@ def _caption(study: Study, number: int) -> str:
 
 
 def _tile(study: Study) -> int:
-    return min(_TILE, study.originals.images.shape[-1])
+    return min(_LARGEST, max(_SMALLEST, study.originals.images.shape[-1]))
 
 
 def render(study: Study, sheets: dict[str, Image.Image]) -> str:
