@@ -136,6 +136,7 @@ def in_onnxruntime(path: Path, *arguments: torch.Tensor) -> list[torch.Tensor]:
     return [torch.from_numpy(value) for value in running.run(None, given)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_onnx_gives_what_the_pipeline_gives_at_any_batch_size(onnx_files: Path, pipe, encoder, count) -> None:
     prompts = ["dog", "red apple", "cat", "old tree"][:count]
@@ -149,6 +150,7 @@ def test_onnx_gives_what_the_pipeline_gives_at_any_batch_size(onnx_files: Path, 
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_upsampler_in_onnx_gives_what_the_network_gives(onnx_files: Path, encoder) -> None:
     network = make_upsampler(**SMALL)
@@ -161,6 +163,7 @@ def test_the_upsampler_in_onnx_gives_what_the_network_gives(onnx_files: Path, en
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_of_one_batch_size_keeps_a_kernel_for_each_sample(tmp_path: Path, encoder) -> None:
     import onnx
 
@@ -178,6 +181,7 @@ def test_onnx_of_one_batch_size_keeps_a_kernel_for_each_sample(tmp_path: Path, e
     assert 2 in groups, "the batch is folded into groups"
 
 
+@pytest.mark.slow
 def test_what_onnx_has_no_operator_for_is_named(tmp_path: Path) -> None:
     class Skewed(nn.Module):
         def __init__(self, network) -> None:
