@@ -103,7 +103,7 @@ def _json_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
         try:
             row = json.loads(line)
             yield number, *_name_and_caption(row)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise GigaganError(
                 f"captions {path}, line {number}: not a JSON object with a file and a caption ({error}); write "
                 '{"file_name": "a.png", "caption": "..."}'

@@ -8,6 +8,7 @@ without computing theirs again. A stream whose file does not have its sum is com
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -169,17 +170,22 @@ def _in_ray(
 
 
 def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
-    """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures."""
+    """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures.
+
+    Raises GigaganError where the work folder cannot be written.
+    """
     files, missing, facts_file = _planned(shard, plan, work)
     fresh = bool(missing) or not facts_file.is_file()
     if fresh:
-        facts_file.parent.mkdir(parents=True, exist_ok=True)
         from gigagan_core.evaluation.shard_pass import ShardPass
 
+        with _writing(work):
+            facts_file.parent.mkdir(parents=True, exist_ok=True)
         done = ShardPass(shard, plan, missing).run()
-        for stream, rows in done.rows.items():
-            _keep(files[stream], rows)
-        _write(facts_file, json.dumps(done.facts).encode())
+        with _writing(work):
+            for stream, rows in done.rows.items():
+                _keep(files[stream], rows)
+            _write(facts_file, json.dumps(done.facts).encode())
     return ShardResult(files, json.loads(facts_file.read_text()), fresh)
 
 
@@ -235,6 +241,17 @@ def loaded(place: ExtractorPlace) -> Any:
     from gigagan_core.evaluation.extractors.registry import load_extractor
 
     return load_extractor(place, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _writing(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GigaganError(
+            f"features cannot be written below {work} ({error.strerror or error}); make room or name another folder, "
+            "and give the same command again: what is there is used"
+        ) from error
 
 
 def _whole(path: Path) -> bool:

@@ -292,6 +292,9 @@ def _cautions(
             found.append(
                 f"{len(corrupt)} of {len(pictures[role])} {WHO[role]} do not decode and were left out"
             )
+        repeated = len(pictures[role]) - len({picture.sha256 for picture in pictures[role]})
+        if repeated:
+            found.append(f"{repeated} of {len(pictures[role])} {WHO[role]} repeat another one, byte for byte")
     shared = {picture.sha256 for picture in pictures[REAL]} & {picture.sha256 for picture in pictures[FAKE]}
     if shared:
         found.append(f"{len(shared)} files occur in both folders, byte for byte")

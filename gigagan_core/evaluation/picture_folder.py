@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import centre_square
@@ -96,6 +96,8 @@ def decode(picture: Picture, size: int | None) -> np.ndarray | str:
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             return "the file changed while it was being judged"
         image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except UnidentifiedImageError:  # its words hold an address in memory
+        return "no image format that Pillow knows"
     except Exception as error:  # PIL raises many kinds
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
     return image if size is None else cropped_and_resized(image, size)

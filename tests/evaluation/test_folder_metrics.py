@@ -362,6 +362,35 @@ def test_images_too_small_for_a_measure_are_one_sentence(compare, picture_folder
         compare(**small, metrics=("ssim",))
 
 
+def test_a_work_folder_that_cannot_be_written_is_one_sentence(compare, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(
+        GigaganError, match=r"features cannot be written below .*file \(Not a directory\); make room"
+    ):
+        compare(work=tmp_path / "file")
+
+
+def test_images_that_repeat_are_said(compare, sets, tmp_path):
+    fake = tmp_path / "fake"
+    shutil.copytree(sets[1], fake)
+    for copy in ("a.png", "b.png"):
+        shutil.copy(fake / "0000.png", fake / copy)
+    assert (
+        "2 of 42 generated images repeat another one, byte for byte"
+        in compare(fake=fake, metrics=("fd",)).cautions
+    )
+
+
+def test_what_is_no_image_is_named_without_an_address_in_memory(compare, sets, tmp_path):
+    fake = tmp_path / "fake"
+    shutil.copytree(sets[1], fake)
+    (fake / "0005.png").write_bytes(b"text")
+    with pytest.raises(
+        GigaganError, match=r"0005\.png does not decode \(no image format that Pillow knows\)"
+    ):
+        compare(fake=fake, metrics=("fd",))
+
+
 def test_a_corrupt_image_is_named_or_left_out_and_counted(compare, sets, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(sets[1], broken)
@@ -407,6 +436,7 @@ def test_what_a_metric_needs_is_said_before_any_work(compare, judge, scripted_in
         ("a.txt", "0000.png a cat\n", "line 1: no tab between file name and caption"),
         ("a.txt", "", "there are none"),
         ("a.jsonl", '{"file": "0000.png", "caption": "a"}\n{"file": "x"', "line 2: not a JSON object"),
+        ("a.jsonl", '["0000.png", "a"]\n', "line 1: not a JSON object with a file and a caption"),
         ("a.jsonl", '{"caption": "a"}\n', "line 1: not a JSON object with a file and a caption"),
         ("a.csv", "picture,words\na.png,b\n", "line 2: .*header must name"),
         ("a.tsv", "file\tcaption\na.png\tb\na.png\tc\n", "line 3: 'a.png' has a second caption"),

@@ -85,7 +85,7 @@ class EmbeddedEncoder(Extractor):
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] to float32 [3, S, S] in [-1, 1]."""
-        image = to_unit_range(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None])
+        image = to_unit_range(torch.from_numpy(np.array(picture.transpose(2, 0, 1), order="C"))[None])
         if image.shape[-2:] != (self._size, self._size):
             size = (self._size, self._size)
             # the encoder's own rule, done here one by one because pictures differ in size
