@@ -69,6 +69,10 @@ def read_report(path: Path) -> StoredReport:
         missing = {"figures", "settings", "lineage"} - document.keys()
         if missing:
             raise KeyError(*sorted(missing))
+        if not isinstance(document["settings"], dict) or not all(
+            "role" in each for each in document["lineage"]
+        ):
+            raise TypeError("settings are no object, or lineage is no list of roles")
         weights = _weights(document)
         figures = {name: _known(name, figure, weights) for name, figure in document["figures"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

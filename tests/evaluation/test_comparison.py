@@ -157,6 +157,21 @@ def test_settings_that_differ_and_other_images_are_said(stored):
             '{"interval": null, "value": 1, "better": "lower", "extractor": null}}}',
             "damaged figures",
         ),
+        *(
+            (
+                f'{{"schema": "gigagan-report", "schema_version": 2, "figures": {{}}, {rest}}}',
+                "settings are no object, or lineage is no list of roles",
+            )
+            for rest in (
+                '"settings": null, "lineage": []',
+                '"settings": [1], "lineage": []',
+                '"settings": {}, "lineage": [{}]',
+            )
+        ),
+        (
+            '{"schema": "gigagan-report", "schema_version": 2, "figures": {}, "settings": {}, "lineage": null}',
+            "damaged figures",
+        ),
     ],
 )
 def test_what_is_no_report_is_a_sentence(tmp_path: Path, content, sentence):
