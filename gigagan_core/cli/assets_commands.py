@@ -119,12 +119,15 @@ def verify_assets(names: NamesArgument = None, as_json: JsonOption = False) -> N
             except GigaganError as error:
                 wrong[each.name] = str(error)
                 console.warn(str(error))
-        answer({"right": right, "wrong": wrong})
+        document = {"right": right, "wrong": wrong}
+        answer(document)
         if wrong:
-            raise GigaganError(
+            sentence = (
                 f"{len(wrong)} of {len(wanted)} assets are not as they should be ({', '.join(wrong)}); "
                 f"{next(iter(wrong.values()))}"
             )
+            answer.now({**document, "error": sentence})  # which ones are right is an answer too
+            raise GigaganError(sentence)
 
 
 def _document(each: Any, folder: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def mirror(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_fetch_verify_list(inside, mirror, tmp_path):
+def test_fetch_verify_list(inside, mirror, tmp_path, capfd):
     shown = inside("assets", "fetch", "parti-prompts", "--mirror", mirror, "--json")
     assert shown.exit_code == 0, shown.stderr
     file = tmp_path / "home" / "assets" / "PartiPrompts.tsv"
@@ -46,6 +46,12 @@ def test_fetch_verify_list(inside, mirror, tmp_path):
     wrong = inside("assets", "verify")
     assert wrong.exit_code == 1
     assert "1 of 1 assets are not as they should be (parti-prompts)" in wrong.stderr
+    capfd.readouterr()
+    assert inside("assets", "verify", "--json").exit_code == 1
+    document = json.loads(capfd.readouterr().out)
+    assert list(document["wrong"]) == ["parti-prompts"]
+    assert document["right"] == {}
+    assert "parti-prompts" in document["error"]
 
 
 def test_what_is_misspelt_or_not_named_is_one_sentence(inside):
