@@ -49,7 +49,7 @@ class MomentsAccumulator:
 
     def add(self, features: Tensor) -> None:
         """Features [N, D], N >= 1. Raises GigaganError where one is not finite."""
-        self._take(Moments.of(features, self._name))
+        self._take(Moments.of(features, self._name, self.count))
 
     def merge(self, other: MomentsAccumulator) -> None:
         """The other's images too."""

@@ -23,14 +23,15 @@ class Moments:
     scatter: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, name: str = "features") -> Moments:
+    def of(cls, features: Tensor, name: str = "features", first: int = 0) -> Moments:
         """Moments of features [N, D], any float dtype, N >= 1.
 
-        name: what the features are, for the error. Raises GigaganError where a feature is not finite.
+        name: what the features are, first: the number of the first one within its set, for the error.
+        Raises GigaganError where a feature is not finite.
         """
         if features.ndim != 2 or len(features) == 0:
             raise GigaganError(f"{name}: expected features [N, D] with N >= 1, got {list(features.shape)}")
-        require_finite(features, name)
+        require_finite(features, name, first)
         features = features.detach().to("cpu", torch.float64)
         mean = features.mean(dim=0)
         deviation = features - mean
@@ -57,12 +58,15 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
-def require_finite(features: Tensor, name: str) -> None:
-    """Raise GigaganError, naming the first image concerned, where features [N, D] hold NaN or infinity."""
+def require_finite(features: Tensor, name: str, first: int = 0) -> None:
+    """Raise GigaganError, naming the first image concerned, where features [N, D] hold NaN or infinity.
+
+    first: number of the first of these images within its set.
+    """
     bad = (~torch.isfinite(features)).any(dim=1)
     if bad.any():
         raise GigaganError(
             f"{name}: {int(bad.sum())} of {len(features)} images have NaN or infinite features "
-            f"(first: image {int(bad.nonzero()[0])}); a generator that diverged or a damaged encoder "
+            f"(first: image {first + int(bad.nonzero()[0])}); a generator that diverged or a damaged encoder "
             "does this, so look at its samples and train again from an earlier checkpoint"
         )

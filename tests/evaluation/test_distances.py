@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.frechet import FrechetDistance, frechet_distance
 from gigagan_core.evaluation.moments import Moments
 from gigagan_core.evaluation.names import PUBLISHED_INCEPTION, extractor_name, metric_name
@@ -141,6 +142,9 @@ def test_nan_features_different_dimensions_and_a_single_image_are_named():
     broken[3, 2] = float("nan")
     with pytest.raises(GigaganError, match=r"generated: 1 of 5 images have NaN .*first: image 3"):
         Moments.of(broken, "generated")
+    pieces = tuple(each.float().numpy() for each in (features(10, 4, seed=0), broken))
+    with pytest.raises(GigaganError, match=r"first: image 13"):
+        FeatureSet("generated", pieces).moments  # noqa: B018
     with pytest.raises(GigaganError, match="4 and of 5 dimensions"):
         frechet_distance(Moments.of(features(9, 4, seed=0)), Moments.of(features(9, 5, seed=0)))
     with pytest.raises(GigaganError, match="at least 2 images"):
