@@ -80,8 +80,8 @@ def inception_score(
     total = InceptionScoreAccumulator(splits)
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     split = torch.empty_like(order)
-    # as published: the shuffled set is cut into `splits` contiguous parts
-    split[order] = torch.arange(len(order)) * splits // max(len(order), 1)
+    # as published: part i of the shuffled set reaches from i N // splits to (i + 1) N // splits
+    split[order] = ((torch.arange(len(order)) + 1) * splits - 1) // max(len(order), 1)
     start = 0
     for piece in features:
         total.add(logits(piece), split[start : start + len(piece)])

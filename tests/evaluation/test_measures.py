@@ -298,3 +298,18 @@ def test_ssim_is_wangs_formula_and_1_for_equal_images(drawings):
     assert ssim(image, image).tolist() == pytest.approx([1, 1])
     with pytest.raises(GigaganError, match="at least 11 pixels"):
         ssim(image[:, :, :8], image[:, :, :8])
+
+
+@pytest.mark.parametrize("count", [20, 23, 25, 29])
+def test_the_inception_score_cuts_sets_of_any_size_as_published(count):
+    logits = normal(count, 7, 3, scale=2.0)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(4))
+    chances = logits[order].double().softmax(dim=1)
+    scores = []
+    for split in range(10):
+        part = chances[split * count // 10 : (split + 1) * count // 10]
+        divergence = (part * (part.log() - part.mean(dim=0, keepdim=True).log())).sum(dim=1)
+        scores.append(float(divergence.mean().exp()))
+    found = inception_score(FeatureSet.of(logits), lambda features: features, seed=4)
+    assert found.value == pytest.approx(np.mean(scores), rel=1e-6)
+    assert found.spread == pytest.approx(np.std(scores), rel=1e-6)
