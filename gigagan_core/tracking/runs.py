@@ -113,7 +113,7 @@ def compare_runs(first: PipelineRunRecord, second: PipelineRunRecord) -> RunComp
         StagesBeside(label, stages[0].get(label), stages[1].get(label), _same(label, stages))
         for label in dict.fromkeys([*stages[0], *stages[1]])
     ]
-    figures = [dict(each["evaluate"].metrics) if "evaluate" in each else {} for each in stages]
+    figures = [_figures(run) for run in (first, second)]
     return RunComparison(
         settings=tuple(
             each for each in _beside(first.settings, second.settings) if each.first != each.second
@@ -121,6 +121,16 @@ def compare_runs(first: PipelineRunRecord, second: PipelineRunRecord) -> RunComp
         stages=tuple(beside),
         figures=tuple(_beside(*figures)),
     )
+
+
+def _figures(run: PipelineRunRecord) -> dict[str, float]:
+    """Of the evaluation, whose label names its protocol where that is not the demonstration's."""
+    return {
+        name: value
+        for stage in run.stages
+        if stage.label.partition(" ")[0] == "evaluate"
+        for name, value in stage.metrics.items()
+    }
 
 
 def _same(label: str, stages: Sequence[Mapping[str, StageRunRecord]]) -> bool:

@@ -17,11 +17,11 @@ def artifact(stage: str, digest: str, **summary: float) -> Artifact:
     return Artifact(stage, stage, digest * 8, 1, digest, f"/store/{digest}", manifest)
 
 
-def run_pipeline(tracking_uri: str, psi: float, report: Artifact) -> None:
+def run_pipeline(tracking_uri: str, psi: float, report: Artifact, label: str = "evaluate") -> None:
     tracker = MlflowTracker(tracking_uri)
     with tracker.pipeline_run("pipeline", {"evaluate.psi": psi, "base.lr": 0.1}):
         tracker.record_cached("ingest train", artifact("ingest", "data"))
-        with tracker.stage_run("evaluate") as stage:
+        with tracker.stage_run(label) as stage:
             stage.finish(report)
 
 
@@ -54,6 +54,15 @@ def test_stages_that_one_run_lacks_are_shown_beside_nothing(tracking_uri: str) -
     (ingest, evaluate) = compare_runs(first, second).stages
     assert (ingest.first is not None, ingest.second, ingest.same) == (True, None, False)
     assert evaluate.label == "evaluate"
+
+
+def test_figures_of_any_protocol_are_compared(tracking_uri: str) -> None:
+    for digest, fid in (("one", 30.0), ("two", 20.0)):
+        report = artifact("evaluate", digest, fid_inception_256_30k=fid)
+        run_pipeline(tracking_uri, 1.0, report, "evaluate (gigagan-coco-30k)")
+    second, first = pipeline_runs(tracking_uri)
+    (figure,) = (each for each in compare_runs(first, second).figures if each.name.startswith("fid"))
+    assert (figure.first, figure.second) == (30.0, 20.0)
 
 
 def test_only_runs_that_are_asked_for_are_listed(tracking_uri: str) -> None:
