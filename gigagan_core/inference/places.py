@@ -80,7 +80,7 @@ def find_encoder(
 
 def _store_of(artifact: Artifact, default: Store) -> Store:
     """The store that a folder lies in, should it be another than the one that is open."""
-    if artifact.uri.startswith(default.uri) or "://" in artifact.uri:
+    if artifact.uri.startswith(f"{default.uri}/") or "://" in artifact.uri:
         return default
     return Store(str(Path(artifact.uri).parents[1]))
 
