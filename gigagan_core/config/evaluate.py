@@ -61,7 +61,7 @@ class EvaluateSettings(Settings):
     psi: float = Field(1.0, ge=0.0, le=1.0)
     """Truncation: 1 leaves the model as it is, lower trades diversity for fidelity."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Decides latents, bootstrap draws, patches, baselines and the samples shown."""
 
     normalise_features: bool = True

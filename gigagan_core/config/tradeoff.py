@@ -29,7 +29,7 @@ class TradeoffSettings(Settings):
     max_images: int | None = Field(None, ge=2)
     """Judge at most this many held-out images, drawn by seed; None: all."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Decides latents, the images drawn, and the bootstrap; the latents are the same at every point."""
 
     normalise_features: bool = True

@@ -25,7 +25,10 @@ from gigagan_core.evaluation.precision_recall import DensityCoverage, Manifolds,
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What decides a measure beside the features. The defaults are the published ones."""
+    """What decides a measure beside the features. The defaults are the published ones.
+
+    Raises GigaganError for a seed that torch's generators do not take.
+    """
 
     seed: int = 0
     resamples: int = 1000
@@ -35,6 +38,10 @@ class MeasureOptions:
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     splits: int = 10
+
+    def __post_init__(self) -> None:
+        if not -(2**63) <= self.seed < 2**63:
+            raise GigaganError(f"seed {self.seed} is beyond 64 bits; give a smaller one")
 
 
 class SetMeasures:

@@ -80,6 +80,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(inside, folders, tmp_path):
         (["--sha256", "0" * 64], "expected 0000"),
         (["--weights", "x.pt"], "--weights x.pt belongs to no --extractor"),
         (["--metrics", "fidd"], "no metric 'fidd'"),
+        (["--seed", str(2**63)], "seed 9223372036854775808 is beyond 64 bits"),
     ):
         done = inside(*arguments(folders), *changed)
         assert done.exit_code == 1

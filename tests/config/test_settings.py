@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from gigagan_core.config.base import Settings, flat, operational, parse, result_settings, with_overrides
+from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.config.tradeoff import TradeoffSettings
 from gigagan_core.errors import GigaganError
 
 
@@ -78,3 +80,10 @@ def test_flat_names_every_field_by_its_path() -> None:
         "hosts",
         "threads",
     }
+
+
+@pytest.mark.parametrize("kind", [EvaluateSettings, TradeoffSettings])
+def test_seeds_of_evaluations_have_64_bits(kind: type[Settings]) -> None:
+    assert with_overrides(kind(), [f"seed={-(2**63)}"]).seed == -(2**63)
+    with pytest.raises(GigaganError, match="seed"):
+        with_overrides(kind(), [f"seed={2**63}"])
