@@ -76,7 +76,7 @@ def exports(folder: StackFolder, ports: Mapping[str, int], root: Path) -> dict[s
         **servers.worker_environment(f"http://{HOST}:{ports['prefect']}/api", root),
         "PREFECT_HOME": str(folder.path / "prefect"),
         "MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}",
-        "GIGAGAN_STORE": f"s3://{BUCKET}/store",
+        "GIGAGAN_STORE": os.environ.get("GIGAGAN_STORE", f"s3://{BUCKET}/store"),
         "AWS_ENDPOINT_URL": f"http://{HOST}:{ports['s3']}",
         "AWS_DEFAULT_REGION": REGION,
         "AWS_SHARED_CREDENTIALS_FILE": str(folder.secrets / "aws"),
