@@ -190,9 +190,11 @@ def _ray_head(folder: StackFolder, ports: Mapping[str, int], common: Mapping[str
         f"--ray-client-server-port={ports['ray-client']}",
     )
     without_address = {name: value for name, value in common.items() if name != "RAY_ADDRESS"}
-    return Service(
-        "ray-head", command, without_address, lambda started: _ray_nodes(folder, url) is not None, url=url
-    )
+
+    def serves(started: float) -> bool:
+        return any(node["is_head_node"] and _is_new(node, started) for node in _ray_nodes(folder, url))
+
+    return Service("ray-head", command, without_address, serves, url=url)
 
 
 def _ray_worker(
@@ -205,8 +207,7 @@ def _ray_worker(
 
     def serves(started: float) -> bool:
         return any(
-            node["node_name"] == name and node["state"] == "ALIVE" and node["start_time_ms"] / 1000 > started
-            for node in _ray_nodes(folder, dashboard) or ()
+            node["node_name"] == name and _is_new(node, started) for node in _ray_nodes(folder, dashboard)
         )
 
     return Service(
@@ -219,14 +220,18 @@ def _ray_worker(
     )
 
 
-def _ray_nodes(folder: StackFolder, dashboard: str) -> list[dict[str, Any]] | None:
-    """The cluster's nodes as its head sees them; None where it does not answer."""
+def _is_new(node: Mapping[str, Any], started: float) -> bool:
+    return node["state"] == "ALIVE" and node["start_time_ms"] / 1000 > started
+
+
+def _ray_nodes(folder: StackFolder, dashboard: str) -> list[dict[str, Any]]:
+    """The cluster's nodes as its head sees them; none where it does not answer."""
     token = {"Authorization": f"Bearer {folder.secret('ray')}"}
     try:
         answer = ask(f"{dashboard}/api/v0/nodes?detail=True", headers=token)
         return answer["data"]["result"]["result"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
 
 
 def _prefect_worker(ports: Mapping[str, int], common: Mapping[str, str]) -> Service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -20,26 +21,36 @@ from .running import Platform, wait_for
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
-    """A stack that is up, with every deployment of prefect.yaml; at the end it goes, and leaves nothing."""
-    home = Path(tempfile.mkdtemp(prefix="gigagan-stack-"))
+    """A stack that is up, with every deployment of prefect.yaml; at the end it goes, and leaves nothing.
+
+    Where `GIGAGAN_TEST_STACK` names the home of a stack, that one is used and left as it is.
+    """
+    given = os.environ.get("GIGAGAN_TEST_STACK")
+    home = Path(given or tempfile.mkdtemp(prefix="gigagan-stack-"))
+    home.mkdir(exist_ok=True)
     home.chmod(0o711)  # PostgreSQL's own user must get through
     platform = Platform(home)
     try:
-        started = time.monotonic()
         done = platform.gigagan("stack", "up")
-        platform.started_in = time.monotonic() - started
         assert done.returncode == 0, done.stderr + logs(home)
         yield platform
-        ports = platform.folder.read().ports
-        assert platform.gigagan("stack", "down").returncode == 0
-        assert processes.marked(platform.folder.path) == []
-        assert not platform.folder.ray.exists()
-        listening = {each.laddr.port for each in psutil.net_connections("tcp") if each.status == "LISTEN"}
-        assert listening.isdisjoint(ports.values())
-        assert platform.gigagan("stack", "status").returncode == 1
+        if given is None:
+            goes_without_remains(platform)
     finally:
-        platform.gigagan("stack", "down")
-        shutil.rmtree(home, ignore_errors=True)
+        if given is None:
+            platform.gigagan("stack", "down")
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def goes_without_remains(platform: Platform) -> None:
+    """`gigagan stack down` ends every process, frees every port, removes Ray's folder."""
+    ports = platform.folder.read().ports
+    assert platform.gigagan("stack", "down").returncode == 0
+    assert processes.marked(platform.folder.path) == []
+    assert not platform.folder.ray.exists()
+    listening = {each.laddr.port for each in psutil.net_connections("tcp") if each.status == "LISTEN"}
+    assert listening.isdisjoint(ports.values())
+    assert platform.gigagan("stack", "status").returncode == 1
 
 
 def logs(home: Path) -> str:

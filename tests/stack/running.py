@@ -11,7 +11,7 @@ import time
 import urllib.error
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,11 +40,9 @@ def wait_for(what: str, look: Callable[[], T], seconds: float = PATIENCE_SECONDS
 
 @dataclass
 class Platform:
-    """A stack under `home`. started_in: seconds that `gigagan stack up` took."""
+    """A stack under `home`."""
 
     home: Path
-    started_in: float = 0.0
-    _ports: dict[str, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> StackFolder:
