@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import urllib.error
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,18 +168,32 @@ class Platform:
             for run in wait_for("MLflow's answer", tried)[0]
         ]
 
+    def _s3(self) -> Any:
+        import boto3
+
+        key, secret = re.findall(" = (.*)", self.folder.secret("aws"))
+        return boto3.client(
+            "s3",
+            endpoint_url=self.exports["AWS_ENDPOINT_URL"],
+            region_name=self.exports["AWS_DEFAULT_REGION"],
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+
     def keys(self, prefix: str) -> list[str]:
         """Names of objects in the store's bucket."""
-        url = f"{self.exports['AWS_ENDPOINT_URL']}/{BUCKET}?list-type=2&max-keys=10000&prefix=store/{prefix}"
-        return [
-            each.text or "" for each in ElementTree.fromstring(_text(url)).iter() if each.tag.endswith("}Key")
-        ]
+        pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"store/{prefix}")
+        return [each["Key"] for page in pages for each in page.get("Contents", ())]
 
     def manifests(self, stage: str) -> dict[str, dict[str, Any]]:
         """The manifests of a stage, by the folder's name."""
-        names = [key for key in self.keys(f"{stage}/") if key.endswith("/manifest.json")]
-        address = self.exports["AWS_ENDPOINT_URL"]
-        return {name.split("/")[2]: json.loads(_text(f"{address}/{BUCKET}/{name}")) for name in names}
+        s3 = self._s3()
+        names = [
+            key for key in self.keys(f"{stage}/") if key.count("/") == 3 and key.endswith("/manifest.json")
+        ]
+        return {
+            name.split("/")[2]: json.load(s3.get_object(Bucket=BUCKET, Key=name)["Body"]) for name in names
+        }
 
     # ---- processes ----------------------------------------------------------------------------------
 
@@ -222,11 +236,3 @@ def _environment(process: psutil.Process) -> list[bytes]:
         return Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def _text(url: str) -> str:
-    import urllib.request
-
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=10) as response:
-        return response.read().decode()

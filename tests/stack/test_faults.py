@@ -47,7 +47,7 @@ class Work:
 
     def start(self, variables: dict[str, str] | None = None) -> str:
         """Ask the deployment for a run."""
-        settings = (f"image_size={self.size}", "rows_per_partition=16", "partitions_in_flight=2")
+        settings = (f"image_size={self.size}", "rows_per_partition=24", "partitions_in_flight=2")
         self.runs.append(
             self.platform.start(
                 "ingest/ingest", variables, preset="tiny", split="train", overrides=list(settings)
