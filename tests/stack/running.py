@@ -105,6 +105,11 @@ class Platform:
         }
         return self.prefect(f"deployments/{found['id']}/create_flow_run", body)["id"]
 
+    def set_state(self, run: str, kind: str) -> None:
+        """Ask for another state, as the buttons of the page do."""
+        state = {"state": {"type": kind, "name": kind.title()}, "force": False}
+        self.prefect(f"flow_runs/{run}/set_state", state)
+
     def state(self, run: str) -> str:
         """The type of a flow run's state."""
         return self.prefect(f"flow_runs/{run}")["state_type"]
