@@ -91,7 +91,7 @@ def _interpolation(recipe: Interpolation, source: Source) -> Sheet:
     for row in range(recipe.rows):
         down = row / (recipe.rows - 1) if recipe.rows > 1 else 0.0
         for column in range(recipe.columns):
-            across = column / (recipe.columns - 1)
+            across = recipe.shares[column] if recipe.shares else column / (recipe.columns - 1)
             cell = interpolate_text(corners[0], corners[1], across)
             if len(corners) == 4:
                 cell = interpolate_text(cell, interpolate_text(corners[2], corners[3], across), down)
@@ -233,8 +233,19 @@ def _join(codes: list[TextCode]) -> TextCode:
     return TextCode(*(torch.cat(parts) for parts in zip(*codes)))
 
 
-def _stack(cells: list[Styles]) -> Styles:
-    """Pictures with a style code a layer, and one text code or one a layer, as one batch."""
+def join(parts: Sequence[Styles], num_layers: int) -> Styles:
+    """Pictures of any kinds (a style code or a text code for all layers, or one a layer) as one batch, in order."""
+    if len({part.w.dim() for part in parts}) > 1:
+        parts = [Styles(_by_layer(part.w, num_layers), part.code) for part in parts]
+    return _stack(parts)
+
+
+def _by_layer(w: Tensor, num_layers: int) -> Tensor:
+    return w if w.dim() == 3 else w[:, None].expand(-1, num_layers, -1)
+
+
+def _stack(cells: Sequence[Styles]) -> Styles:
+    """Pictures with style codes of one kind, and one text code or one a layer, as one batch."""
     w = torch.cat([cell.w for cell in cells])
     if all(cell.code is None for cell in cells):
         return Styles(w, None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -118,12 +119,11 @@ class OutputFolder:
 
     def save(self, name: str, image: Image.Image, record: dict[str, Any]) -> Path:
         """Write a PNG with its record, replacing what is there."""
-        path, info = self.path(name), PngInfo()
-        info.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
+        path = self.path(name)
         partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(partial, format="PNG", pnginfo=info)
+            image.save(partial, format="PNG", pnginfo=_chunk(record))
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -133,7 +133,20 @@ class OutputFolder:
         return path
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def png(image: Image.Image, record: dict[str, Any]) -> bytes:
+    """A PNG with its record, for whoever waits for it: compressed little and so sooner there."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", pnginfo=_chunk(record), compress_level=1)
+    return file.getvalue()
+
+
+def _chunk(record: dict[str, Any]) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
+    return info
+
+
+def read_record(path: Path | BinaryIO) -> dict[str, Any] | None:
     """What made a picture; None where it does not say."""
     try:
         with Image.open(path) as image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import to_uint8
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SENT = ("PNG", "JPEG", "WEBP")
+"""Formats that strangers may send: few decoders, each of them well tried."""
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
@@ -55,6 +59,32 @@ def open_picture(path: Path | str) -> Image.Image:
         raise GigaganError(f"picture {path}: no such file; check the path") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise GigaganError(f"picture {path} cannot be decoded ({error}); give another file") from None
+
+
+def decode_picture(body: bytes, longest_side: int) -> Image.Image:
+    """A picture that a stranger sent, decoded: PNG, JPEG or WebP.
+
+    longest_side: in pixels; what the header promises is looked at before anything is unpacked.
+    Raises GigaganError for what is no such picture, does not decode, or is larger.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(body), formats=SENT) as image:
+                if max(image.size) > longest_side:
+                    raise GigaganError(
+                        f"the picture has {image.width} x {image.height} pixels, and at most {longest_side} a side "
+                        "are taken; shrink it first"
+                    )
+                image.load()
+                return image
+    except Image.DecompressionBombError:
+        raise GigaganError(
+            f"the picture has far more than the {longest_side} pixels a side that are taken; shrink it first"
+        ) from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        what = "is none that is known" if isinstance(error, UnidentifiedImageError) else "cannot be decoded"
+        raise GigaganError(f"the picture {what}; send a whole PNG, JPEG or WebP file") from None
 
 
 def take_apart(image: Image.Image) -> Apart:

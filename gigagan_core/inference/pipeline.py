@@ -164,7 +164,7 @@ class GigaGANPipeline:
         for rows, drawn in self._drawn(points, batch_size, memory_limit):
             z[rows], w[rows] = drawn[0].float().cpu(), drawn[1].float().cpu()
             batch = [points[row] for row in rows.tolist()]
-            images += self._finished(drawn[2], batch, upsample, noise, memory_limit)
+            images += self.finished(drawn[2], batch, upsample, noise, memory_limit)
             on_batch(len(rows))
         return Generated(images, z, w, points, cut)
 
@@ -210,7 +210,7 @@ class GigaGANPipeline:
         images: list[Image.Image] = []
         size = self.batch_size(batch_size, memory_limit)
         for batch, made in in_batches(rows, size, lambda part: self.synthesise(sheet.styles.index(part))):
-            images += self._finished(made, nameless[: len(batch)], upsample, noise, memory_limit)
+            images += self.finished(made, nameless[: len(batch)], upsample, noise, memory_limit)
             on_batch(len(batch))
         return Edited(images, sheet.styles.w.float().cpu(), sheet.rows, sheet.columns)
 
@@ -279,10 +279,15 @@ class GigaGANPipeline:
             raise GigaganError(f"the batch size is {batch_size}; give 1 or more")
         return batch_size or batch_that_fits(self.network, memory_limit)
 
-    def _finished(
-        self, made: Tensor, points: Sequence[Point], upsample: bool, noise: float, memory_limit: float | None
+    def finished(
+        self,
+        made: Tensor,
+        points: Sequence[Point],
+        upsample: bool,
+        noise: float = 0.0,
+        memory_limit: float | None = None,
     ) -> list[Image.Image]:
-        """Float images -> pictures, enlarged where wanted."""
+        """What `synthesise` gave -> pictures, enlarged where wanted; points: N, which key the upsampler's latents."""
         if upsample:
             upsampler = self._needs_upsampler()
             keys = Keys(tuple(point.seed for point in points), tuple(point.index for point in points))

@@ -56,26 +56,38 @@ def find_encoder(
 ) -> Encoder | None:
     """The encoder named, or the one that the model was trained with; None for a model that takes no captions.
 
-    reference: an encoder, its folder, an artifact, `latest` or ARCH:PATH; None: the one in the manifest of the
-    model's artifact, or else the one in the store whose weights have the sum that the bundle names.
+    reference: an encoder, or what `locate_encoder` takes.
     """
     from gigagan_core.encoders.open_clip_encoder import load_encoder
 
-    config = read_config(model.folder)
-    if config["network"].get("conditioning", "text") != "text":
-        return None
     if reference is not None and not isinstance(reference, (str, Path)):
-        return reference
+        return reference if _takes_captions(model) else None
+    place = locate_encoder(reference, model, store)
+    return None if place is None else load_encoder(place, device)
+
+
+def locate_encoder(reference: str | Path | None, model: Place, store: Store | None) -> str | Path | None:
+    """Where the encoder is, as `load_encoder` takes it: a folder or ARCH:PATH; None where the model needs none.
+
+    reference: its folder, an artifact, `latest` or ARCH:PATH; None: the one in the manifest of the model's artifact,
+    or else the one in the store whose weights have the sum that the bundle names. Raises GigaganError.
+    """
+    if not _takes_captions(model):
+        return None
     if reference is not None and Path(reference).expanduser().is_dir():
-        return load_encoder(reference, device)
+        return Path(reference).expanduser().absolute()
     store = store or open_store()
     if reference is not None:
         found = named.encoder(store, str(reference))
     elif model.artifact is not None:
         found = named.encoder_of(_store_of(model.artifact, store), model.artifact)
     else:
-        found = _by_sum(store, config.get("encoder_sha256"), model)
-    return load_encoder(found.path if isinstance(found, Artifact) else found.uri, device)
+        found = _by_sum(store, read_config(model.folder).get("encoder_sha256"), model)
+    return found.path if isinstance(found, Artifact) else found.uri
+
+
+def _takes_captions(model: Place) -> bool:
+    return read_config(model.folder)["network"].get("conditioning", "text") == "text"
 
 
 def _store_of(artifact: Artifact, default: Store) -> Store:

@@ -40,13 +40,15 @@ class Interpolation(Settings):
     """Prompts in between: two at the ends of a row, or four at the corners of a grid; one latent for all.
 
     prompts: left, right; or upper left, upper right, lower left, lower right. The corners of the grid are exactly the
-    pure prompts. The other fields are those of every picture, as in `Point`.
+    pure prompts. shares: of the right-hand prompt in each column; None: evenly from 0 to 1. The other fields are those
+    of every picture, as in `Point`.
     """
 
     kind: Literal["interpolation"] = "interpolation"
     prompts: tuple[str | int, ...]
     rows: Annotated[int, Field(ge=1, le=256)] = 5
-    columns: Annotated[int, Field(ge=2, le=4096)] = 5
+    columns: Annotated[int, Field(ge=1, le=4096)] = 5
+    shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] | None = None
     seed: int = 0
     index: Index = 0
     truncation: Psi = 1.0
@@ -58,6 +60,10 @@ class Interpolation(Settings):
             raise ValueError(f"prompts must be 2 or 4, not {len(self.prompts)}")
         if (self.rows == 1) != (len(self.prompts) == 2):
             raise ValueError("two prompts make one row (rows=1), four make at least two")
+        if self.shares is None and self.columns < 2:
+            raise ValueError("columns must be 2 or more, or shares given")
+        if self.shares is not None and len(self.shares) != self.columns:
+            raise ValueError(f"shares must be one a column ({self.columns}), not {len(self.shares)}")
         return self
 
 

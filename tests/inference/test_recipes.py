@@ -72,6 +72,17 @@ def test_a_recipe_is_replayed_from_its_file(pipe, tmp_path: Path, recipe: Recipe
         assert abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max() <= 1
 
 
+def test_columns_lie_at_the_shares_that_are_given(pipe) -> None:
+    even = made(pipe, Interpolation(prompts=("dog", "cat"), rows=1, columns=5))
+    chosen = Interpolation(prompts=("dog", "cat"), rows=1, columns=3, shares=(0.75, 0.0, 1.0))
+    close(made(pipe, chosen)[0], even[0, [3, 0, 4]])
+    alone = Interpolation(prompts=("dog", "cat"), rows=1, columns=1, shares=(0.75,))
+    close(made(pipe, alone)[0], even[0, [3]])
+    for wrong, reason in (({"columns": 1}, "2 or more"), ({"columns": 2, "shares": (0.5,)}, "one a column")):
+        with pytest.raises(ValueError, match=reason):
+            Interpolation(prompts=("dog", "cat"), rows=1, **wrong)
+
+
 def test_the_corners_of_a_grid_are_the_pure_prompts(pipe) -> None:
     prompts = ("dog", "cat", "red apple", "old tree")
     recipe = Interpolation(prompts=prompts, rows=3, columns=4, seed=5, truncation=0.7, prompt_truncation=0.8)
