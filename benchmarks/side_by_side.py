@@ -145,17 +145,7 @@ def compare(
         for side, process in sides.items():
             seconds[side].append(process.run())
     peaks = {side: process.end() for side, process in sides.items()}
-    document: dict[str, Any] = {
-        "benchmark": name,
-        "what": note,
-        "command": " ".join(["python", *[str(Path(sys.argv[0]).name), *sys.argv[1:]]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(options),
-        "versions": sides["ours"].facts["versions"],
-        "options": options,
-        "unit": "seconds",
-        "repeats": repeats,
-    }
+    document = document_of(name, note, options, sides["ours"].facts["versions"], "seconds", repeats)
     for side, process in sides.items():
         document[side] = {
             **summary(seconds[side]),
@@ -177,6 +167,23 @@ def compare(
     print(line, flush=True)
     write(document)
     return document
+
+
+def document_of(
+    name: str, note: str, options: dict[str, Any], versions: dict[str, str], unit: str, repeats: int
+) -> dict[str, Any]:
+    """What every result says of itself, besides its figures."""
+    return {
+        "benchmark": name,
+        "what": note,
+        "command": " ".join(["python", *[str(Path(sys.argv[0]).name), *sys.argv[1:]]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(options),
+        "versions": versions,
+        "options": options,
+        "unit": unit,
+        "repeats": repeats,
+    }
 
 
 def write(document: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ _SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WANDB_MODE": "disabled",
+    "GRADIO_ANALYTICS_ENABLED": "False",
     # albumentations comes with img2dataset and asks the network for its newest version at import
     "NO_ALBUMENTATIONS_UPDATE": "1",
     # ray starts workers at niceness 15: a training worker would yield to every other process of the machine

@@ -22,6 +22,7 @@ from gigagan_core.cli import (
     plan_commands,
     portable_commands,
     report_commands,
+    serve_command,
     server_commands,
     show_commands,
     stack_commands,
@@ -63,6 +64,7 @@ metrics_command.register(app)
 inference_commands.register(app)
 damage_command.register(app)
 export_command.register(app)
+serve_command.register(app)
 report_commands.register(app)
 show_commands.register(app)
 store_commands.register(app)

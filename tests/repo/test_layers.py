@@ -15,6 +15,7 @@ STANDARD_LIBRARY = __import__("sys").stdlib_module_names
 LAYERS: list[tuple[str, ...]] = [
     ("flows",),
     ("gigagan_core.cli", "gigagan_core.servers", "gigagan_core.stack", "gigagan_core.doctor"),
+    ("gigagan_core.serving",),
     ("gigagan_core.stages",),
     (
         "gigagan_core.data",

@@ -1,0 +1,123 @@
+"""A Ray Serve deployment: processes that hold the model and make pictures, batch by batch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from gigagan_core.config.serve import ServeSettings
+from gigagan_core.errors import GigaganError
+from gigagan_core.inference.recipes import Point
+from gigagan_core.serving.jobs import Made, PictureJob, UpsampleJob
+from gigagan_core.serving.models import ServedModels
+
+DEPLOYMENT = "pictures"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is wrong with a request, in one sentence: no failure of the replica, so it is not raised there."""
+
+    sentence: str
+
+
+class Replica:
+    """One copy of the model. All its work is done in one thread, so that health checks are answered meanwhile."""
+
+    def __init__(self, models: ServedModels, settings: ServeSettings, threads: int) -> None:
+        """threads: of torch, this replica's share of the cores."""
+        import torch
+        from ray import serve
+
+        from gigagan_core.serving.models import describe
+
+        torch.set_num_threads(threads)
+        self._settings = settings
+        self._pipe = models.open()
+        self._facts = describe(self._pipe, models)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        self._free = asyncio.Event()
+        self._free.set()
+        self._picture = serve.batch(
+            max_batch_size=settings.max_batch_size, batch_wait_timeout_s=settings.batch_wait_seconds
+        )(self._make_batch)
+        self._warm_up()
+
+    async def facts(self) -> dict[str, Any]:
+        """What is served, and by which process."""
+        return {**self._facts, "process": os.getpid()}
+
+    async def pictures(self, jobs: Sequence[PictureJob]) -> list[Made] | Refused:
+        """One picture a job, each batched with those of other requests."""
+        from gigagan_core.serving.painting import check
+
+        try:
+            for job in jobs:
+                check(self._pipe, job)
+            # `serve.batch` closes a batch after its wait also while another one runs, which under load leaves
+            # batches of two or three in a row. Whoever comes meanwhile waits here, and all go in together.
+            await self._free.wait()
+            return await asyncio.gather(*(self._picture(job) for job in jobs))
+        except GigaganError as error:
+            return Refused(str(error))
+
+    async def upsample(self, job: UpsampleJob) -> Image.Image | Refused:
+        """One picture, enlarged; its tiles are its batch."""
+        from gigagan_core.serving.painting import enlarge
+
+        try:
+            return await self._in_thread(enlarge, self._pipe, job)
+        except GigaganError as error:
+            return Refused(str(error))
+
+    async def _make_batch(self, jobs: list[PictureJob]) -> list[Made]:
+        from gigagan_core.serving.painting import make_pictures
+
+        self._free.clear()
+        try:
+            return await self._in_thread(make_pictures, self._pipe, jobs, self._settings.max_batch_size)
+        finally:
+            self._free.set()
+
+    async def _in_thread(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def _warm_up(self) -> None:
+        """Pay for the first call's costs before anybody waits for it."""
+        from gigagan_core.serving.painting import make_pictures
+
+        settings = self._pipe.network.settings
+        prompt = {"text": "", "class": 0, "none": None}[settings.conditioning]
+        job = PictureJob(Point(prompt=prompt), upsample=self._pipe.upsampler is not None)
+        for count in (1, self._settings.max_batch_size):
+            make_pictures(self._pipe, [job] * count, self._settings.max_batch_size)
+
+
+def application(models: ServedModels, settings: ServeSettings, cores: int, gpus: int) -> Any:
+    """The application to `serve.run`. cores, gpus: of the machine; the replicas share them."""
+    from ray import serve
+
+    limits = settings.limits
+    # More replicas than cores share them, and Ray takes fractions below one alone.
+    options: dict[str, float] = {"num_cpus": cores // settings.replicas or cores / settings.replicas}
+    if gpus and models.device != "cpu":
+        options["num_gpus"] = min(1.0, gpus / settings.replicas)
+    deployed = serve.deployment(
+        name=DEPLOYMENT,
+        num_replicas=settings.replicas,
+        # The front refuses what is too much; what it has accepted waits in the replicas, where batches are made.
+        max_ongoing_requests=limits.waiting_requests,
+        ray_actor_options=options,
+        # A dead process is seen by the next check. A batch on a CPU keeps its own thread busy, not the checks'.
+        health_check_period_s=1.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=5.0,
+    )(Replica)
+    return deployed.bind(models, settings, max(1, cores // settings.replicas))
