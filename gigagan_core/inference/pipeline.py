@@ -231,7 +231,7 @@ class GigaGANPipeline:
     def styles(self, points: Sequence[Point]) -> Styles:
         """w [N, w_dim] and text codes of N points. Raises GigaganError."""
         self._warn_of_cut([point.prompt for point in points])
-        return self._latents(points)[1]
+        return self.latents(points)[1]
 
     @torch.no_grad()
     def synthesise(self, styles: Styles) -> Tensor:
@@ -252,7 +252,8 @@ class GigaGANPipeline:
         return finite(made())
 
     @torch.no_grad()
-    def _latents(self, points: Sequence[Point]) -> tuple[Tensor, Styles]:
+    def latents(self, points: Sequence[Point]) -> tuple[Tensor, Styles]:
+        """z [N, z_dim], and what `styles` gives, without a word of prompts that are cut. Raises GigaganError."""
         prompts = [point.prompt for point in points]
         check_prompts(self.network, prompts)
         keys = Keys(tuple(point.seed for point in points), tuple(point.index for point in points))
@@ -267,7 +268,7 @@ class GigaGANPipeline:
         """Rows of a batch, and z, w, images."""
 
         def work(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            z, styles = self._latents([points[row] for row in rows.tolist()])
+            z, styles = self.latents([points[row] for row in rows.tolist()])
             return z, styles.w, self.synthesise(styles)
 
         size = self.batch_size(batch_size, memory_limit) if len(points) else 1
