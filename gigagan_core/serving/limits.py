@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gigagan_core.config.serve import ServeLimits
 
 _DRAIN_SECONDS = 1.0
+_TOO_LARGE, _TOO_SLOW = 413, 408
 
 
 class _Refused(Exception):
@@ -39,7 +40,8 @@ class BodyLimit:
                 if body.refusal is None:
                     raise
         if body.refusal is not None and not body.answered:
-            await body.drain()
+            if body.refusal.status_code == _TOO_LARGE:
+                await body.drain()
             body.refusal.headers["connection"] = "close"
             await body.refusal(scope, receive, send)
 
@@ -62,7 +64,9 @@ class _Body:
                 message = await self._receive()
         except TimeoutError:
             seconds = self._limits.body_seconds
-            self._refuse(408, f"the body did not arrive within {seconds:g} seconds; send it faster, or less")
+            self._refuse(
+                _TOO_SLOW, f"the body did not arrive within {seconds:g} seconds; send it faster, or less"
+            )
             raise _Refused from None
         self._bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
@@ -85,9 +89,8 @@ class _Body:
         await self._send(message)
 
     def refuse_size(self) -> None:
-        self._refuse(
-            413, f"the body has more than {self._limits.body_bytes} bytes; send a smaller picture or less"
-        )
+        sentence = f"the body has more than {self._limits.body_bytes} bytes; send a smaller picture or less"
+        self._refuse(_TOO_LARGE, sentence)
 
     def _refuse(self, status: int, sentence: str) -> None:
         self.refusal = JSONResponse({"error": sentence}, status)

@@ -65,7 +65,9 @@ def create_page(studio: Studio) -> gr.Blocks:
         if facts["upsampler"] is not None:
             with gr.Tab("Upsample"):
                 _upsample_tab(studio)
-    page.queue(max_size=studio.limits.waiting_requests, default_concurrency_limit=studio.limits.waiting_requests)
+    page.queue(
+        max_size=studio.limits.waiting_requests, default_concurrency_limit=studio.limits.waiting_requests
+    )
     return page
 
 

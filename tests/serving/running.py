@@ -74,10 +74,10 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Server]:
-    """A server that is ready; killed at the end where the test has not stopped it."""
+def serving(folder: Path, *options: str, code: str = MAIN) -> Iterator[Server]:
+    """A server that is ready; killed at the end where the test has not stopped it. code: what runs the command."""
     errors = folder / "errors.txt"
-    command = [sys.executable, "-c", MAIN, "serve", "--json", "--port", "0", *options]
+    command = [sys.executable, "-c", code, "serve", "--json", "--port", "0", *options]
     with open(errors, "w") as stderr:
         process = subprocess.Popen(
             command,

@@ -74,6 +74,37 @@ def test_what_is_served_is_pinned_when_the_server_starts(tmp_path: Path) -> None
         pin(base, "latest", encoder, "cpu", store)
 
 
+WITHOUT_REPLICAS = """
+import contextlib
+from gigagan_core.serving import server
+
+class Nobody:
+    facts = {"name": "small", "sha256": "0" * 64}
+    async def ready_replicas(self):
+        return 0
+
+@contextlib.contextmanager
+def replicas(models, settings):
+    yield Nobody()
+    print("replicas are stopped", flush=True)
+
+server.replicas = replicas
+from gigagan_core.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_and_is_no_failure(models, tmp_path: Path, signal_number) -> None:
+    with serving(tmp_path, *models, "--no-page", code=WITHOUT_REPLICAS) as server:
+        assert server.get("/healthz") == {"status": "ok"}
+        assert server.stop(signal_number) == 0
+        said = server.errors.read_text()
+    assert f"serving   {server.url}" in said
+    assert said.index("stopping") < said.index("replicas are stopped")
+    assert "Traceback" not in said
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write_models(tmp_path_factory.mktemp("models"))
