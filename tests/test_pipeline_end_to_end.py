@@ -116,3 +116,42 @@ def test_one_stage_runs_alone_on_artifacts_that_exist(first: dict, home: Path) -
     assert all(stage["cached"] for stage in scored)
     assert curated["counts"]["in"] == before["in"]
     assert curated["counts"]["out"] < before["out"]
+
+
+@pytest.mark.timeout(600)
+def test_the_upsampler_of_that_run_is_trained_again_on_more_data(first: dict, home: Path) -> None:
+    more = home / "more"
+    done, _ = gigagan(home, "data", "publish", str(more), "--limit", "64")
+    assert done.returncode == 0, done.stderr[-4000:]
+    again = (
+        "run",
+        "train-upsampler",
+        "--from",
+        first["run"],
+        "--only",
+        "--with",
+        str(more / "train"),
+        "--json",
+    )
+    done, _ = gigagan(home, *again)
+    assert done.returncode == 0, done.stderr[-4000:]
+    second = json.loads(done.stdout)
+    stages = {stage["label"]: stage for stage in second["stages"]}
+    assert next(iter(stages)) == "ingest upsampler"
+    assert list(stages)[-2:] == ["train-upsampler", "train-upsampler-l1"]
+    assert not any(stages[name]["cached"] for name in ("ingest upsampler", "train-upsampler"))
+    # Of the rows of both, the new table's alone were asked for.
+    rows = first["stages"][0]["counts"]["in"]
+    ingested = stages["ingest upsampler"]
+    assert ingested["counts"]["in"] == rows + ingested["summary"]["fetched_urls"]
+    assert ingested["why"] == "not cached: the store has none yet"
+    kept = {each["role"]: each["fingerprint"] for each in second["kept"]}
+    by_label = {stage["label"]: stage["fingerprint"] for stage in first["stages"]}
+    assert (kept["base"], kept["condition"]) == (
+        by_label["train-base"],
+        by_label["train-encoder (condition)"],
+    )
+    done, _ = gigagan(home, "store", "runs", "--json")
+    known = json.loads(done.stdout)
+    assert (known[0]["id"], known[-1]["of"]) == (first["run"], first["run"])
+    assert {each["status"] for each in known} == {"finished"}

@@ -10,8 +10,8 @@ from gigagan_core.doctor.request import Request
 from gigagan_core.text import plain
 
 RIGHTS = (
-    ("ray.io", "rayjobs", ("create", "get", "list", "watch", "patch", "delete")),
-    ("", "pods", ("get", "list")),
+    ("ray.io", "rayjobs", ("create", "get", "list", "delete")),
+    ("", "pods", ("list",)),
     ("", "pods/log", ("get",)),
 )
 """(API group, resource, verbs) that the backend uses."""

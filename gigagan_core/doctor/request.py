@@ -10,6 +10,7 @@ from gigagan_core import environment
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.config import presets
 from gigagan_core.config.base import all_settings, flat
+from gigagan_core.config.encoder import demo_encoder
 
 Backend = Literal["local", "ray-job", "kuberay"]
 Part = Literal["base", "upsampler"]
@@ -35,7 +36,7 @@ class Request:
 
     def sections(self) -> dict[str, Any]:
         """The preset's settings by section: of a whole pipeline, or the one that it is of."""
-        part = presets.PRESETS[self.preset].part if self.preset in presets.PRESETS else None
+        part = presets.PRESETS[self.preset].part
         if part is not None:
             return {part: presets.section(self.preset, part)}
         settings = presets.preset(self.preset)
@@ -65,6 +66,19 @@ class Request:
         if "upsampler" in sections and sections["upsampler"].training.losses.lpips:
             named.append("lpips-vgg")
         return [name for name in dict.fromkeys(named) if name in CATALOGUE]
+
+    def usual_assets(self) -> dict[str, str]:
+        """What a preset of one model is conditioned or judged by, unless another file is named: asset -> option."""
+        if presets.PRESETS[self.preset].part is None:
+            return {}
+        found = {}
+        for settings in self.trainings().values():
+            network = settings.discriminator
+            if network.text_conditioned and network.text_dim != demo_encoder("condition").text.width:
+                found["clip-vit-l14"] = "--encoder"
+            if network.vision_layers:
+                found["clip-vit-b32"] = "--vision-encoder"
+        return found
 
 
 def _named_in(settings: Any) -> list[str]:

@@ -37,14 +37,10 @@ def remove(store: Store, artifact: Artifact, since: float) -> bool:
     with store.working.not_leased(artifact.fingerprint) as free:
         if not free or last_used(store, artifact) > since:
             return False
-        if store.is_local:
-            gone = _to_trash(store, artifact, since)
-        else:
-            folder = _strip(store, artifact)
-            store.fs.rm_file(f"{folder}/{MANIFEST}")
-            store.fs.rm(folder, recursive=True)
-            cache.drop(artifact)
-            gone = True
+        try:
+            gone = _to_trash(store, artifact, since) if store.is_local else _from_remote(store, artifact)
+        except FileNotFoundError:  # another collection was quicker
+            return False
         if gone:
             store.forget_names(artifact.stage)
             for entry in artifact.manifest.get("accepted", ()):
@@ -60,6 +56,14 @@ def _to_trash(store: Store, artifact: Artifact, since: float) -> bool:
     if _touched(trashed) > since:
         os.rename(trashed, folder)
         return False
+    return True
+
+
+def _from_remote(store: Store, artifact: Artifact) -> bool:
+    folder = _strip(store, artifact)
+    store.fs.rm_file(f"{folder}/{MANIFEST}")
+    store.fs.rm(folder, recursive=True)
+    cache.drop(artifact)
     return True
 
 

@@ -43,6 +43,10 @@ def statuses(found: Iterable[Finding]) -> list[str]:
     return [each.status for each in found]
 
 
+def of_lpips(found: Iterable[Finding]) -> Finding:
+    return one(each for each in found if each.name == "weights lpips-vgg")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "home"))
@@ -324,15 +328,28 @@ def test_the_files_of_a_preset_are_named_by_its_losses() -> None:
     assert Request("paper-upsampler-64-to-512").assets() == ["lpips-vgg"]
 
 
+def test_the_encoder_that_a_model_is_usually_trained_with_is_missed_and_may_be_another(
+    tmp_path: Path,
+) -> None:
+    found = list(weights.weights(Request("paper-t2i-64"), AssetFolder(tmp_path)))
+    assert [(each.status, each.name) for each in found] == [
+        ("warn", "weights clip-vit-l14"),
+        ("warn", "weights clip-vit-b32"),
+    ]
+    assert "or name another file with --encoder" in found[0].mend
+    own = one(weights.weights(Request("openmoji-64"), AssetFolder(tmp_path)))
+    assert own.what == "openmoji-64 needs no file from outside"
+
+
 def test_missing_and_wrong_weights_are_told_apart(tmp_path: Path) -> None:
     request, folder = Request("paper-upsampler-64-to-512"), AssetFolder(tmp_path)
-    missing = one(weights.weights(request, folder))
+    missing = of_lpips(weights.weights(request, folder))
     assert (missing.status, missing.mend) == ("fail", "gigagan assets fetch lpips-vgg")
     each = asset("lpips-vgg")
     content = b"not the weights"
     folder.file(each).write_bytes(content)
     folder.keep(each, {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)})
-    wrong = one(weights.weights(request, folder))
+    wrong = of_lpips(weights.weights(request, folder))
     assert wrong.status == "fail"
     assert (
         f"has sha256 {hashlib.sha256(content).hexdigest()} and the catalogue's is {each.sha256}" in wrong.what
@@ -344,11 +361,11 @@ def test_right_weights_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     content = b"weights"
     right = dataclasses.replace(asset("lpips-vgg"), sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(weights, "asset", lambda name: right)
+    monkeypatch.setattr(weights, "asset", lambda name: right if name == right.name else asset(name))
     folder = AssetFolder(tmp_path)
     folder.file(right).write_bytes(content)
     folder.keep(right, {"sha256": right.sha256, "size": len(content)})
-    assert one(weights.weights(Request("paper-upsampler-64-to-512"), folder)).status == "ok"
+    assert of_lpips(weights.weights(Request("paper-upsampler-64-to-512"), folder)).status == "ok"
 
 
 # ---- servers ----------------------------------------------------------------------------------------

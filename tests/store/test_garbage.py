@@ -172,6 +172,14 @@ def test_what_is_found_at_the_moment_of_its_removal_stays(
     assert store.find("train-base", model.fingerprint) == model
 
 
+def test_what_another_collection_has_removed_already_is_passed_by(store: Store, make: Make) -> None:
+    make("train-base", "base-model", settings={"seed": 1}, days_old=90)
+    make("train-base", "base-model", settings={"seed": 2}, days_old=90)
+    plan = garbage.plan(store, MONTH)
+    assert len(gc(open_store(store.uri)).remove) == 2
+    assert garbage.collect(store, plan, MONTH).remove == []
+
+
 def test_a_file_shared_by_links_is_freed_with_its_last_name(store: Store, make: Make, tmp_path: Path) -> None:
     tar = tmp_path / "tar"
     tar.write_bytes(b"x" * 100_000)
