@@ -15,6 +15,8 @@ from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.data.forget import Forgotten
 from gigagan_core.data.openmoji import HOST, PublishedSet
 from gigagan_core.data.reader import load_all
+from gigagan_core.doctor import storage
+from gigagan_core.doctor.request import Request
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import ingest
 from gigagan_core.stages.base import RunContext
@@ -137,6 +139,12 @@ def test_what_nothing_refers_to_is_removed_from_a_bucket(
     assert left.find("ingest", other.fingerprint) is None
     assert len(left.artifacts("download")) == 2
     assert left.find("ingest", kept.fingerprint) == kept
+
+
+def test_a_bucket_is_probed_and_left_as_it_was(bucket: str) -> None:
+    found = list(storage.probed(Request(store=bucket)))
+    assert [each.status for each in found] == ["ok", "ok"], found
+    assert open_store(bucket).fs.find(bucket) == []
 
 
 def test_a_store_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

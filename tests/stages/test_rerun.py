@@ -126,6 +126,20 @@ def test_a_whole_run_makes_every_role_and_records_it(pipeline: Pipeline, first: 
     assert how(again) == {"cached": ALL}
 
 
+def test_a_run_may_have_two_training_sets_from_the_start(pipeline: Pipeline) -> None:
+    own = [
+        "source.kind=tables",
+        "source.train=a.parquet",
+        "source.upsampler=u.parquet",
+        "source.heldout=h.parquet",
+    ]
+    both = pipeline.run(whole(with_overrides(preset("tiny"), own)))
+    assert how(both) == {"made": set(ROLES)}
+    assert sorted(pipeline.fetched) == ["a.parquet", "h.parquet", "u.parquet"]
+    with pytest.raises(GigaganError, match="go with kind=tables"):
+        with_overrides(preset("tiny"), ["source.upsampler=u.parquet"])
+
+
 def test_the_base_model_on_more_data_keeps_encoders_and_upsampler_and_fetches_the_new_alone(
     pipeline: Pipeline, first: RunRecord
 ) -> None:
