@@ -99,11 +99,13 @@ def _document(plan: RunPlan, record: RunRecord) -> dict[str, Any]:
 
 
 def _print(plan: RunPlan) -> None:
-    from gigagan_core.stages.base import reused
+    from gigagan_core.stages.base import described
 
     def what(role: Any) -> str:
         if role in plan.wanted:
             return "made again" if role in plan.forced else "runs, unless it is there"
-        return f"kept: {reused(plan.kept[role])}"
+        return f"kept, {described(plan.kept[role])}"
 
-    print_table(("", ""), [(role, what(role)) for role in ROLES if role in plan.wanted or role in plan.kept])
+    print_table(
+        ("role", "what"), [(role, what(role)) for role in ROLES if role in plan.wanted or role in plan.kept]
+    )

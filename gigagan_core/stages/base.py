@@ -189,7 +189,7 @@ def materialise(
             context.store.discard_work(fingerprint)
     if cached is not None:
         if not quiet:
-            console.note(f"{label}: nothing to do, {reused(cached)}")
+            console.note(f"{label}: nothing to do, there is {described(cached)}")
         context.tracker.record_cached(label, cached)
         artifact = cached
     seconds = time.monotonic() - started
@@ -197,10 +197,10 @@ def materialise(
     return artifact
 
 
-def reused(artifact: Artifact) -> str:
-    """Which artifact is used again: short fingerprint, when it was made, size."""
+def described(artifact: Artifact) -> str:
+    """An artifact that is used again: short fingerprint, when it was made, size."""
     made = artifact.manifest["created"][:19]
-    return f"{artifact.short} has it (made {made}, {filesize.decimal(artifact.bytes)})"
+    return f"{artifact.short} (made {made}, {filesize.decimal(artifact.bytes)})"
 
 
 def why_made(record: Mapping[str, Any], label: str, store: Store) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gigagan_core import console
 from gigagan_core.config.base import all_settings
-from gigagan_core.stages.base import RunContext, reused
+from gigagan_core.stages.base import RunContext, described
 from gigagan_core.stages.rerun import RunPlan
 from gigagan_core.stages.roles import ROLES, Role
 from gigagan_core.store import runs
@@ -41,7 +41,7 @@ def run_roles(
             if role in plan.kept:
                 have[role] = plan.kept[role]
                 context.store.touch(have[role])
-                console.note(f"{role}: kept, {reused(have[role])}")
+                console.note(f"{role}: kept, {described(have[role])}")
                 record.add(role, have[role], "kept")
             elif role in plan.wanted:
                 context.force = role in plan.forced

@@ -92,7 +92,7 @@ def test_what_is_made_says_why_it_was_not_there_and_what_is_there_says_what_it_i
     assert "double: not cached: the store has none yet" in capsys.readouterr().err
     materialise(SPEC, DoubleSettings(), {}, context, produce)
     made = first.manifest["created"][:19]
-    assert f"double: nothing to do, {first.short} has it (made {made}, 13 bytes)" in capsys.readouterr().err
+    assert f"double: nothing to do, there is {first.short} (made {made}, 13 bytes)" in capsys.readouterr().err
     materialise(SPEC, DoubleSettings(factor=3), {}, context, produce)
     assert f"setting factor 2 -> 3 (against {first.short} of {made})" in capsys.readouterr().err
     modules = {**first.manifest["code_modules"], "gigagan_core.text": "edited"}
