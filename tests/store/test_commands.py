@@ -154,7 +154,8 @@ def test_gc_keeps_a_model_whose_mlflow_is_not_this_one(gigagan: Any, make: Make)
 def test_runs_are_listed_with_what_they_reused(gigagan: Any, made: dict[str, Artifact]) -> None:
     (run,) = answer(gigagan("runs", "--json"))
     assert (run["id"], run["status"]) == ("ab" * 16, "finished")
-    assert "amber-lynx" in gigagan("runs").stdout
+    row = gigagan("runs").stdout.splitlines()[1].split()
+    assert row == ["ab" * 6, "amber-lynx", "pipeline", "2026-01-01T00:00:00", "finished", "1", "0", "0"]
 
 
 def test_a_name_that_fits_nothing_is_one_sentence(gigagan: Any, made: dict[str, Artifact]) -> None:
