@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 
@@ -76,19 +75,17 @@ class _Writer:
 def _recorded(
     store: Store, plan: RunPlan, flow: str, mlflow: Mapping[str, str] | None, prefect: Mapping[str, str]
 ) -> Iterator[_Writer]:
+    run = mlflow["run_id"] if mlflow else uuid.uuid4().hex
     record = RunRecord(
-        id=mlflow["run_id"] if mlflow else uuid.uuid4().hex,
+        id=run,
         flow=flow,
-        created=runs.now(),
+        created=runs.begun(store, run) or runs.now(),
         process=owner(),
         settings=all_settings(plan.settings),
         of=plan.of,
         mlflow=dict(mlflow) if mlflow else None,
         prefect=dict(prefect),
     )
-    for earlier in runs.records(store):
-        if earlier.id == record.id:
-            record = dataclasses.replace(record, created=earlier.created)
     writer = _Writer(store, record)
     try:
         yield writer

@@ -18,6 +18,7 @@ from gigagan_core.store.store import Store
 from gigagan_core.tracking.process import is_dead
 
 FOLDER = "_runs"
+SHORT = 12
 Status = Literal["running", "finished", "failed", "stopped"]
 
 
@@ -45,7 +46,7 @@ class RunRecord:
     @property
     def short(self) -> str:
         """The id's first 12 digits."""
-        return self.id[:12]
+        return self.id[:SHORT]
 
     @property
     def state(self) -> str:
@@ -78,6 +79,12 @@ def write(store: Store, record: RunRecord) -> None:
 def records(store: Store) -> list[RunRecord]:
     """Every run's record, oldest first."""
     return [RunRecord(**document) for document in store.read_notes(FOLDER)]
+
+
+def begun(store: Store, run: str) -> str | None:
+    """When the run with this id was begun, by its record's name; None where there is no record of it."""
+    names = [name for name in store.note_names(FOLDER) if name.endswith(f"-{run[:SHORT]}.json")]
+    return store.read_note(f"{FOLDER}/{names[0]}")["created"] if names else None
 
 
 def find(store: Store, reference: str) -> RunRecord:

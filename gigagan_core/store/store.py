@@ -273,13 +273,15 @@ class Store:
 
     def read_notes(self, folder: str) -> list[Any]:
         """Every document of a folder of notes, by name."""
+        names = [f"{folder}/{name}" for name in self.note_names(folder)]
+        return [json.loads(raw) for raw in self._read_all(names).values()]
+
+    def note_names(self, folder: str) -> list[str]:
+        """The names of a folder's documents, sorted."""
         path = f"{self.root}/{folder}"
         if not self.fs.exists(path):
             return []
-        return [
-            json.loads(self.fs.cat_file(name))
-            for name in sorted(self.fs.ls(path, detail=False, refresh=True))
-        ]
+        return sorted(name.rpartition("/")[2] for name in self.fs.ls(path, detail=False, refresh=True))
 
     def scratch(self) -> Path:
         """A local folder for unfinished files, on the store's own disk where it is local."""
@@ -327,21 +329,32 @@ class Store:
         return self._parse(relative, raw)
 
     def _load_all(self, places: list[str]) -> list[Artifact]:
-        """What `_load` gives for each place; an object store is asked for many at a time."""
-        if self.is_local:
-            return [artifact for place in places if (artifact := self._load(place)) is not None]
-        found = []
-        for start in range(0, len(places), READ_AT_ONCE):
-            paths = {
-                f"{self.root}/{place}/{MANIFEST}": place for place in places[start : start + READ_AT_ONCE]
-            }
-            for path, raw in self.fs.cat(list(paths), on_error="return").items():
-                if isinstance(raw, (FileNotFoundError, NotADirectoryError)):
-                    continue
-                if isinstance(raw, Exception):
+        """What `_load` gives for each place."""
+        read = self._read_all([f"{place}/{MANIFEST}" for place in places])
+        return [self._parse(name.removesuffix(f"/{MANIFEST}"), raw) for name, raw in read.items()]
+
+    def _read_all(self, relatives: list[str]) -> dict[str, bytes]:
+        """The contents of those files that are there, in order; an object store is asked for many at a time."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(relatives), READ_AT_ONCE):
+            paths = [f"{self.root}/{name}" for name in relatives[start : start + READ_AT_ONCE]]
+            read = self._read_local(paths) if self.is_local else self.fs.cat(paths, on_error="return")
+            for name, path in zip(relatives[start:], paths, strict=False):
+                raw = read[path]
+                if isinstance(raw, bytes):
+                    found[name] = raw
+                elif not isinstance(raw, (FileNotFoundError, NotADirectoryError)):
                     raise GigaganError(f"store {self.uri} cannot be read: {raw}") from raw
-                found.append(self._parse(paths[path], raw))
         return found
+
+    def _read_local(self, paths: list[str]) -> dict[str, bytes | OSError]:
+        read: dict[str, bytes | OSError] = {}
+        for path in paths:
+            try:
+                read[path] = self.fs.cat_file(path)
+            except OSError as error:
+                read[path] = error
+        return read
 
     def _parse(self, relative: str, raw: bytes) -> Artifact:
         path = f"{self.root}/{relative}"
