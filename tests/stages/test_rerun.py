@@ -46,7 +46,9 @@ class Pipeline:
     def makers(self, settings: PipelineSettings) -> Makers:
         tables = tables_of(settings.source)
         splits = {"train": "train", "heldout": "heldout", "upsampler_train": "upsampler"}
-        sections = {role: section for section, roles in SECTIONS.items() for role in roles}
+        sections = {
+            role: section for section, roles in SECTIONS.items() for role in roles if section != "gate"
+        }
 
         def maker(role: Any) -> Callable[[Have], Artifact]:
             if role in splits:
