@@ -64,7 +64,9 @@ class WorkFolders:
         waiting = False
         while True:
             with open(self._lock(fingerprint), "a+", encoding="utf-8") as lock:
-                if _try_lock(lock) and self._is_in_place(lock, fingerprint):
+                if _try_lock(lock):
+                    if not self._is_in_place(lock, fingerprint):
+                        continue
                     lock.seek(0)
                     yield lock
                     return

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.store import garbage, pins, removal, runs
+from gigagan_core.store import garbage, leases, pins, removal, runs
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.runs import RunRecord
 from gigagan_core.store.store import Store, open_store
@@ -153,6 +153,24 @@ def test_a_lock_file_that_was_swept_away_holds_nobody(store: Store) -> None:
     with store.work("f" * 64):
         (work,) = open_store(store.uri).working.begun()
         assert work.running
+
+
+def test_a_lock_file_that_is_swept_away_between_opening_and_locking_is_made_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+    lock = leases._try_lock
+
+    def swept(file: object) -> bool:
+        monkeypatch.setattr(leases, "_try_lock", lock)
+        (store.scratch() / f"{'f' * 64}.lock").unlink()
+        return lock(file)
+
+    monkeypatch.setattr(leases, "_try_lock", swept)
+    with store.work("f" * 64, on_wait=waits.append):
+        (work,) = open_store(store.uri).working.begun()
+        assert work.running, "nobody else can have the lease"
+    assert waits == []
 
 
 def test_what_is_found_at_the_moment_of_its_removal_stays(
