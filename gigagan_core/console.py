@@ -2,6 +2,8 @@
 
 Standard output belongs to `--json`. Where standard error is not a terminal (CI, a log file, a Prefect
 worker), a bar becomes a plain line every few seconds.
+
+Whoever listens (`heard_by`) gets every line as plain text: the log of a stage, the log of a flow run.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,9 +31,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from gigagan_core.text import plain
+
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
 _console: Console | None = None
+_listeners: list[Callable[[str], None]] = []
 
 
 def console() -> Console:
@@ -58,16 +65,63 @@ def _discard_output(_: Console) -> None:
 def note(message: str) -> None:
     """One line of information; `message` is plain text, never markup."""
     console().print(f"[dim]·[/dim] {escape(message)}")
+    tell(message)
 
 
 def warn(message: str) -> None:
     """One line that must not be missed; plain text."""
     console().print(f"[bold yellow]warning:[/bold yellow] {escape(message)}")
+    tell(f"warning: {message}")
 
 
 def heading(message: str) -> None:
     """The start of a stage; plain text."""
     console().print(f"[bold]{escape(message)}[/bold]")
+    tell(message)
+
+
+def relay(line: str) -> None:
+    """A line of another process, such as a job's: shown as it is, and heard."""
+    console().print(f"[dim]{escape(line)}[/dim]")
+    tell(line)
+
+
+def tell(line: str) -> None:
+    """A line for those who listen, and not for the terminal; made harmless for logs, since workers repeat captions."""
+    harmless = plain(line, limit=4000)
+    for listener in tuple(_listeners):
+        listener(harmless)
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """Inside, `listener` gets every line of this process, from whatever thread."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def copied_to(log: Path) -> Iterator[None]:
+    """Inside, every line goes into a file too, each with its time; what is there stays."""
+    with (
+        open(log, "a", encoding="utf-8", buffering=1, errors="replace") as file,
+        heard_by(_Timed(file.write)),
+    ):
+        yield
+
+
+class _Timed:
+    """Lines with the time in front. A disk that is full must end the work, and not a line about it."""
+
+    def __init__(self, write: Callable[[str], object]):
+        self._write = write
+
+    def __call__(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed, and a thread still speaks
+            self._write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
 
 
 class _Rate(ProgressColumn):
@@ -87,7 +141,7 @@ class Bar:
         self._shown: dict[str, object] = {}
         self._started = self._last_line = time.monotonic()
         self._resumed_at = 0.0
-        self._task = live.add_task(description, total=total, unit=unit, shown="") if live else None
+        self._task = live.add_task(escape(description), total=total, unit=unit, shown="") if live else None
 
     def start_from(self, done: float) -> None:
         """Resumed work: counts towards the total and not towards the rate."""
@@ -105,14 +159,19 @@ class Bar:
         self._shown.update(shown)
         if self._live:
             self._live.update(self._task, completed=done, shown=escape(self._figures()))
-        elif time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_SECONDS:
+        if time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            console().print(escape(self._line()))
+            line = self._line()
+            if not self._live:
+                console().print(escape(line))
+            tell(line)
 
     def finish(self) -> None:
         """The last plain line, so that a log always shows how the work ended."""
+        line = self._line()
         if not self._live:
-            console().print(escape(self._line()))
+            console().print(escape(line))
+        tell(line)
 
     def _figures(self) -> str:
         return "  ".join(
@@ -159,4 +218,8 @@ def progress(description: str, total: float | None, unit: str) -> Iterator[Bar]:
         TextColumn("{task.fields[shown]}", style="dim"),
     )
     with Progress(*columns, console=screen) as live:
-        yield Bar(escape(description), total, unit, live)
+        bar = Bar(description, total, unit, live)
+        try:
+            yield bar
+        finally:
+            bar.finish()

@@ -19,10 +19,12 @@ from typing import Any
 from rich import filesize
 
 from gigagan_core import console, environment
+from gigagan_core.config.backend import HeldSettings, PriceSettings
 from gigagan_core.config.base import Settings, all_settings, flat, result_settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.ray_session import RaySession
-from gigagan_core.store.artifact import Artifact, Input, digest_of, reference_of
+from gigagan_core.stages.usage import held_by, usage
+from gigagan_core.store.artifact import LOG, Artifact, Input, digest_of, reference_of
 from gigagan_core.store.difference import decisive
 from gigagan_core.store.fingerprint import code_digest, digest
 from gigagan_core.store.lineage import artifacts_in
@@ -68,6 +70,9 @@ class RunContext:
     history: what was made or reused in this context, in order, for the closing table.
     on_progress: told what is being done, the share that is done, and figures of it; every few seconds.
     on_warning: told what must not be missed, before the work begins.
+    only_cached: raise `NotMade` rather than work. origin: who asked, for the manifest.
+    held: what stages hold; None: found out by `usage.held_by`. prices: of that.
+    backend: a `gigagan_core.backends.base.Backend`, where `run` has stages worked out; None: in this process.
     """
 
     store: Store
@@ -78,6 +83,11 @@ class RunContext:
     history: list[StageRecord] = field(default_factory=list)
     on_progress: Callable[[str, float, Mapping[str, Any]], None] = lambda what, share, figures: None
     on_warning: Callable[[str], None] = lambda message: None
+    only_cached: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    held: HeldSettings | None = None
+    prices: PriceSettings = field(default_factory=PriceSettings)
+    backend: Any = None
 
     def warn(self, message: str) -> None:
         """Say something that must not be missed, on the console and wherever else this run is recorded."""
@@ -100,6 +110,28 @@ class RunContext:
             yield context
         finally:
             context.ray_session.close()
+
+    def run(
+        self, stage_run: Callable[..., Artifact], settings: Any, inputs: Mapping[str, Any], **options: Any
+    ) -> Artifact:
+        """What ``stage_run(settings, inputs, context, **options)`` gives, wherever the backend has it worked out."""
+        if self.backend is None:
+            return stage_run(settings, inputs, self, **options)
+        return self.backend.run(StageCall(stage_run, settings, inputs, options), self)
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """One stage to run: ``run(settings, inputs, context, **options)`` of a module of this package."""
+
+    run: Callable[..., Artifact]
+    settings: Any
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NotMade(Exception):
+    """A stage has work to do, in a context that wants to know no more."""
 
 
 @dataclass(frozen=True)
@@ -146,21 +178,23 @@ def materialise(
     produce: Callable[[StageWork], Outcome],
     label: str | None = None,
     quiet: bool = False,
+    code: tuple[str, list[str]] | None = None,
 ) -> Artifact:
     """The artifact of a stage: found in the store, or made by `produce` and committed.
 
     label: the name shown and recorded, where one stage runs in several roles. quiet: print no line, for the
-    thousand parts of something that shows its own progress.
+    thousand parts of something that shows its own progress. code: what `code_digest` gives for `spec.module`, where
+    the caller has it for all of them.
     Raises GigaganError for what the user can mend; work done so far stays for the next run.
     """
     label = label or spec.name
     started = time.monotonic()
-    code, modules = code_digest(spec.module)
+    source, modules = code or code_digest(spec.module)
     parts = {
         "stage": spec.name,
         "settings": result_settings(settings),
         "inputs": {name: digest_of(value) for name, value in sorted(inputs.items()) if value is not None},
-        "code": code,
+        "code": source,
     }
     fingerprint = digest(parts)
     record = {
@@ -174,6 +208,8 @@ def materialise(
     cached = None if context.force else _existing(spec, parts, fingerprint, context)
     why = ""
     if cached is None:
+        if context.only_cached:
+            raise NotMade(label)
         uses = artifacts_in(inputs)
         with context.store.work(fingerprint, lambda holder: _tell_wait(label, holder), uses) as folder:
             # Another run may have finished the same work while this one waited for the lease.
@@ -185,7 +221,8 @@ def materialise(
                     console.heading(f"{label}{' (continuing what was cut off)' if resumed else ''}")
                     why = "forced" if context.force else why_made(record, label, context.store)
                     console.note(f"{label}: {why}")
-                artifact = _make(record, settings, inputs, context, produce, folder, label, started)
+                log = None if quiet else folder / LOG
+                artifact = _make(record, settings, inputs, context, produce, folder, label, started, log)
             context.store.discard_work(fingerprint)
     if cached is not None:
         if not quiet:
@@ -244,6 +281,7 @@ def _make(
     folder: Path,
     label: str,
     started: float,
+    log: Path | None,
 ) -> Artifact:
     output = folder / "output"
     output.mkdir(exist_ok=True)
@@ -251,10 +289,13 @@ def _make(
     with (
         _plain_errors(label, context.store),
         context.tracker.stage_run(label, params=flat(settings), tags=tags) as run,
+        _log_kept(log, run),
     ):
         work = StageWork(folder, output, settings, inputs, context.store, run, context, label)
         outcome = produce(work)
         _check_counts(label, outcome.counts)
+        seconds = time.monotonic() - started
+        used = usage(context.held or held_by(settings), seconds, context.prices)
         manifest = {
             **record,
             "label": label,
@@ -262,15 +303,34 @@ def _make(
             "counts": outcome.counts,
             "summary": outcome.summary,
             "notes": outcome.notes,
-            "wall_seconds": round(time.monotonic() - started, 3),
+            "wall_seconds": round(seconds, 3),
+            "usage": used,
             "git_commit": git_commit(),
             "packages": packages(),
             "machine": machine(),
             "mlflow": run.reference(),
+            "origin": dict(context.origin),
         }
+        if log is not None:
+            shutil.copyfile(log, output / LOG)
         artifact = context.store.commit(output, manifest)
+        run.log_usage(used)
         run.finish(artifact)
     return artifact
+
+
+@contextlib.contextmanager
+def _log_kept(log: Path | None, run: Any) -> Iterator[None]:
+    """Inside, every line goes into the log. However the block ends, the log is with the record, too: a failed stage
+    leaves no artifact to keep it in."""
+    if log is None:
+        yield
+        return
+    try:
+        with console.copied_to(log):
+            yield
+    finally:
+        run.keep_log(log)
 
 
 def _check_counts(label: str, counts: Mapping[str, Any]) -> None:

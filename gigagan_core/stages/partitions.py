@@ -29,6 +29,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.stages.forget import remembered
 from gigagan_core.store.artifact import Artifact, ExternalTable
+from gigagan_core.store.fingerprint import code_digest
 from gigagan_core.tracking.null import NullTracker
 
 SPEC = StageSpec("download", kind="partition", module="gigagan_core.data.download")
@@ -151,6 +152,7 @@ class _Shared:
         self._site: Any = None
         self.block_list = work.inputs.get("block_list")
         self.forgotten = remembered(work.store)
+        self.code = code_digest(SPEC.module)
         # One record for the whole ingest run: a thousand partitions would be a thousand runs.
         self.context: RunContext = dataclasses.replace(work.context, tracker=NullTracker(), history=[])
 
@@ -215,7 +217,9 @@ def _one(partition: Partition, shared: _Shared, board: _Board) -> Artifact:
 
     label = f"download {partition.number:05d}"
     inputs = {"table": partition.table, "block_list": shared.block_list}
-    artifact = materialise(SPEC, settings, inputs, shared.context, produce, label=label, quiet=True)
+    artifact = materialise(
+        SPEC, settings, inputs, shared.context, produce, label=label, quiet=True, code=shared.code
+    )
     board.results[partition.number] = PartitionResult.from_json(artifact.notes["result"])
     return artifact
 

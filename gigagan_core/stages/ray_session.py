@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,14 +48,16 @@ class RaySession:
         if address:
             try:
                 ray.init(address=address, **quiet)
+                _hear_workers(shown=True)
             except Exception as error:  # ray raises many kinds
                 raise GigaganError(
                     f"Ray cluster {address} (RAY_ADDRESS) cannot be joined: {error}; start it or unset RAY_ADDRESS"
                 ) from error
         else:
-            # Workers print into Ray's own log files: Ray Train's chatter would tear the progress bars, and what
+            self._start(ray, quiet)
+            # What workers print goes into the logs alone: Ray Train's chatter would tear the progress bars, and what
             # goes wrong in a worker reaches the driver as an exception.
-            self._start(ray, {**quiet, "log_to_driver": False})
+            _hear_workers(shown=False)
         self._started = not address
 
     def _start(self, ray: ModuleType, quiet: dict) -> None:
@@ -120,6 +123,27 @@ class RaySession:
             ray.shutdown()
             self._stop.set()
             self._started = False
+
+
+def _hear_workers(shown: bool) -> None:
+    """Give the console's listeners what Ray's workers print. shown: on this process's output, too.
+
+    Ray has no public way to it; should this one go, workers' lines are in Ray's own files only.
+    """
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as streams
+    except ImportError:
+        return
+    streams.remove_handler("gigagan")
+    streams.add_handler("gigagan", _tell_worker_lines)
+    if not shown:
+        streams.remove_handler("ray_print_logs")
+
+
+def _tell_worker_lines(batch: Mapping[str, Any]) -> None:
+    who = batch.get("actor_name") or batch.get("task_name") or "worker"
+    for line in batch["lines"]:
+        console.tell(f"({who} pid={batch.get('pid')}) {line}")
 
 
 def free_port(wanted: int, host: str = "127.0.0.1", tries: int = 50) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
+LOG = "stage.log"
+"""What the stage said while it worked, beside the artifact's files and none of them: two equal runs differ in it."""
 KIND_OF_STAGE = {"download": "partition", "score": "scores", "embed": "embeddings"}
 """Stages with one kind and many artifacts: who looks for another kind reads none of their manifests."""
 

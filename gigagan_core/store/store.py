@@ -19,7 +19,7 @@ from typing import Any
 from gigagan_core import environment
 from gigagan_core.errors import GigaganError
 from gigagan_core.store import cache
-from gigagan_core.store.artifact import KIND_OF_STAGE, MANIFEST, MANIFEST_SCHEMA, Artifact
+from gigagan_core.store.artifact import KIND_OF_STAGE, LOG, MANIFEST, MANIFEST_SCHEMA, Artifact
 from gigagan_core.store.fingerprint import digest, sha256_file
 from gigagan_core.store.leases import WorkFolders
 from gigagan_core.store.names import StageNames, folder_name, parse_name
@@ -71,6 +71,16 @@ class Store:
     def attempt(self, stage: str, fingerprint: str, attempt: int = 1) -> Artifact | None:
         """Exactly this attempt, or None."""
         return self._load(f"{stage}/{folder_name(fingerprint, attempt)}")
+
+    def at(self, uri: str) -> Artifact | None:
+        """The artifact whose folder is at `uri`, in this store or outside it; None where there is none."""
+        import fsspec
+
+        try:
+            fs, path = fsspec.core.url_to_fs(uri)
+            return Artifact.from_manifest(json.loads(fs.cat_file(f"{path}/{MANIFEST}")), uri)
+        except (OSError, ValueError, KeyError, ImportError):
+            return None
 
     def find_with_other_code(self, stage: str, settings: Any, inputs: Any) -> Artifact | None:
         """The newest artifact of a stage with equal settings and inputs, whatever code made it."""
@@ -154,7 +164,7 @@ class Store:
         files = {
             str(path.relative_to(output)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(output.rglob("*"))
-            if path.is_file() and path != output / MANIFEST
+            if path.is_file() and path not in (output / MANIFEST, output / LOG)
         }
         manifest = {
             "schema": MANIFEST_SCHEMA,
@@ -173,6 +183,8 @@ class Store:
         for relative in files:
             self.fs.makedirs(os.path.dirname(f"{target}/{relative}"), exist_ok=True)
             self.fs.put_file(str(output / relative), f"{target}/{relative}")
+        if (output / LOG).is_file():
+            self.fs.put_file(str(output / LOG), f"{target}/{LOG}")
         self.fs.pipe_file(f"{target}/{MANIFEST}", _json(manifest).encode())
         artifact = self._load(f"{stage}/{name}")
         assert artifact is not None

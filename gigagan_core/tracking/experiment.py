@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,32 @@ def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
 
 def end_dead_runs(client: Any, experiment_id: str) -> list[dict[str, str]]:
     """End as KILLED the runs that a dead process of this machine left RUNNING; returns their tags."""
+    return end_runs(
+        client,
+        experiment_id,
+        lambda tags: is_dead(tags.get("gigagan.process", "")),
+        "its process died without closing this run",
+    )
+
+
+def end_runs(
+    client: Any,
+    experiment_id: str,
+    is_over: Callable[[Mapping[str, str]], bool],
+    why: str,
+    tags: Mapping[str, str] | None = None,
+) -> list[dict[str, str]]:
+    """End as KILLED the RUNNING runs of which `is_over` holds, given their tags; returns those tags.
+
+    why: a sentence for the runs. tags: which a run must have to be looked at.
+    """
+    wanted = "".join(f" and tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
     ended = []
-    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
-        if is_dead(run.data.tags.get("gigagan.process", "")):
-            client.set_tag(run.info.run_id, "gigagan.error", "its process died without closing this run")
+    for run in client.search_runs(
+        [experiment_id], f"attributes.status = 'RUNNING'{wanted}", max_results=1000
+    ):
+        if is_over(run.data.tags):
+            client.set_tag(run.info.run_id, "gigagan.error", why)
             client.set_terminated(run.info.run_id, "KILLED")
             ended.append(dict(run.data.tags))
     return ended

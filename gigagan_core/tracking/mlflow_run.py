@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import threading
 import time
+import urllib.parse
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,20 @@ from gigagan_core.store.provenance import git_commit
 from gigagan_core.text import plain
 from gigagan_core.tracking import registry
 from gigagan_core.tracking.connection import Connection
-from gigagan_core.tracking.experiment import end_dead_runs, experiment_id, run_url, user
+from gigagan_core.tracking.entries import VALUE_LENGTH, artifact_metrics, as_strings, links, usage_metrics
+from gigagan_core.tracking.experiment import end_dead_runs, end_runs, experiment_id, run_url, user
 from gigagan_core.tracking.null import NullRun
 from gigagan_core.tracking.process import owner, sigterm_raises, was_stopped
 from gigagan_core.tracking.spool import METRICS_A_BATCH, Spool
 
 EXPERIMENT = "gigagan"
 METRIC_NAME = re.compile(r"[A-Za-z0-9_\-./]+")
-# What MLflow accepts in one request, and in one value.
-_PARAMS_A_BATCH, _VALUE_LENGTH = 100, 5000
+# What MLflow accepts in one request.
+_PARAMS_A_BATCH = 100
 # Metrics kept while MLflow is away, about 50 MB; the oldest go first.
 _KEPT_METRICS = 100_000
+# Tags that tell the runs of one flow run apart.
+_SAME_WORK = ("gigagan.run", "gigagan.stage", "gigagan.fingerprint")
 _DATASET_FIELDS = ("name", "digest", "source_type", "source", "schema", "profile")
 
 
@@ -81,7 +84,7 @@ class StageRun:
         """Settings by dotted name; a value longer than MLflow takes is cut."""
         from mlflow.entities import Param
 
-        entries = [Param(key, str(value)[:_VALUE_LENGTH]) for key, value in params.items()]
+        entries = [Param(key, str(value)[:VALUE_LENGTH]) for key, value in params.items()]
         for start in range(0, len(entries), _PARAMS_A_BATCH):
             batch = entries[start : start + _PARAMS_A_BATCH]
             self._connection.call("parameters", "log_batch", self.run_id, params=batch)
@@ -143,6 +146,14 @@ class StageRun:
             f"the file {Path(path).name}", method, self.run_id, str(path), artifact_path=folder
         )
 
+    def keep_log(self, log: Path) -> None:
+        """What the stage said while it worked, as a file."""
+        self.log_artifact(log)
+
+    def log_usage(self, used: Mapping[str, Any]) -> None:
+        """Hours that a stage has taken, and their cost where it is known (`stages.usage.usage`)."""
+        self.log_metrics(usage_metrics(used))
+
     def log_dataset(self, name: str, uri: str, digest: str, counts: Mapping[str, Any] | None = None) -> None:
         """The data that this run reads, as an MLflow data set input.
 
@@ -170,7 +181,7 @@ class StageRun:
         """Facts to search runs by; a tag whose value is None is left out."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, value) for key, value in _as_strings(tags).items()]
+        entries = [RunTag(key, value) for key, value in as_strings(tags).items()]
         self._connection.call("tags", "log_batch", self.run_id, tags=entries)
 
     def finish(self, artifact: Any) -> None:
@@ -184,6 +195,8 @@ class StageRun:
                 "gigagan.output_digest": artifact.output_digest,
                 "gigagan.attempt": artifact.attempt,
                 "gigagan.artifact": artifact.uri,
+                # What MLflow shows as the run's description.
+                "mlflow.note.content": links(artifact),
             }
         )
         self.log_metrics(artifact_metrics(artifact))
@@ -204,7 +217,9 @@ class MlflowTracker:
     """Opens runs. `stage_run` inside `pipeline_run` makes a child; alone it makes a run of its own.
 
     tracking_uri, experiment: where records go (default: `environment.mlflow_uri()`, "gigagan").
-    tags: set on every run, e.g. the Prefect flow run's id.
+    tags: set on every run, e.g. the Prefect flow run's id. continue_by: name of one of these tags. A run with the same
+    value of it, for the same work, is gone on with, so that a retry has one record; one that is done is left as it is.
+    parent: a pipeline's run that another process opened, and will end.
     """
 
     def __init__(
@@ -212,6 +227,8 @@ class MlflowTracker:
         tracking_uri: str | None = None,
         experiment: str = EXPERIMENT,
         tags: Mapping[str, Any] | None = None,
+        continue_by: str | None = None,
+        parent: RunHandle | None = None,
     ):
         self.tracking_uri = tracking_uri or environment.mlflow_uri()
         self.experiment = experiment
@@ -219,8 +236,49 @@ class MlflowTracker:
         self._tags = dict(tags or {})
         self._experiment_id: str | None = None
         self._parent: StageRun | None = None
+        self._continue_by = continue_by
+        if parent is not None:
+            self._experiment_id = parent.experiment_id
+            self._parent = StageRun(self._connection, parent.experiment_id, parent.run_id)
         self.ended: list[dict[str, str]] = []
         """Tags of the runs that a dead process had left open, and that this tracker ended."""
+
+    def reference(self) -> dict[str, Any]:
+        """What another process needs to record beside this one, JSON-able; see `of`.
+
+        An address with a password in it is left out: that process has one of its own in its environment.
+        """
+        address = urllib.parse.urlsplit(self.tracking_uri)
+        return {
+            "tracking_uri": None if address.password else self.tracking_uri,
+            "experiment": self.experiment,
+            "tags": as_strings(self._tags),
+            "continue_by": self._continue_by,
+            "parent": self._parent.reference() if self._parent else None,
+        }
+
+    @classmethod
+    def of(cls, reference: Mapping[str, Any], tags: Mapping[str, Any] | None = None) -> MlflowTracker:
+        """The tracker that another one's `reference` describes. tags: more of them."""
+        uri = reference["tracking_uri"] or environment.mlflow_uri()
+        parent = RunHandle(uri, **reference["parent"]) if reference["parent"] else None
+        all_tags = {**reference["tags"], **(tags or {})}
+        return cls(uri, reference["experiment"], all_tags, reference["continue_by"], parent)
+
+    def end_left_open(
+        self, is_over: Callable[[Mapping[str, str]], bool], why: str, tags: Mapping[str, str] | None = None
+    ) -> list[dict[str, str]]:
+        """End as KILLED runs that are RUNNING and over, see `experiment.end_runs`; returns their tags.
+
+        Nothing is raised: a record that cannot be closed now is closed by the next start.
+        """
+        try:
+            client = self._connection.client
+            found = client.get_experiment_by_name(self.experiment)
+            return end_runs(client, found.experiment_id, is_over, why, tags) if found else []
+        except Exception as error:  # client, database and network each raise their own kinds
+            console.warn(f"MLflow at {self.tracking_uri} did not close runs that are over: {plain(error)}")
+            return []
 
     @contextlib.contextmanager
     def pipeline_run(
@@ -263,6 +321,9 @@ class MlflowTracker:
             "gigagan.reused": f"{artifact.short}, made {artifact.manifest['created'][:19]}",
             "gigagan.made_by_run": made_by.get("run_id"),
         }
+        same = self._earlier(name, {"gigagan.output_digest": artifact.output_digest})
+        if same is not None and same.info.status == "FINISHED":  # an earlier try of this very flow run
+            return StageRun(self._connection, same.info.experiment_id, same.info.run_id)
         run = self._start_child(name, tags)
         with _ending(run):
             run.finish(artifact)
@@ -271,12 +332,37 @@ class MlflowTracker:
     def _start_child(self, name: str, tags: Mapping[str, Any]) -> StageRun | NullRun:
         if self._parent is None:
             return self._start(name, tags)
-        created = self._connection.call(
+        created = self._continued(name, tags) or self._connection.call(
             f"a run for {name}", "create_run", self._experiment_id, tags=self._all_tags(name, tags)
         )
         if not created:
             return NullRun()
         return StageRun(self._connection, str(self._experiment_id), created.info.run_id)
+
+    def _continued(self, name: str, tags: Mapping[str, Any]) -> Any:
+        """An earlier try's run, open again; None where there is none that was cut off."""
+        what = f"a run for {name}"
+        earlier = self._earlier(name, {key: tags[key] for key in _SAME_WORK if key in tags})
+        if earlier is None or earlier.info.status == "FINISHED":
+            return None
+        run_id = earlier.info.run_id
+        self._connection.call(what, "update_run", run_id, status="RUNNING")
+        StageRun(self._connection, str(self._experiment_id), run_id).set_tags(self._all_tags(name, tags))
+        # What the try before said of its end.
+        if "gigagan.error" in earlier.data.tags:
+            self._connection.call(what, "delete_tag", run_id, "gigagan.error")
+        return earlier
+
+    def _earlier(self, name: str, tags: Mapping[str, Any]) -> Any:
+        """The newest run of this name with the same asker and tags, or None."""
+        asker = self._tags.get(self._continue_by or "")
+        if not asker or self._experiment_id is None:
+            return None
+        wanted = {str(self._continue_by): asker, **tags}
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        runs = self._connection.call(f"a run for {name}", "search_runs", [self._experiment_id], query)
+        named = [run for run in runs or () if run.data.tags.get("mlflow.runName") == name]
+        return named[0] if named else None
 
     def _start(self, name: str, tags: Mapping[str, Any]) -> StageRun:
         try:
@@ -284,7 +370,9 @@ class MlflowTracker:
             if self._experiment_id is None:
                 self._experiment_id = experiment_id(client, self.experiment, self.tracking_uri)
                 self.ended = end_dead_runs(client, self._experiment_id)
-            created = client.create_run(self._experiment_id, tags=self._all_tags(name, tags))
+            created = self._continued(name, tags) or client.create_run(
+                self._experiment_id, tags=self._all_tags(name, tags)
+            )
         except GigaganError:
             raise
         except Exception as error:  # client, database and network each raise their own kinds
@@ -295,7 +383,7 @@ class MlflowTracker:
         return StageRun(self._connection, self._experiment_id, created.info.run_id)
 
     def _all_tags(self, name: str, tags: Mapping[str, Any]) -> dict[str, str]:
-        return _as_strings(
+        return as_strings(
             {
                 "mlflow.runName": name,
                 "mlflow.user": user(),
@@ -327,20 +415,3 @@ def _ending(run: StageRun | NullRun) -> Iterator[None]:
         raise
     finally:
         run.end(status)
-
-
-def artifact_metrics(artifact: Any) -> dict[str, float]:
-    """Counts and figures of an artifact's manifest, under names that MLflow takes."""
-    counts = artifact.manifest.get("counts", {})
-    figures = {f"count/{key}": counts[key] for key in ("in", "out") if key in counts}
-    figures |= {f"count/rejected/{reason}": n for reason, n in counts.get("rejected", {}).items()}
-    figures |= artifact.summary
-    return {
-        re.sub(r"[^A-Za-z0-9_\-./]+", "_", name): float(value)
-        for name, value in figures.items()
-        if isinstance(value, (int, float)) and not math.isnan(value)
-    }
-
-
-def _as_strings(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:_VALUE_LENGTH] for key, value in tags.items() if value is not None}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +21,10 @@ class NullRun:
     def log_image(self, key: str, image: Any, step: int = 0) -> None: ...
 
     def log_artifact(self, path: Any, folder: str | None = None) -> None: ...
+
+    def keep_log(self, log: Path) -> None: ...
+
+    def log_usage(self, used: Mapping[str, Any]) -> None: ...
 
     def log_dataset(
         self, name: str, uri: str, digest: str, counts: Mapping[str, Any] | None = None
@@ -49,6 +54,18 @@ class NullTracker:
     tracking_uri: str | None = None
     experiment: str | None = None
     ended: tuple[dict[str, str], ...] = ()
+
+    def reference(self) -> dict[str, Any] | None:
+        return None
+
+    @classmethod
+    def of(cls, reference: Mapping[str, Any], tags: Mapping[str, Any] | None = None) -> NullTracker:
+        return cls()
+
+    def end_left_open(
+        self, is_over: Callable[[Mapping[str, str]], bool], why: str, tags: Mapping[str, str] | None = None
+    ) -> list[dict[str, str]]:
+        return []
 
     @contextlib.contextmanager
     def pipeline_run(

@@ -47,15 +47,39 @@ def was_stopped(error: BaseException) -> bool:
 
 
 def owner() -> str:
-    """This process as ``host:pid:start``; the start time tells a reused pid from the first one."""
-    return f"{socket.gethostname()}:{os.getpid()}:{start_time(os.getpid())}"
+    """This process as ``host/namespace:pid:start``.
+
+    The start time tells a reused pid from the first one. Two containers may have one host name, and neither sees the
+    other's processes: each has a pid namespace of its own.
+    """
+    return f"{socket.gethostname()}/{_pid_namespace()}:{os.getpid()}:{start_time(os.getpid())}"
 
 
 def is_dead(name: str) -> bool:
-    """Whether the process that `owner` named has ended; False for another machine's, or no such name."""
-    host, _, rest = name.partition(":")
+    """Whether the process that `owner` named has ended; False for one that this process could not see."""
+    return _still_there(name) is False
+
+
+def is_alive(name: str) -> bool:
+    """Whether the process that `owner` named lives; False for one that this process could not see."""
+    return _still_there(name) is True
+
+
+def _still_there(name: str) -> bool | None:
+    place, _, rest = name.partition(":")
+    host, _, namespace = place.partition("/")
     pid, _, started = rest.partition(":")
-    return host == socket.gethostname() and pid.isdigit() and str(start_time(int(pid))) != started
+    if host != socket.gethostname() or namespace not in ("", _pid_namespace()) or not pid.isdigit():
+        return None
+    return str(start_time(int(pid))) == started
+
+
+def _pid_namespace() -> str:
+    """Number of this process's pid namespace (pid_namespaces(7)); empty where /proc does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
+    except OSError:
+        return ""
 
 
 def start_time(pid: int) -> int | None:
