@@ -36,6 +36,23 @@ AcceptOption = Annotated[
     bool,
     typer.Option("--accept-code-change", help="Keep an artifact that older code made, and record that."),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="local|ray-job|kuberay",
+        help="Where the work is done; see docs/operations.md.",
+        show_default="local",
+    ),
+]
+BackendSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend-set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the backend, e.g. ray_job.address=http://ray:8265. Repeat for more.",
+    ),
+]
 DataOption = Annotated[
     str, typer.Option("--data", metavar="ARTIFACT", help="Shard set: fingerprint, prefix, path, or `latest`.")
 ]

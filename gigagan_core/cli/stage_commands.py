@@ -13,6 +13,8 @@ from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import (
     AcceptOption,
     AsHeldOutOption,
+    BackendOption,
+    BackendSetOption,
     ConditionOption,
     DataOption,
     EncoderOption,
@@ -44,16 +46,29 @@ def register(app: typer.Typer) -> None:
 
 @contextlib.contextmanager
 def stage_surroundings(
-    store: str | None, force: bool, accept_code_change: bool, as_json: bool
+    store: str | None,
+    force: bool,
+    accept_code_change: bool,
+    as_json: bool,
+    backend: str | None = None,
+    backend_set: list[str] | None = None,
 ) -> Iterator[Any]:
-    """The surroundings of one stage: store, records in MLflow, Ray; and at the end the answer."""
+    """The surroundings of one stage: store, records in MLflow, Ray or a backend; and at the end the answer."""
     with answering(as_json) as answer:
+        from gigagan_core.backends.base import open_backend
         from gigagan_core.cli.closing import document, show, show_where_to_look
+        from gigagan_core.config.backend import backend_settings
         from gigagan_core.stages.base import RunContext
         from gigagan_core.stages.session import PoliteRaySession
         from gigagan_core.tracking.mlflow_run import MlflowTracker
 
-        options = {"force": force, "accept_code_change": accept_code_change}
+        where = backend_settings(backend, backend_set)
+        options = {
+            "force": force,
+            "accept_code_change": accept_code_change,
+            "backend": open_backend(where),
+            "prices": where.prices,
+        }
         with RunContext.open(store, MlflowTracker(), ray_session=PoliteRaySession(), **options) as context:
             yield context
             run = document(context.history)
@@ -78,10 +93,12 @@ def ingest(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a table's images into a shard set: filter, download, rules; every rejection is counted."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.config.base import with_overrides
         from gigagan_core.config.ingest import IngestSettings
         from gigagan_core.stages import ingest as stage
@@ -92,7 +109,7 @@ def ingest(
         else:
             settings = settings_of(preset, "ingest", overrides, own_tables=True)
         label = f"ingest {'heldout' if held_out else 'train'}"
-        stage.run(settings, {"metadata": metadata}, context, label=label)
+        context.run(stage.run, settings, {"metadata": metadata}, label=label)
 
 
 def import_data(
@@ -113,17 +130,19 @@ def import_data(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a shard set of pictures that are on this machine already; every rejection is counted."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.config.base import with_overrides
         from gigagan_core.config.ingest import ImportSettings
         from gigagan_core.stages import import_data as stage
 
         settings = with_overrides(ImportSettings(), overrides or ())
         inputs = {"source": str(folder.expanduser()), "captions": captions}
-        stage.run(settings, inputs, context, label=f"import {'heldout' if held_out else 'train'}")
+        context.run(stage.run, settings, inputs, label=f"import {'heldout' if held_out else 'train'}")
 
 
 def train_encoder(
@@ -140,10 +159,12 @@ def train_encoder(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a small CLIP, where no weight file of a large one is given."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_encoder as stage
 
@@ -152,7 +173,7 @@ def train_encoder(
             "data": references.shard_set(context.store, data),
             "heldout": references.shard_set(context.store, held_out, held_out=True),
         }
-        stage.run(settings, inputs, context)
+        context.run(stage.run, settings, inputs)
 
 
 def curate(
@@ -163,10 +184,12 @@ def curate(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add scores to every row of a shard set and select by them; other thresholds do not score again."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import curate as stage
 
         _run_on_data(stage.run, "curate", data, encoder, preset, overrides, context)
@@ -190,10 +213,12 @@ def train_base(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the text-to-image GAN at its lowest resolution."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_base as stage
 
@@ -224,10 +249,12 @@ def train_upsampler(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the upsampler, which makes large images of the base model's."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import train_upsampler as stage
 
@@ -255,7 +282,7 @@ def _run_on_data(
         "encoder": references.encoder(context.store, encoder),
         **further,
     }
-    run(settings, inputs, context)
+    context.run(run, settings, inputs)
 
 
 def evaluate(
@@ -286,10 +313,12 @@ def evaluate(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge models on held-out captions, and write a report."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import evaluate as stage
         from gigagan_core.stages import protocol_inputs, references
 
@@ -307,7 +336,7 @@ def evaluate(
             judge=judge,
             tradeoff=sweep,
         )
-        stage.run(settings, inputs, context)
+        context.run(stage.run, settings, inputs)
 
 
 def tradeoff(
@@ -335,14 +364,17 @@ def tradeoff(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a base model at several truncations: distance against CLIP score, and the Pareto front."""
-    with stage_surroundings(store, force, accept_code_change, as_json) as context:
+    with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import references
         from gigagan_core.stages import tradeoff as stage
 
         named = (("psi", psi), ("prompt_psi", prompt_psi))
         lists = [f"{name}=[{values}]" for name, values in named if values is not None]
         settings = references.tradeoff_settings(preset, [*(overrides or ()), *lists])
-        stage.run(settings, references.tradeoff_inputs(context.store, model, data, encoder, judge), context)
+        inputs = references.tradeoff_inputs(context.store, model, data, encoder, judge)
+        context.run(stage.run, settings, inputs)

@@ -16,6 +16,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("flows",),
     ("gigagan_core.cli", "gigagan_core.servers", "gigagan_core.stack", "gigagan_core.doctor"),
     ("gigagan_core.serving",),
+    ("gigagan_core.backends",),
     ("gigagan_core.stages",),
     (
         "gigagan_core.data",

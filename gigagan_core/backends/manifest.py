@@ -1,0 +1,125 @@
+"""A RayJob (ray.io/v1) from settings: a cluster for one stage, which is taken down when the stage has ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from gigagan_core.config.backend import KubeRaySettings, PodSettings
+from gigagan_core.store.fingerprint import digest
+
+GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
+ASKER, STAGE, JOB = "gigagan/asker", "gigagan/stage", "gigagan/job"
+"""Labels and, for the id, which is too long for one, an annotation."""
+_SHARED = "shared-memory"
+
+
+def name_of(job: str) -> str:
+    """The name of a job's RayJob; ids are too long: KubeRay takes 47 letters, and adds more for its pods."""
+    return f"gigagan-{digest(job)[:16]}"
+
+
+def label_of(asker: str) -> str:
+    """An asker as the value of a label, at most 63 letters."""
+    return asker if len(asker) <= 63 else digest(asker)[:40]
+
+
+def ray_job(
+    settings: KubeRaySettings, job: str, asker: str, stage: str, command: Sequence[str]
+) -> dict[str, Any]:
+    """The manifest. Secrets are named, and never in it."""
+    labels = {ASKER: label_of(asker), STAGE: stage}
+    head = _pod(settings, settings.head, "ray-head", labels)
+    head["spec"]["containers"][0]["ports"] = [
+        {"name": name, "containerPort": port}
+        for name, port in (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001))
+    ]
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": {
+            "name": name_of(job),
+            "namespace": settings.namespace,
+            "labels": labels,
+            "annotations": {JOB: job},
+        },
+        "spec": {
+            "entrypoint": shlex.join(command),
+            "submissionMode": "K8sJobMode",
+            "runtimeEnvYAML": yaml.safe_dump({"env_vars": settings.env}),
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": settings.ttl_s,
+            "activeDeadlineSeconds": settings.active_deadline_s,
+            "backoffLimit": settings.backoff_limit,
+            # A submitter that is started again would submit the same job again.
+            "submitterConfig": {"backoffLimit": 0},
+            "rayClusterSpec": {
+                "rayVersion": settings.ray_version,
+                # Whoever reaches Ray's ports runs code: every call carries a token that KubeRay makes.
+                "authOptions": {"mode": "token"},
+                "headGroupSpec": {"rayStartParams": {"dashboard-host": "0.0.0.0"}, "template": head},
+                "workerGroupSpecs": [
+                    {
+                        "groupName": group.name,
+                        "replicas": group.replicas,
+                        "minReplicas": group.replicas,
+                        "maxReplicas": max(group.replicas, 1),
+                        "rayStartParams": {},
+                        "template": _pod(settings, group, "ray-worker", labels),
+                    }
+                    for group in settings.workers
+                ],
+            },
+        },
+    }
+
+
+def _pod(
+    settings: KubeRaySettings, pod: PodSettings, container: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    memory = f"{round(pod.memory_gib * 1024)}Mi"
+    resources: dict[str, Any] = {"cpu": f"{pod.cpus:g}", "memory": memory}
+    if pod.gpus:
+        resources[pod.gpu_resource] = str(pod.gpus)
+    claims = {f"claim-{number}": place for number, place in enumerate(sorted(settings.claims))}
+    spec: dict[str, Any] = {
+        "containers": [
+            {
+                "name": container,
+                "image": settings.image,
+                "imagePullPolicy": settings.image_pull_policy,
+                # Ray counts CPUs and memory by the limits; equal requests keep pods from being evicted first.
+                "resources": {"limits": resources, "requests": dict(resources)},
+                "env": [{"name": name, "value": value} for name, value in sorted(settings.env.items())],
+                "envFrom": [{"secretRef": {"name": name}} for name in settings.env_from_secrets],
+                "volumeMounts": [
+                    {"name": _SHARED, "mountPath": "/dev/shm"},
+                    *({"name": volume, "mountPath": place} for volume, place in claims.items()),
+                ],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "runAsNonRoot": True,
+                },
+            }
+        ],
+        "volumes": [
+            {
+                "name": _SHARED,
+                "emptyDir": {"medium": "Memory", "sizeLimit": f"{round(pod.shared_memory_gib * 1024)}Mi"},
+            },
+            *(
+                {"name": volume, "persistentVolumeClaim": {"claimName": settings.claims[place]}}
+                for volume, place in claims.items()
+            ),
+        ],
+        "nodeSelector": dict(pod.node_selector),
+        "tolerations": [dict(each) for each in pod.tolerations],
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+    }
+    if settings.service_account:
+        spec["serviceAccountName"] = settings.service_account
+    return {"metadata": {"labels": dict(labels)}, "spec": spec}
