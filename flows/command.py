@@ -14,6 +14,8 @@ import typer
 from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import (
     AcceptOption,
+    BackendOption,
+    BackendSetOption,
     ForceOption,
     JsonOption,
     PresetOption,
@@ -79,12 +81,15 @@ def pipeline_command(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     ray_dashboard: RayDashboardOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run everything: data, two encoders, base model, upsampler and control, report."""
     started = time.monotonic()
     with answering(as_json) as answer:
+        from gigagan_core.config.backend import backend_settings
         from gigagan_core.stages.gate import checked
         from gigagan_core.stages.references import pipeline_settings
         from gigagan_core.store.store import open_store
@@ -94,6 +99,7 @@ def pipeline_command(
         gate += ["gate.strict=true"] if strict else []
         overrides = [*(overrides or ()), *gate]
         settings = pipeline_settings(preset, overrides)
+        where = backend_settings(backend, backend_set)
         checked(settings.gate.require, None)
         open_store(store)
         with reporting():
@@ -106,6 +112,7 @@ def pipeline_command(
                 store=store,
                 force=force,
                 accept_code_change=accept_code_change,
+                backend=where,
                 ray_dashboard=ray_dashboard,
             )
         close(answer, run, started)

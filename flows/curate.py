@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.curate import CurateSettings
 from gigagan_core.stages import curate as stage
 from gigagan_core.stages import references
@@ -19,7 +20,7 @@ def curate_stage(
     return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
 
 
-@flow(name="curate", persist_result=False)
+@flow(name="curate", **FLOW)
 def curate(
     data: str = "latest",
     encoder: str = "latest",
@@ -29,6 +30,7 @@ def curate(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Shard set, encoder -> scored shard set; other rules do not score again.
 
@@ -41,10 +43,11 @@ def curate(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the scored shard set's fingerprint.
     """
     chosen = settings or references.settings_of(preset, "curate", overrides)
-    with open_run("curate", store, force, accept_code_change) as run:
+    with open_run("curate", store, force, accept_code_change, backend=backend) as run:
         shards = references.shard_set(run.store, data)
         return curate_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint

@@ -8,7 +8,9 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.runtime import Run, open_run, stage_task
+from flows.events import announce_passed
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.stages import evaluate as stage
 from gigagan_core.stages import gate as gates
@@ -29,7 +31,7 @@ def gate(report: Artifact, require: list[str], strict: bool, promote: Sequence[s
         get_run_logger().info(sentence)
 
 
-@flow(name="evaluate", persist_result=False)
+@flow(name="evaluate", **FLOW)
 def evaluate(
     model: str = "latest",
     upsampler: str | None = None,
@@ -48,6 +50,7 @@ def evaluate(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Models, held-out shard set, judge -> report.
 
@@ -69,12 +72,13 @@ def evaluate(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the report's fingerprint.
     """
     requirements = gates.checked(require, promote)
     chosen = settings or references.settings_of(preset, "evaluate", overrides)
-    with open_run("evaluate", store, force, accept_code_change) as run:
+    with open_run("evaluate", store, force, accept_code_change, backend=backend) as run:
         inputs = protocol_inputs.inputs_of(
             run.store,
             chosen,
@@ -90,4 +94,5 @@ def evaluate(
         report = evaluate_stage(run, chosen, inputs)
         if requirements:
             gate(report, requirements, strict, [promote] if promote else [])
+            announce_passed(report, run.store.uri, requirements, strict)
         return report.fingerprint

@@ -6,7 +6,8 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.config.pipeline import Tables
 from gigagan_core.config.presets import preset as preset_settings
@@ -22,7 +23,7 @@ def ingest_stage(run: Run, settings: IngestSettings, metadata: Tables, label: st
     return run.stage(stage.run, settings, {"metadata": metadata}, label=label)
 
 
-@flow(name="ingest", persist_result=False)
+@flow(name="ingest", **FLOW)
 def ingest(
     preset: str = "demo",
     overrides: list[str] | None = None,
@@ -32,6 +33,7 @@ def ingest(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Tables of URLs and captions -> filter -> download -> rules -> shard set.
 
@@ -44,10 +46,11 @@ def ingest(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the shard set's fingerprint.
     """
     chosen = settings or settings_of(preset, "ingest", overrides, own_tables=metadata is not None)
     tables = metadata or tables_of(preset_settings(preset).source)[split]
-    with open_run("ingest", store, force, accept_code_change) as run:
+    with open_run("ingest", store, force, accept_code_change, backend=backend) as run:
         return ingest_stage(run, chosen, tables, f"ingest {split}").fingerprint

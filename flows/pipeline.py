@@ -9,11 +9,12 @@ from prefect import flow
 from flows.curate import curate_stage
 from flows.evaluate import evaluate_stage, gate
 from flows.ingest import ingest_stage
-from flows.runtime import Run, open_run, prefect_reference, stage_task
+from flows.runtime import FLOW, Run, open_run, prefect_reference, stage_task
 from flows.train_base import train_base_stage
 from flows.train_encoder import train_encoder_stage
 from flows.train_upsampler import train_upsampler_stage
 from gigagan_core.cli.closing import document
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.base import flat
 from gigagan_core.config.pipeline import PipelineSettings, SourceSettings, Tables
 from gigagan_core.stages.gate import checked
@@ -31,7 +32,7 @@ def publish(source: SourceSettings) -> dict[str, Tables]:
     return tables_of(source)
 
 
-@flow(name="pipeline", persist_result=False)
+@flow(name="pipeline", **FLOW)
 def pipeline(
     preset: str = "demo",
     overrides: list[str] | None = None,
@@ -39,6 +40,7 @@ def pipeline(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
     ray_dashboard: bool = False,
 ) -> dict[str, Any]:
     """Ingest, encoders, curation, base model, upsampler and its control, evaluation, and a gate where one is set.
@@ -52,6 +54,7 @@ def pipeline(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifacts exist.
         accept_code_change: keep artifacts that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
         ray_dashboard: serve Ray's page on loopback while the pipeline runs.
 
     Returns what `gigagan pipeline --json` prints.
@@ -65,6 +68,7 @@ def pipeline(
         params=flat(chosen),
         as_parent=True,
         ray_dashboard=ray_dashboard,
+        backend=backend,
     ) as run:
         return run_plan(run, whole(chosen, force), "pipeline")
 

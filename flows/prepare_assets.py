@@ -7,6 +7,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from flows.runtime import FLOW
 from gigagan_core.assets.catalogue import assets
 from gigagan_core.assets.fetch import fetch
 from gigagan_core.errors import GigaganError
@@ -23,7 +24,7 @@ def fetch_asset(name: str, mirror: str | None = None) -> dict[str, str]:
     return {"asset": name, "how": done.how, "sha256": done.sha256, "path": str(done.path)}
 
 
-@flow(name="prepare-assets", persist_result=False)
+@flow(name="prepare-assets", **FLOW)
 def prepare_assets(
     names: list[str] | None = None, protocol: str | None = None, mirror: str | None = None
 ) -> list[str]:

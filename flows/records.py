@@ -9,11 +9,13 @@ import base64
 import contextlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -109,6 +111,7 @@ def publish(line: StageRecord) -> None:
         markdown=result_markdown(line),
         description=f"{_harmless(label)}: {'reused' if line.cached else 'made'} {artifact.short}",
     )
+    publish_stage_link(line)
 
 
 def counts_table(counts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -179,6 +182,54 @@ def data_uri(picture: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
 
+def publish_usage(history: Sequence[StageRecord]) -> None:
+    """What each stage of a run took and cost; of stages that were reused, what they took when they were made."""
+    if not history:
+        return
+    create_table_artifact(
+        key="usage",
+        table=usage_table(history),
+        description="Time, CPU-hours and GPU-hours by stage; what was reused is in brackets and not in the sum",
+    )
+
+
+def usage_table(history: Sequence[StageRecord]) -> list[dict[str, Any]]:
+    """A row a stage, and the sum; a cost only where a price is known."""
+    rows, sums, currencies = [], Counter[str](), set()
+    for line in history:
+        used = line.artifact.manifest.get("usage") or {}
+        shown = {"stage": _harmless(line.label), "seconds": _amount(line.seconds, line.cached)}
+        for name in ("cpu_hours", "gpu_hours", "cost"):
+            if name in used:
+                unit = f" {used['currency']}" if name == "cost" else ""
+                shown[name] = _amount(used[name], line.cached) + unit
+        rows.append(shown)
+        if not line.cached:
+            sums.update({name: used[name] for name in ("cpu_hours", "gpu_hours", "cost") if name in used})
+            currencies |= {used["currency"]} if "cost" in used else set()
+    total: dict[str, Any] = {"stage": "in all", "seconds": _amount(sum(line.seconds for line in history))}
+    total |= {name: _amount(value) for name, value in sums.items()}
+    if "cost" in total:
+        total["cost"] += f" {'/'.join(sorted(currencies))}"
+    return [*rows, total]
+
+
+def _amount(value: float, reused: bool = False) -> str:
+    return f"({value:.4g})" if reused else f"{value:.4g}"
+
+
+def publish_stage_link(line: StageRecord) -> None:
+    """A link to the MLflow run that recorded what the stage made."""
+    made_by = line.artifact.manifest.get("mlflow")
+    if made_by:
+        create_link_artifact(
+            key=_key(plain(line.label), "mlflow"),
+            link=_mlflow_url(made_by)[0],
+            link_text=f"MLflow run {made_by['run_id']}",
+            description=f"{_harmless(line.label)}: its record",
+        )
+
+
 def publish_mlflow_link(run: StageRun) -> None:
     """A link to the MLflow run of a whole pipeline run."""
     create_markdown_artifact(
@@ -190,21 +241,28 @@ def publish_mlflow_link(run: StageRun) -> None:
 
 def mlflow_link(reference: Mapping[str, str]) -> str:
     """A Markdown link to an MLflow run, on the server that serves it, or will when `make ui` is given."""
+    url, is_there = _mlflow_url(reference)
+    return f"[{reference['run_id']}]({url})" + ("" if is_there else " (served by `make ui`)")
+
+
+def _mlflow_url(reference: Mapping[str, str]) -> tuple[str, bool]:
+    """The page of an MLflow run, and whether a server is known to serve it now."""
     uri, found = environment.mlflow_uri(), servers.running()
     later = f"http://{servers.HOST}:{servers.MLFLOW_PORT}"
     server = uri if uri.startswith("http") else found.mlflow if found else later
-    url = run_url(server, reference["experiment_id"], reference["run_id"])
-    return f"[{reference['run_id']}]({url})" + (" (served by `make ui`)" if server == later else "")
+    return str(run_url(server, reference["experiment_id"], reference["run_id"])), server != later
 
 
-def end_dead_flow_runs(ended: Sequence[Mapping[str, str]]) -> None:
+def end_dead_flow_runs(ended: Sequence[Mapping[str, str]], own: str | None) -> None:
     """Mark as crashed the flow runs, and their task runs, whose process died without a word.
 
-    ended: tags of the MLflow runs that the same process left open.
+    ended: tags of the MLflow runs that the same process left open. own: id of this flow run, which may be a retry of
+    the one that died.
     """
     dead = Crashed(message="its process died without ending this run")
+    died = {tags["prefect.flow_run_id"] for tags in ended if "prefect.flow_run_id" in tags} - {str(own)}
     with get_client(sync_client=True) as client:
-        for flow_run_id in {tags["prefect.flow_run_id"] for tags in ended if "prefect.flow_run_id" in tags}:
+        for flow_run_id in died:
             try:
                 state = client.read_flow_run(flow_run_id).state
             except ObjectNotFound:

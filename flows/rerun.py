@@ -7,7 +7,8 @@ from typing import Any
 from prefect import flow
 
 from flows.pipeline import run_plan
-from flows.runtime import open_run
+from flows.runtime import FLOW, open_run
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.base import flat
 from gigagan_core.stages.rerun import Change, Mode, plan
 from gigagan_core.stages.roles import Branch, StageName
@@ -15,7 +16,7 @@ from gigagan_core.store import runs
 from gigagan_core.store.store import open_store
 
 
-@flow(name="rerun", persist_result=False)
+@flow(name="rerun", **FLOW)
 def rerun(
     stage: StageName,
     run: str = "latest",
@@ -27,6 +28,7 @@ def rerun(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
     ray_dashboard: bool = False,
 ) -> dict[str, Any]:
     """One stage of a pipeline run and what is downstream of it; everything else is kept as that run had it.
@@ -42,6 +44,7 @@ def rerun(
         store: folder or URI of the artifact store; without it the local one.
         force: make the stage again though its artifact exists.
         accept_code_change: keep artifacts that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
         ray_dashboard: serve Ray's page on loopback while the stages run.
 
     Returns what `gigagan run --json` prints.
@@ -56,5 +59,6 @@ def rerun(
         params=flat(chosen.settings),
         as_parent=True,
         ray_dashboard=ray_dashboard,
+        backend=backend,
     ) as opened_run:
         return run_plan(opened_run, chosen, "rerun")

@@ -9,7 +9,15 @@ import typer
 
 from flows.command import RayDashboardOption, close, reporting
 from gigagan_core.cli.answer import answering
-from gigagan_core.cli.options import AcceptOption, ForceOption, JsonOption, SetOption, StoreOption
+from gigagan_core.cli.options import (
+    AcceptOption,
+    BackendOption,
+    BackendSetOption,
+    ForceOption,
+    JsonOption,
+    SetOption,
+    StoreOption,
+)
 from gigagan_core.cli.tables import print_table
 from gigagan_core.stages.roles import ROLES, Branch, StageName
 
@@ -44,6 +52,8 @@ def run_command(
     store: StoreOption = None,
     force: ForceOption = False,
     accept_code_change: AcceptOption = False,
+    backend: BackendOption = None,
+    backend_set: BackendSetOption = None,
     ray_dashboard: RayDashboardOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,6 +64,7 @@ def run_command(
     """
     started = time.monotonic()
     with answering(as_json) as answer:
+        from gigagan_core.config.backend import backend_settings
         from gigagan_core.stages.rerun import Change, plan
         from gigagan_core.store import runs
         from gigagan_core.store.store import open_store
@@ -61,6 +72,7 @@ def run_command(
         mode = "replace" if replace else "append"
         change = Change(tuple(tables or ()), mode, data_of, only, tuple(overrides or ()), force)
         # What is misspelt or out of reach is said before anything starts.
+        where = backend_settings(backend, backend_set)
         opened = open_store(store)
         record = runs.find(opened, run)
         chosen = plan(stage, record, change, opened)
@@ -83,6 +95,7 @@ def run_command(
                 store=store,
                 force=force,
                 accept_code_change=accept_code_change,
+                backend=where,
                 ray_dashboard=ray_dashboard,
             )
         close(answer, done, started)

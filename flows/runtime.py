@@ -10,21 +10,31 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 
-from flows import records
+from flows import events, hooks, records
+from flows.hooks import FLOW_RUN_ID
 from gigagan_core import console, environment
+from gigagan_core.backends.base import open_backend
+from gigagan_core.config.backend import BackendSettings, backend_settings
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
-from gigagan_core.text import plain
 from gigagan_core.tracking.mlflow_run import MlflowTracker, StageRun
 from gigagan_core.tracking.process import Terminated, interrupts_kept, sigterm_raises, was_terminated
 
 environment.set_defaults()
 console.outlive_reader()
+
+# What every flow is made with: results stay in our store, and no record or job outlives a run that has ended.
+FLOW: dict[str, Any] = {
+    "persist_result": False,
+    "on_cancellation": [hooks.stop_jobs_and_close_records],
+    "on_crashed": [hooks.close_records],
+}
 
 # Our store decides what is done already: Prefect's cache would not check that the data still exists.
 stage_task: Callable[..., Any] = partial(task, cache_policy=NO_CACHE, persist_result=False)
@@ -53,14 +63,21 @@ class Run:
         """Run a stage in the current task, and publish on the task's page what it made or reused."""
         if was_terminated():
             raise Terminated("SIGTERM")  # the stage before this one did not notice
-        known = len(self.context.history)
-        with interrupts_kept():
-            artifact = stage_run(settings, inputs, self.context, **options)
+        known, logger = len(self.context.history), get_run_logger()
+        # The logger is bound to this task: lines also come from threads that know nothing of it.
+        with interrupts_kept(), console.heard_by(partial(_log, logger)):
+            artifact = self.context.run(stage_run, settings, inputs, **options)
         for line in self.context.history[known:]:
-            get_run_logger().info(records.sentence(line))
+            logger.info(records.sentence(line))
             with self._outage.outlived():
                 records.publish(line)
+                events.announce(line, self.store.uri)
         return artifact
+
+
+def _log(logger: Any, line: str) -> None:
+    level = logging.WARNING if line.startswith("warning: ") else logging.INFO
+    logger.log(level, line.removeprefix("warning: "))
 
 
 @contextlib.contextmanager
@@ -72,31 +89,50 @@ def open_run(
     params: Mapping[str, Any] | None = None,
     as_parent: bool = False,
     ray_dashboard: bool = False,
+    backend: BackendSettings | None = None,
 ) -> Iterator[Run]:
     """The surroundings of one flow run; Ray, where a stage started it, stops at the end.
 
-    as_parent: make an MLflow run that the stages' runs are children of.
+    as_parent: make an MLflow run that the stages' runs are children of. A retry goes on with the MLflow runs of the
+    try before it. backend: where the stages' work is done.
     """
-    tracker = MlflowTracker(tags=prefect_tags())
-    options = {"force": force, "accept_code_change": accept_code_change, "on_warning": _log_warning}
+    chosen = backend or backend_settings()
+    tracker = MlflowTracker(tags=prefect_tags(), continue_by=FLOW_RUN_ID)
+    options = {
+        "force": force,
+        "accept_code_change": accept_code_change,
+        "prices": chosen.prices,
+        "backend": open_backend(chosen, hooks.asker(flow_run.id), is_cancelled),
+        "origin": {key: str(value) for key, value in prefect_tags().items() if value},
+    }
     session = PoliteRaySession(dashboard=ray_dashboard)
     progress = records.ProgressPage()
     with (
         sigterm_raises(replacing=True),
         RunContext.open(store, tracker, ray_session=session, on_progress=progress, **options) as context,
     ):
+        hooks.end_left_open(tracker, chosen)
         if not as_parent:
-            yield Run(context)
-            records.end_dead_flow_runs(tracker.ended)
+            with _usage_published(context):
+                yield Run(context)
+            records.end_dead_flow_runs(tracker.ended, flow_run.id)
             return
-        with tracker.pipeline_run(name, params=params) as parent:
+        with tracker.pipeline_run(name, params=params) as parent, _usage_published(context):
             records.publish_mlflow_link(parent)
-            records.end_dead_flow_runs(tracker.ended)
+            records.end_dead_flow_runs(tracker.ended, flow_run.id)
             yield Run(context, parent)
 
 
-def _log_warning(message: str) -> None:
-    get_run_logger().warning(plain(message))
+@contextlib.contextmanager
+def _usage_published(context: RunContext) -> Iterator[None]:
+    """At the end of the block, what its stages took; also those before the one that failed."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # what went wrong is what must be heard of
+            records.publish_usage(context.history)
+        raise
+    records.publish_usage(context.history)
 
 
 def send_what_waits() -> None:
@@ -108,10 +144,22 @@ def send_what_waits() -> None:
     EventsWorker.drain_all(timeout=10)
 
 
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled this flow run; no, where Prefect cannot be asked."""
+    if flow_run.id is None:
+        return True
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+    except Exception:  # the network, or a server that is going down together with this process
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
 def prefect_tags() -> dict[str, Any]:
     """How an MLflow run names the Prefect flow run that it belongs to."""
     return {
-        "prefect.flow_run_id": flow_run.id,
+        FLOW_RUN_ID: flow_run.id,
         "prefect.flow_run_name": flow_run.name,
         "prefect.flow_run_url": flow_run.ui_url,
         "prefect.deployment": deployment.name,

@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.tradeoff import TradeoffSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import tradeoff as stage
@@ -19,7 +20,7 @@ def tradeoff_stage(run: Run, settings: TradeoffSettings, inputs: dict[str, Any])
     return run.stage(stage.run, settings, inputs)
 
 
-@flow(name="tradeoff", persist_result=False)
+@flow(name="tradeoff", **FLOW)
 def tradeoff(
     model: str = "latest",
     data: str = "latest",
@@ -31,6 +32,7 @@ def tradeoff(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Base model, held-out shard set, judge -> distance and CLIP score by truncation, with the Pareto front.
 
@@ -45,10 +47,11 @@ def tradeoff(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the artifact's fingerprint.
     """
     chosen = settings or references.tradeoff_settings(preset, overrides)
-    with open_run("tradeoff", store, force, accept_code_change) as run:
+    with open_run("tradeoff", store, force, accept_code_change, backend=backend) as run:
         inputs = references.tradeoff_inputs(run.store, model, data, condition, judge)
         return tradeoff_stage(run, chosen, inputs).fingerprint

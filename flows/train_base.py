@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.training import BaseTrainingSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import train_base as stage
@@ -28,7 +29,7 @@ def train_base_stage(
     return run.stage(stage.run, settings, inputs)
 
 
-@flow(name="train-base", persist_result=False)
+@flow(name="train-base", **FLOW)
 def train_base(
     data: str | list[str] = "latest",
     encoder: str = "latest",
@@ -40,6 +41,7 @@ def train_base(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Shard set, encoder -> base model: the text-to-image GAN at its lowest resolution.
 
@@ -54,11 +56,12 @@ def train_base(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the model's fingerprint.
     """
     chosen = settings or references.settings_of(preset, "base", overrides)
-    with open_run("train-base", store, force, accept_code_change) as run:
+    with open_run("train-base", store, force, accept_code_change, backend=backend) as run:
         shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         vision = references.encoder(run.store, vision_encoder) if vision_encoder else None

@@ -6,7 +6,8 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.encoder import EncoderSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import train_encoder as stage
@@ -19,7 +20,7 @@ def train_encoder_stage(run: Run, settings: EncoderSettings, data: Artifact, hel
     return run.stage(stage.run, settings, {"data": data, "heldout": heldout})
 
 
-@flow(name="train-encoder", persist_result=False)
+@flow(name="train-encoder", **FLOW)
 def train_encoder(
     role: Literal["condition", "judge"] = "condition",
     data: str = "latest",
@@ -30,6 +31,7 @@ def train_encoder(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Shard set -> encoder, which conditions the GAN or judges it.
 
@@ -43,11 +45,12 @@ def train_encoder(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the encoder's fingerprint.
     """
     chosen = settings or references.settings_of(preset, role, overrides)
-    with open_run("train-encoder", store, force, accept_code_change) as run:
+    with open_run("train-encoder", store, force, accept_code_change, backend=backend) as run:
         training = references.shard_set(run.store, data)
         held_out = references.shard_set(run.store, heldout, held_out=True)
         return train_encoder_stage(run, chosen, training, held_out).fingerprint

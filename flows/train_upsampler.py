@@ -6,7 +6,8 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import Run, open_run, stage_task
+from flows.runtime import FLOW, Run, open_run, stage_task
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.training import UpsamplerTrainingSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import train_upsampler as stage
@@ -27,7 +28,7 @@ def train_upsampler_stage(
     return run.stage(stage.run, settings, inputs)
 
 
-@flow(name="train-upsampler", persist_result=False)
+@flow(name="train-upsampler", **FLOW)
 def train_upsampler(
     data: str | list[str] = "latest",
     encoder: str = "latest",
@@ -40,6 +41,7 @@ def train_upsampler(
     store: str | None = None,
     force: bool = False,
     accept_code_change: bool = False,
+    backend: BackendSettings | None = None,
 ) -> str:
     """Shard set, encoder -> upsampler: low-resolution images become large ones.
 
@@ -55,12 +57,13 @@ def train_upsampler(
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
         accept_code_change: keep an artifact that older code made.
+        backend: where the work is done; without it on the machine of this flow run.
 
     Returns the model's fingerprint.
     """
     part = "upsampler" if objective == "gan" else "control"
     chosen = settings or references.settings_of(preset, part, overrides)
-    with open_run("train-upsampler", store, force, accept_code_change) as run:
+    with open_run("train-upsampler", store, force, accept_code_change, backend=backend) as run:
         shards = references.training_data(run.store, data)
         condition = references.encoder(run.store, encoder)
         weights = references.lpips_weights(lpips) if lpips else None

@@ -142,14 +142,18 @@ def worker_command(pool: str, name: str, limit: int) -> list[str]:
 
 
 def deploy(settings: Mapping[str, str], root: Path, pool: str = "local") -> None:
-    """Create the work pool and every deployment of `root`/prefect.yaml; both may exist.
+    """Create the work pool and the deployments of `root`/prefect.yaml that are for it; both may exist.
 
     settings: `worker_environment`, which says where. Raises GigaganError with the reason of a refusal.
     """
+    import yaml
+
+    declared = yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    names = [each["name"] for each in declared if each["work_pool"]["name"] == pool]
     pool_exists = answers(f"{settings['PREFECT_API_URL']}/work_pools/{pool}")
     for arguments in (
         *(() if pool_exists else (("work-pool", "create", pool, "--type", "process"),)),
-        ("deploy", "--all"),
+        ("deploy", *(argument for name in names for argument in ("--name", name))),
     ):
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         variables = {**os.environ, **settings}
@@ -159,7 +163,7 @@ def deploy(settings: Mapping[str, str], root: Path, pool: str = "local") -> None
         if done.returncode != 0:
             lines = [line.strip(" │╭╰─╮╯") for line in (done.stdout + done.stderr).splitlines()]
             reason = " ".join(line for line in lines if line)[-600:]
-            raise GigaganError(f"`prefect {' '.join(arguments)}` failed: {reason}")
+            raise GigaganError(f"`prefect {arguments[0]}` failed: {reason}")
 
 
 def worker_environment(api_url: str, folder: Path) -> dict[str, str]:

@@ -151,6 +151,7 @@ def write_result(store: Store, job: str, history: list[StageRecord], error: str 
             "label": line.label,
             "cached": line.cached,
             "seconds": round(line.seconds, 3),
+            "why": line.why,
             "artifact": encode(line.artifact)["artifact"],
         }
         for line in history
@@ -165,7 +166,13 @@ def read_result(store: Store, job: str) -> tuple[list[StageRecord], str | None] 
         return None
     try:
         stages = [
-            StageRecord(each["label"], _artifact(each["artifact"], store), each["cached"], each["seconds"])
+            StageRecord(
+                each["label"],
+                _artifact(each["artifact"], store),
+                each["cached"],
+                each["seconds"],
+                each["why"],
+            )
             for each in found["stages"]
         ]
     except GigaganError:

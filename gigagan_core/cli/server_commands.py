@@ -32,7 +32,8 @@ def ui(
     worker: Annotated[
         bool,
         typer.Option(
-            "--worker", help="Also deploy prefect.yaml and run what `prefect deployment run` asks for."
+            "--worker",
+            help="Also deploy prefect.yaml's local part and run what `prefect deployment run` asks for.",
         ),
     ] = False,
     check: Annotated[

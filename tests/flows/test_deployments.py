@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.cli.deploy._triggers import _initialize_deployment_triggers
 from prefect.flows import Flow, load_flow_from_entrypoint
+
+from flows import events
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -19,13 +23,19 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def name_of(deployment: dict[str, Any]) -> str:
+    return f"{deployment['entrypoint'].partition(':')[2]}/{deployment['name']}"
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=name_of)
 def test_a_deployment_loads_and_its_parameters_fit(deployment: dict[str, Any]) -> None:
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     assert flow.validate_parameters(deployment["parameters"])
     assert deployment["description"].endswith(".")
     assert "gigagan" in deployment["tags"]
-    assert deployment["work_pool"]["name"] == "local"
+    assert deployment["work_pool"]["name"] == (
+        "kubernetes" if deployment["name"] == "kubernetes" else "local"
+    )
 
 
 def test_a_parameter_that_does_not_fit_would_be_seen() -> None:
@@ -68,3 +78,78 @@ def test_settings_are_a_form_with_every_field() -> None:
     schema = parameter_schema(load_flow_from_entrypoint("flows/pipeline.py:pipeline").fn)
     assert {"PipelineSettings", "IngestSettings", "BaseTrainingSettings"} <= set(schema.definitions)
     assert schema.properties["overrides"]["description"].startswith("changes to them")
+
+
+def test_every_flow_runs_on_both_work_pools() -> None:
+    pools: dict[str, set[str]] = {}
+    for deployment in DEPLOYMENTS:
+        pools.setdefault(deployment["entrypoint"], set()).add(deployment["work_pool"]["name"])
+    assert all(names == {"local", "kubernetes"} for names in pools.values()), pools
+
+
+def test_nothing_starts_by_itself() -> None:
+    for deployment in DEPLOYMENTS:
+        for schedule in deployment.get("schedules", []):
+            assert schedule["active"] is False, name_of(deployment)
+        for trigger in deployment.get("triggers", []):
+            assert trigger["enabled"] is False, name_of(deployment)
+    assert [name_of(each) for each in DEPLOYMENTS if each.get("schedules")] == [
+        "ingest/nightly",
+        "ingest/kubernetes",
+    ]
+
+
+def test_what_may_hold_gpus_runs_one_at_a_time() -> None:
+    limited = {"limit": 1, "collision_strategy": "ENQUEUE"}
+    with_gpus = [each for each in DEPLOYMENTS if "gpu" in each["tags"]]
+    assert {each["entrypoint"].partition(":")[2] for each in with_gpus} >= {
+        "train_base",
+        "train_upsampler",
+        "evaluate",
+    }
+    for deployment in with_gpus:
+        assert deployment["concurrency_limit"] == limited, name_of(deployment)
+
+
+EMITTED = {events.ARTIFACT_CREATED, events.MODEL_REGISTERED, events.EVALUATION_PASSED}
+TRIGGERED = [(each, trigger) for each in DEPLOYMENTS for trigger in each.get("triggers", [])]
+
+
+@pytest.mark.parametrize(("deployment", "trigger"), TRIGGERED, ids=[name_of(each) for each, _ in TRIGGERED])
+def test_a_trigger_waits_for_what_flows_emit_and_fills_parameters_that_there_are(
+    deployment: dict[str, Any], trigger: dict[str, Any]
+) -> None:
+    assert set(trigger["expect"]) <= EMITTED
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert set(trigger["parameters"]) <= set(inspect.signature(flow.fn).parameters)
+    (made,) = _initialize_deployment_triggers(deployment["name"], [dict(trigger)])
+    assert made.enabled is False
+    assert made.expect == set(trigger["expect"])
+
+
+def test_each_step_of_the_way_to_production_has_a_trigger() -> None:
+    waits = {
+        deployment["entrypoint"].partition(":")[2]: trigger["expect"] for deployment, trigger in TRIGGERED
+    }
+    assert waits == {
+        "curate": [events.ARTIFACT_CREATED],
+        "train_base": [events.ARTIFACT_CREATED],
+        "evaluate": [events.MODEL_REGISTERED],
+        "promote": [events.EVALUATION_PASSED],
+    }
+
+
+def test_job_variables_are_variables_of_the_work_pool() -> None:
+    pool = json.loads((ROOT / "infra" / "kubernetes-work-pool.json").read_text())
+    known = pool["variables"]["properties"]
+    asked = [each["work_pool"]["job_variables"] for each in DEPLOYMENTS if each["name"] == "kubernetes"]
+    assert asked
+    for variables in asked:
+        assert set(variables) <= set(known)
+        assert {"cpu_request", "memory_limit", "gpu_limit"} <= set(variables)
+        assert all(
+            known[name]["type"] == "string" and isinstance(value, str) for name, value in variables.items()
+        )
+    # Every variable is used, and everything used is a variable or Prefect's own.
+    used = json.dumps(pool["job_configuration"])
+    assert [name for name in known if f"{{{{ {name} }}}}" not in used] == []
