@@ -1,0 +1,110 @@
+"""What orchestration costs: partitions of `ingest` that fetch nothing, and a pipeline whose stages are all cached.
+
+    python benchmarks/bench_orchestration.py [--partitions 10000] [--only partitions|pipeline] [--home FOLDER]
+
+There is no peer. The pipeline is the command as a person gives it, its start included; warm: `gigagan ui` serves, cold:
+the command starts a Prefect server of its own. home: one with a finished `gigagan pipeline --preset tiny`; without it
+that runs first, for minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.side_by_side import ROOT, compare, summary, write
+
+SIDE = (sys.executable, Path(__file__).parent / "cases" / "orchestration_sides.py")
+MAIN = [sys.executable, "-c", "from gigagan_core.cli import main; main()"]
+START_SECONDS = 120
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--partitions", type=int, default=10_000)
+    parser.add_argument("--only", choices=("partitions", "pipeline"))
+    parser.add_argument("--home")
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args()
+    if chosen.only != "pipeline":
+        for name, again in (("orchestration_partitions", False), ("orchestration_partitions_again", True)):
+            measure_partitions(name, {"partitions": chosen.partitions, "again": again}, chosen.repeats)
+    if chosen.only != "partitions":
+        with prepared(chosen.home) as home:
+            options = {"home": home, "preset": "tiny"}
+            measure_pipeline("orchestration_cached_cold", options, chosen.repeats)
+            with served(home):
+                measure_pipeline("orchestration_cached_warm", options, chosen.repeats)
+
+
+def measure_partitions(name: str, options: dict[str, Any], repeats: int) -> None:
+    """Adds partitions a second to what `compare` writes."""
+    state = "are there already" if options["again"] else "are made, of no-op work"
+    found = compare(
+        name,
+        "partitions",
+        SIDE,
+        None,
+        "",
+        options,
+        repeats,
+        f"{options['partitions']} partitions that {state}",
+    )
+    found["ours"]["partitions_per_second"] = summary([1 / each for each in found["ours"]["seconds"]])
+    print(f"    partitions a second: {found['ours']['partitions_per_second']}")
+    write(found)
+
+
+def measure_pipeline(name: str, options: dict[str, Any], repeats: int) -> None:
+    """The whole command, in seconds."""
+    state = "a server that runs" if name.endswith("warm") else "a server of its own"
+    public = {"preset": options["preset"]}
+    found = compare(
+        name, "pipeline", SIDE, None, "", options, repeats, f"all stages cached, {state}, start included"
+    )
+    write({**found, "options": public})
+    print(f"    of torch and ray imported: {found['ours']['imported']}")
+
+
+@contextlib.contextmanager
+def prepared(home: str | None) -> Iterator[str]:
+    """A home whose store has all artifacts of the pipeline."""
+    with contextlib.ExitStack() as stack:
+        place = home or stack.enter_context(tempfile.TemporaryDirectory(prefix="gigagan-bench-"))
+        subprocess.run([*MAIN, "pipeline", "--preset", "tiny"], env=_environment(place), check=True)
+        yield str(Path(place).absolute())
+
+
+@contextlib.contextmanager
+def served(home: str) -> Iterator[None]:
+    """The servers of a home, while the block runs."""
+    process = subprocess.Popen([*MAIN, "ui"], env=_environment(home), stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not (Path(home) / "servers.json").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"`gigagan ui` did not start; see {home}/logs")
+            time.sleep(0.3)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _environment(home: str) -> dict[str, str]:
+    return {**os.environ, "GIGAGAN_HOME": home, "PYTHONPATH": str(ROOT)}
+
+
+if __name__ == "__main__":
+    main()
