@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from gigagan_core import console
-from gigagan_core.backends.request import Request, read_result, request_of
+from gigagan_core.backends.request import Progress, Request, progress_in, read_result, request_of
 from gigagan_core.config.backend import BackendSettings, HeldSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import NotMade, RunContext, StageCall, StageRecord
@@ -149,8 +149,10 @@ class RemoteBackend:
 
     def _to_the_end(self, job: str, stage: str, context: RunContext) -> Artifact:
         lines: deque[str] = deque(maxlen=200)
-        with self._followed(job, lines):
-            state = self._wait(job, stage, context.store)
+        progress: deque[Progress] = deque()
+        with self._followed(job, lines, progress):
+            state = self._wait(job, stage, context, progress)
+        _tell(progress, context)
         result = read_result(context.store, job)
         if result is not None and result[1] is not None:
             raise GigaganError(f"{result[1]} (job {job} on {self._jobs.name})")
@@ -160,11 +162,12 @@ class RemoteBackend:
         context.history.extend(result[0])
         return result[0][-1].artifact
 
-    def _wait(self, job: str, stage: str, store: Store) -> JobState:
+    def _wait(self, job: str, stage: str, context: RunContext, progress: deque[Progress]) -> JobState:
         said = ""
         while True:
             state = self._asked(lambda: self._jobs.state(job))
-            if state is None and read_result(store, job) is not None:  # done, and cleaned up already
+            _tell(progress, context)
+            if state is None and read_result(context.store, job) is not None:  # done, and cleaned up already
                 return JobState("succeeded")
             if state is None:
                 raise GigaganError(
@@ -179,11 +182,14 @@ class RemoteBackend:
             time.sleep(POLL_SECONDS)
 
     @contextlib.contextmanager
-    def _followed(self, job: str, lines: deque[str]) -> Iterator[None]:
+    def _followed(self, job: str, lines: deque[str], progress: deque[Progress]) -> Iterator[None]:
         """While the block runs, the job's lines are heard here; the last ones at its end."""
         done = threading.Event()
 
         def tell(line: str) -> None:
+            if (told := progress_in(line)) is not None:
+                progress.append(told)
+                return
             lines.append(line)
             console.relay(line)
 
@@ -227,6 +233,12 @@ class RemoteBackend:
 def stop_jobs(jobs: Jobs, asker: str) -> list[str]:
     """Stop every job of an asker; returns those that ran. Raises `Unreachable`."""
     return [job for job in jobs.of(asker) if jobs.stop(job)]
+
+
+def _tell(progress: deque[Progress], context: RunContext) -> None:
+    """From the thread that runs the stage: the record of a task belongs to it."""
+    while progress:
+        context.on_progress(*progress.popleft())
 
 
 def _failure(job: str, stage: str, name: str, state: JobState, lines: deque[str]) -> str:

@@ -7,6 +7,7 @@ finds the same job.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from gigagan_core.store.fingerprint import code_digest, digest
 from gigagan_core.store.store import Store
 
 FOLDER = "_jobs"
+Progress = tuple[str, float, dict[str, Any]]
+"""What is being done, the share that is done, figures of it."""
+_PROGRESS = "gigagan-progress "
 
 
 class Request(Settings):
@@ -178,6 +182,22 @@ def read_result(store: Store, job: str) -> tuple[list[StageRecord], str | None] 
     except GigaganError:
         return None
     return stages, found["error"]
+
+
+def progress_line(what: str, share: float, figures: Mapping[str, Any]) -> str:
+    """Progress as a line that a job prints among its others."""
+    return _PROGRESS + json.dumps([what, share, dict(figures)], default=str)
+
+
+def progress_in(line: str) -> Progress | None:
+    """What `progress_line` was given; None for any other line."""
+    if not line.startswith(_PROGRESS):
+        return None
+    try:
+        what, share, figures = json.loads(line.removeprefix(_PROGRESS))
+        return str(what), float(share), dict(figures)
+    except (ValueError, TypeError):
+        return None
 
 
 def as_command(python: str, store: str, job: str) -> list[str]:

@@ -10,7 +10,7 @@ import importlib
 import sys
 
 from gigagan_core import console, environment
-from gigagan_core.backends.request import Request, decode, settings_of, write_result
+from gigagan_core.backends.request import Request, decode, progress_line, settings_of, write_result
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.session import PoliteRaySession
@@ -47,6 +47,7 @@ def run(store: Store, job: str) -> None:
         "origin": {**request.origin, "job": job},
         "held": request.held,
         "prices": request.prices,
+        "on_progress": lambda *told: print(progress_line(*told), flush=True),
     }
     with RunContext.open(store, tracker, ray_session=PoliteRaySession(), **options) as context:
         try:

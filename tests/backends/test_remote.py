@@ -15,7 +15,7 @@ from tiny_stage import TinySettings, run
 from gigagan_core import console
 from gigagan_core.backends import run_stage
 from gigagan_core.backends.remote import JobState, RemoteBackend, Unreachable, stop_jobs
-from gigagan_core.backends.request import Request
+from gigagan_core.backends.request import Request, progress_line
 from gigagan_core.config.backend import BackendSettings, HeldSettings, PriceSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import RunContext, StageCall
@@ -60,7 +60,14 @@ class Threads:
             self.states[job] = JobState("succeeded")
 
     def follow(self, job: str, tell: Callable[[str], None], done: threading.Event) -> None:
-        for line in ("starting", "ValueError: the reason", "cleaning up"):
+        progress = progress_line("fetching", 0.5, {"success": "90%"})
+        for line in (
+            "starting",
+            progress,
+            "gigagan-progress nonsense",
+            "ValueError: the reason",
+            "cleaning up",
+        ):
             tell(line)
 
     def stop(self, job: str) -> bool:
@@ -149,11 +156,15 @@ def test_force_works_once_for_one_asker_and_a_retry_takes_the_result(
     assert len(jobs.submitted) == 2
 
 
-def test_lines_of_a_job_are_heard_here(jobs: Threads, context: RunContext) -> None:
+def test_lines_and_progress_of_a_job_are_heard_here(jobs: Threads, context: RunContext) -> None:
     heard: list[str] = []
+    told: list[Any] = []
+    context.on_progress = lambda *progress: told.append((threading.current_thread(), *progress))
     with console.heard_by(heard.append):
         backend(jobs).run(call(), context)
     assert heard.index("starting") < heard.index("ValueError: the reason")
+    assert [line for line in heard if "gigagan-progress" in line] == ["gigagan-progress nonsense"]
+    assert told == [(threading.main_thread(), "fetching", 0.5, {"success": "90%"})]
 
 
 def test_a_cluster_that_is_away_for_a_moment_costs_nothing(jobs: Threads, context: RunContext) -> None:
