@@ -1,10 +1,9 @@
 """What orchestration costs: partitions of `ingest` that fetch nothing, and a pipeline whose stages are all cached.
 
-    python benchmarks/bench_orchestration.py [--partitions 10000] [--only partitions|pipeline] [--home FOLDER]
+    python benchmarks/bench_orchestration.py [--partitions 10000] [--only partitions|pipeline] [--repeats 3]
 
 There is no peer. The pipeline is the command as a person gives it, its start included; warm: `gigagan ui` serves, cold:
-the command starts a Prefect server of its own. home: one with a finished `gigagan pipeline --preset tiny`; without it
-that runs first, for minutes.
+the command starts a Prefect server of its own. Its artifacts hold nothing: what is measured is deciding and recording.
 """
 
 from __future__ import annotations
@@ -34,14 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--partitions", type=int, default=10_000)
     parser.add_argument("--only", choices=("partitions", "pipeline"))
-    parser.add_argument("--home")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     if chosen.only != "pipeline":
         for name, again in (("orchestration_partitions", False), ("orchestration_partitions_again", True)):
             measure_partitions(name, {"partitions": chosen.partitions, "again": again}, chosen.repeats)
     if chosen.only != "partitions":
-        with prepared(chosen.home) as home:
+        with prepared() as home:
             options = {"home": home, "preset": "tiny"}
             measure_pipeline("orchestration_cached_cold", options, chosen.repeats)
             with served(home):
@@ -78,12 +76,13 @@ def measure_pipeline(name: str, options: dict[str, Any], repeats: int) -> None:
 
 
 @contextlib.contextmanager
-def prepared(home: str | None) -> Iterator[str]:
+def prepared() -> Iterator[str]:
     """A home whose store has all artifacts of the pipeline."""
-    with contextlib.ExitStack() as stack:
-        place = home or stack.enter_context(tempfile.TemporaryDirectory(prefix="gigagan-bench-"))
-        subprocess.run([*MAIN, "pipeline", "--preset", "tiny"], env=_environment(place), check=True)
-        yield str(Path(place).absolute())
+    with tempfile.TemporaryDirectory(prefix="gigagan-bench-") as home:
+        script = str(Path(__file__).parent / "cases" / "stubbed_pipeline.py")
+        command = [sys.executable, script, "--preset", "tiny"]
+        subprocess.run(command, env=_environment(home), check=True, stderr=subprocess.DEVNULL)
+        yield home
 
 
 @contextlib.contextmanager
