@@ -44,7 +44,7 @@ def deployed(prefect_api: str, tmp_path: Path) -> dict[str, Any]:
             trigger["enabled"] = deployment["work_pool"]["name"] == "local"
     file = tmp_path / "prefect.yaml"
     file.write_text(yaml.safe_dump(document))
-    template = str(ROOT / "infra" / "kubernetes-work-pool.json")
+    template = str(ROOT / "infra" / "kubernetes" / "work-pool.json")
     prefect(prefect_api, "work-pool", "create", "local", "--type", "process", "--overwrite")
     prefect(
         prefect_api,
@@ -68,7 +68,7 @@ def test_everything_deploys_and_each_event_starts_the_next_flow_with_its_paramet
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert len(deployed) >= len(declared)
     assert deployed["train-base/kubernetes"].work_pool_name == "kubernetes"
-    assert deployed["train-base/kubernetes"].job_variables["gpu_limit"] == "1"
+    assert deployed["train-base/kubernetes"].job_variables["memory_limit"] == "8Gi"
     assert deployed["ingest/nightly"].schedules[0].active is False
     assert deployed["train-base/train-base"].concurrency_options.collision_strategy.value == "ENQUEUE"
     curated = Artifact("curate", "shard-set", "c" * 64, 1, "d" * 64, "/store/curate", {"created": ""})
