@@ -441,7 +441,11 @@ def _now() -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+    """A line for each key at the top: Python's own indentation would take as long as all else of a small commit."""
+    if not isinstance(value, dict):
+        return json.dumps(value, sort_keys=True) + "\n"
+    lines = (f" {json.dumps(key)}: {json.dumps(value[key], sort_keys=True)}" for key in sorted(value))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _write_atomically(path: Path, text: str) -> None:
