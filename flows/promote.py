@@ -17,7 +17,7 @@ from gigagan_core.tracking.registry import NAMES
 def promote_judged(report: str, store: str | None, require: list[str], strict: bool, model: str) -> list[str]:
     """The gate once more, on the report as it lies in the store; gives sentences on what was found and done."""
     place = references.report(open_store(store), report)
-    return gates.pass_gate(place, require, strict, model)
+    return gates.pass_gate(place, require, strict, [model])
 
 
 @flow(name="promote", **FLOW)

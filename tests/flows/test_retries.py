@@ -13,10 +13,10 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.states import Completed, Running
+from prefect.states import Cancelling, Completed, Running
 
 from flows import hooks, promote, records
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, Run, is_cancelled, open_run, stage_task
 from gigagan_core.backends.remote import JobState
 from gigagan_core.config.backend import BackendSettings, PriceSettings
 from gigagan_core.config.base import Settings
@@ -175,6 +175,19 @@ def test_a_cancelled_flow_run_stops_its_jobs_and_closes_their_records(
     assert mlflow_runs(**{"prefect.flow_run_id": flow_run_id})["train-base"].info.status == "KILLED"
 
 
+def test_a_sigterm_is_a_cancellation_only_where_prefect_says_so(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with get_client(sync_client=True) as client:
+        flow_run_id = client.create_flow_run(walking, parameters={}, state=Running()).id
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(flow_run_id))
+        assert is_cancelled() is False
+        client.set_flow_run_state(flow_run_id, Cancelling(), force=True)
+        assert is_cancelled() is True
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid4()))
+    assert is_cancelled() is False, "a server that cannot tell"
+
+
 def test_a_jobs_record_is_closed_when_its_job_is_over(
     prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +236,7 @@ def test_promotion_goes_through_the_gate(
 ) -> None:
     said = promote.promote(require=["fd<0.2"], report="abc", store=str(tmp_path / "store"), strict=True)
     assert said == ["it holds"]
-    assert gated() == [(tmp_path / "abc", ["fd<0.2"], True, "gigagan-base")]
+    assert gated() == [(tmp_path / "abc", ["fd<0.2"], True, ["gigagan-base"])]
     with pytest.raises(GigaganError, match="at least one requirement"):
         promote.promote(require=[], store=str(tmp_path / "store"))
     with pytest.raises(GigaganError, match="write FIGURE"):
