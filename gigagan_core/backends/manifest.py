@@ -15,6 +15,8 @@ GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 ASKER, STAGE, JOB = "gigagan/asker", "gigagan/stage", "gigagan/job"
 """Labels and, for the id, which is too long for one, an annotation."""
 _SHARED = "shared-memory"
+# What Kubernetes' standard "restricted" asks of a container; `_pod_security` is the pod's part.
+_CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def name_of(job: str) -> str:
@@ -56,6 +58,7 @@ def ray_job(
             "backoffLimit": settings.backoff_limit,
             # A submitter that is started again would submit the same job again.
             "submitterConfig": {"backoffLimit": 0},
+            "submitterPodTemplate": {"metadata": {"labels": labels}, "spec": _submitter(settings)},
             "rayClusterSpec": {
                 "rayVersion": settings.ray_version,
                 # Whoever reaches Ray's ports runs code: every call carries a token that KubeRay makes.
@@ -74,6 +77,37 @@ def ray_job(
                 ],
             },
         },
+    }
+
+
+def _submitter(settings: KubeRaySettings) -> dict[str, Any]:
+    """The pod that submits the job and repeats its lines; KubeRay adds the command and the token."""
+    return {
+        "restartPolicy": "Never",
+        "securityContext": _pod_security(settings),
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "containers": [
+            {
+                "name": "ray-job-submitter",
+                "image": settings.image,
+                "imagePullPolicy": settings.image_pull_policy,
+                "resources": {
+                    "limits": {"cpu": "1", "memory": "1Gi"},
+                    "requests": {"cpu": "500m", "memory": "512Mi"},
+                },
+                "securityContext": _CONTAINER_SECURITY,
+            }
+        ],
+    }
+
+
+def _pod_security(settings: KubeRaySettings) -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "fsGroup": settings.group,
+        # A volume of millions of files is looked at once, not at each start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 
@@ -99,13 +133,10 @@ def _pod(
                     {"name": _SHARED, "mountPath": "/dev/shm"},
                     *({"name": volume, "mountPath": place} for volume, place in claims.items()),
                 ],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "runAsNonRoot": True,
-                },
+                "securityContext": _CONTAINER_SECURITY,
             }
         ],
+        "securityContext": _pod_security(settings),
         "volumes": [
             {
                 "name": _SHARED,

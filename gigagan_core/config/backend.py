@@ -93,6 +93,9 @@ class KubeRaySettings(Settings):
     env_from_secrets: tuple[str, ...] = operational(())
     """Names of Secrets whose keys become variables: credentials of the store and of MLflow."""
 
+    group: int = operational(1000, ge=1)
+    """Number of the group that the image's user is in, and that mounted volumes are given to."""
+
     claims: dict[str, str] = operational({})
     """Mount path -> name of a PersistentVolumeClaim, where the store is a shared file system."""
 

@@ -178,7 +178,7 @@ def materialise(
     produce: Callable[[StageWork], Outcome],
     label: str | None = None,
     quiet: bool = False,
-    code: tuple[str, list[str]] | None = None,
+    code: tuple[str, dict[str, str]] | None = None,
 ) -> Artifact:
     """The artifact of a stage: found in the store, or made by `produce` and committed.
 

@@ -338,6 +338,11 @@ def test_the_manifest_says_all_that_the_settings_say() -> None:
     assert [each["secretRef"]["name"] for each in container["envFrom"]] == ["s3", "mlflow"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/store"}
     assert "nvidia.com/gpu" not in json.dumps(cluster["headGroupSpec"])
+    submitter = spec["submitterPodTemplate"]["spec"]
+    for each in (submitter, pod, cluster["headGroupSpec"]["template"]["spec"]):
+        assert each["securityContext"]["runAsNonRoot"] is True
+        assert each["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert each["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_what_the_cluster_holds_is_known_from_the_settings() -> None:
