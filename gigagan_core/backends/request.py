@@ -27,8 +27,8 @@ _PROGRESS = "gigagan-progress "
 
 
 class Request(Settings):
-    """A stage's call. run: module of the stage. code: digest of the source that decides its result. store: URI, as the
-    submitter sees it."""
+    """A stage's call. run: module of the stage. code, modules: digests of the source that decides its result, of all
+    and of each module. store: URI, as the submitter sees it."""
 
     run: str
     store: str
@@ -39,6 +39,7 @@ class Request(Settings):
     force: bool
     accept_code_change: bool
     code: str
+    modules: dict[str, str]
     tracker: dict[str, Any] | None
     origin: dict[str, Any]
     held: HeldSettings | None = None
@@ -52,7 +53,7 @@ class Request(Settings):
     @property
     def key(self) -> str:
         """Eight digits that the same call has again, whoever asks and whatever records it."""
-        others = {"tracker", "origin", "held", "prices"}
+        others = {"modules", "tracker", "origin", "held", "prices"}
         return digest(self.model_dump(mode="json", exclude=others))[:8]
 
     def write(self, store: Store, job: str) -> None:
@@ -75,6 +76,7 @@ class Request(Settings):
 def request_of(call: StageCall, context: RunContext) -> Request:
     """The request for a stage's call. Raises TypeError for an input that cannot be said in JSON."""
     settings = type(call.settings)
+    code, modules = code_digest(call.run.__module__)
     return Request(
         run=call.run.__module__,
         store=context.store.uri,
@@ -84,7 +86,8 @@ def request_of(call: StageCall, context: RunContext) -> Request:
         options=dict(call.options),
         force=context.force,
         accept_code_change=context.accept_code_change,
-        code=code_digest(call.run.__module__)[0],
+        code=code,
+        modules=modules,
         tracker=context.tracker.reference(),
         origin=dict(context.origin),
         held=context.held,

@@ -63,10 +63,14 @@ def run(store: Store, job: str) -> None:
 
 def _check_code(request: Request) -> None:
     """An artifact of other code would have another fingerprint than the one that is waited for."""
-    if code_digest(request.run)[0] != request.code:
+    code, modules = code_digest(request.run)
+    if code != request.code:
+        names = sorted({*modules, *request.modules})
+        others = [name for name in names if modules.get(name) != request.modules.get(name)]
         raise GigaganError(
-            f"{request.stage}: the code on the cluster differs from that of the machine which submits; build the image "
-            "of the same commit, or send the checkout with ray_job.runtime_env.working_dir"
+            f"{request.stage}: the code on the cluster differs from that of the machine which submits "
+            f"({', '.join(others[:3])}{' and more' if len(others) > 3 else ''}); build the image of the same commit, "
+            "or send the checkout with ray_job.runtime_env.working_dir"
         )
 
 

@@ -228,6 +228,6 @@ def test_all_jobs_of_a_cancelled_asker_stop_and_no_other_ones(jobs: Threads) -> 
 def test_other_code_on_the_cluster_is_refused(
     jobs: Threads, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_stage, "code_digest", lambda module: ("other", []))
-    with pytest.raises(GigaganError, match="build the image of the same commit"):
+    monkeypatch.setattr(run_stage, "code_digest", lambda module: ("other", {"gigagan_core.text": "other"}))
+    with pytest.raises(GigaganError, match=r"\(gigagan_core\.text\); build the image of the same commit"):
         backend(jobs).run(call(), context)
