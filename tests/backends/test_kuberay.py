@@ -176,7 +176,7 @@ def test_a_stage_becomes_one_ray_job_and_its_lines_are_heard(
     kubernetes.play = operator(kubernetes)
     heard: list[str] = []
     with console.heard_by(heard.append):
-        artifact = backend(jobs).run(call(), context)
+        artifact = backend(jobs).run(call(seconds=0.3), context)  # times are kept to 1 ms
     assert (artifact.path / "word.txt").read_text() == "well"
     assert kubernetes.asked("POST") == [RAYJOBS]
     assert (heard.count("starting"), heard.count("the last line")) == (1, 1)
