@@ -126,13 +126,15 @@ def open_run(
 @contextlib.contextmanager
 def _usage_published(context: RunContext) -> Iterator[None]:
     """At the end of the block, what its stages took; also those before the one that failed."""
+    outage = records.Outage()
     try:
         yield
     except Exception:
-        with contextlib.suppress(Exception):  # what went wrong is what must be heard of
+        with outage.outlived():
             records.publish_usage(context.history)
         raise
-    records.publish_usage(context.history)
+    with outage.outlived():
+        records.publish_usage(context.history)
 
 
 def send_what_waits() -> None:
