@@ -63,12 +63,13 @@ def draw(
     seed: int,
     psi: float,
     prompt_psi: float = 1.0,
+    strict: bool = True,
 ) -> Tensor:
     """One batch of images from a base generator: uint8 [N, 3, H, W] on the CPU; indices int64 [N] key the latents.
 
     captions: N; labels for a class-conditional network, anything for one without condition. prompt_psi, psi: truncation
     towards the prompt's own mean and then towards the mean over all (the order is R).
-    Raises GigaganError where an image is not finite.
+    Raises GigaganError where an image is not finite; strict False: shows what there is.
     """
     device = next(network.parameters()).device
     z = keyed_normal(seed, LATENT, indices.to(device), (network.settings.z_dim,))
@@ -77,7 +78,8 @@ def draw(
     if prompt_psi != 1.0:
         w = network.truncate(w, prompt_psi, network.prompt_mean(code))
     w = network.truncate(w, psi)
-    return to_uint8(finite(network.synthesise(w, code, fixed_noise(device))[0]))
+    images = network.synthesise(w, code, fixed_noise(device))[0]
+    return to_uint8(finite(images) if strict else images)
 
 
 @torch.no_grad()
@@ -127,10 +129,11 @@ def enlarge(
     indices: Tensor,
     seed: int,
     noise: float,
+    strict: bool = True,
 ) -> Tensor:
     """One batch through an upsampler: uint8 [N, 3, h, h] -> uint8 [N, 3, H, W]; indices int64 [N] key the latents.
 
-    Raises GigaganError where an image is not finite.
+    Raises GigaganError where an image is not finite; strict False: shows what there is.
     """
     device = next(network.parameters()).device
     indices = indices.to(device)
@@ -139,7 +142,8 @@ def enlarge(
         small = small + noise * keyed_normal(seed, LOW_NOISE, indices, tuple(small.shape[1:]))
     z = keyed_normal(seed, LATENT, indices, (network.settings.z_dim,))
     condition = condition_of(network, encoder, captions)
-    return to_uint8(finite(network(small, z, condition, fixed_noise(device))[0]))
+    images = network(small, z, condition, fixed_noise(device))[0]
+    return to_uint8(finite(images) if strict else images)
 
 
 def finite(images: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class BaseSampler:
         """The grid as a PNG."""
         prompts = self._labels if network.settings.conditioning == "class" else self._captions
         indices = torch.arange(len(prompts))
-        rows = [draw(network, self._encoder, prompts, indices, SEED, psi) for psi in self._psis]
+        # the loop looks after numbers that are none, and goes back; a grid must not end the training before it
+        rows = [draw(network, self._encoder, prompts, indices, SEED, psi, strict=False) for psi in self._psis]
         return grid_png(rows)
 
 
@@ -62,7 +63,7 @@ class UpsamplerSampler:
         prompts = self._batch.captions
         if network.settings.conditioning == "class":
             prompts = self._batch.labels.tolist()
-        ours = enlarge(network, self._encoder, low, prompts, indices, SEED, 0.0)
+        ours = enlarge(network, self._encoder, low, prompts, indices, SEED, 0.0, strict=False)
         bicubic = to_uint8(resize(low.float() / 127.5 - 1, real.shape[-1]))
         return grid_png([bicubic, ours, to_uint8(real)])
 

@@ -38,6 +38,20 @@ def test_sample_grids_of_class_conditional_networks_are_drawn_from_labels(sample
     assert grids[0] == grids[2] != grids[1]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "make"),
+    [(BaseSampler(None, (1.0,)), make_generator), (UpsamplerSampler(None, 16), make_upsampler)],
+    ids=["base", "upsampler"],
+)
+def test_a_grid_never_ends_a_training_that_can_still_go_back(sampler, make) -> None:
+    network = make(**CLASSES)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.fill_(torch.nan)
+    sampler.choose(batch([0, 1]))
+    assert sampler.draw(network).startswith(b"\x89PNG")
+
+
 def test_a_network_of_captions_needs_an_encoder_and_text(encoder) -> None:
     network = make_generator()
     assert condition_of(network, encoder, ["dog", "cat"]).features.shape[:2] == (2, 8)
