@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gigagan_core.config.backend import KubeRaySettings, PodSettings
+from gigagan_core.config.backend import KubeRaySettings, PodSettings, WorkerGroupSettings
 from gigagan_core.store.fingerprint import digest
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
@@ -35,7 +35,11 @@ def ray_job(
     """The manifest. Secrets are named, and never in it."""
     labels = {ASKER: label_of(asker), STAGE: stage}
     head = _pod(settings, settings.head, "ray-head", labels)
-    head["spec"]["containers"][0]["ports"] = [
+    if settings.service_account:
+        head["spec"]["serviceAccountName"] = settings.service_account
+    (driver,) = head["spec"]["containers"]
+    driver["envFrom"] = [{"secretRef": {"name": name}} for name in settings.env_from_secrets]
+    driver["ports"] = [
         {"name": name, "containerPort": port}
         for name, port in (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001))
     ]
@@ -63,21 +67,46 @@ def ray_job(
                 "rayVersion": settings.ray_version,
                 # Whoever reaches Ray's ports runs code: every call carries a token that KubeRay makes.
                 "authOptions": {"mode": "token"},
-                "headGroupSpec": {"rayStartParams": {"dashboard-host": "0.0.0.0"}, "template": head},
+                "headGroupSpec": {"rayStartParams": _start_of_head(settings), "template": head},
                 "workerGroupSpecs": [
                     {
                         "groupName": group.name,
                         "replicas": group.replicas,
                         "minReplicas": group.replicas,
                         "maxReplicas": max(group.replicas, 1),
-                        "rayStartParams": {},
-                        "template": _pod(settings, group, "ray-worker", labels),
+                        "rayStartParams": _objects(group),
+                        "template": _worker(settings, group, labels),
                     }
                     for group in settings.workers
                 ],
             },
         },
     }
+
+
+def _start_of_head(settings: KubeRaySettings) -> dict[str, str]:
+    """Tasks fetch from the web and decode what they get: where there are workers, none runs beside the credentials."""
+    away = {"num-cpus": "0"} if any(group.replicas for group in settings.workers) else {}
+    return {"dashboard-host": "0.0.0.0", **away, **_objects(settings.head)}
+
+
+def _objects(pod: PodSettings) -> dict[str, str]:
+    """Half of /dev/shm for Ray's objects, the rest for NCCL and PyTorch.
+
+    Ray's default, 30 % of the memory, may be more than all of it: then Ray uses the disk or, over 10 GB, refuses.
+    """
+    return {"object-store-memory": str(int(pod.shared_memory_gib * 2**29))} if pod.shared_memory_gib else {}
+
+
+def _worker(
+    settings: KubeRaySettings, group: WorkerGroupSettings, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """A pod without Secrets and without a token of the Kubernetes API."""
+    pod = _pod(settings, group, "ray-worker", labels)
+    pod["spec"]["automountServiceAccountToken"] = False
+    if settings.worker_service_account:
+        pod["spec"]["serviceAccountName"] = settings.worker_service_account
+    return pod
 
 
 def _submitter(settings: KubeRaySettings) -> dict[str, Any]:
@@ -128,7 +157,6 @@ def _pod(
                 # Ray counts CPUs and memory by the limits; equal requests keep pods from being evicted first.
                 "resources": {"limits": resources, "requests": dict(resources)},
                 "env": [{"name": name, "value": value} for name, value in sorted(settings.env.items())],
-                "envFrom": [{"secretRef": {"name": name}} for name in settings.env_from_secrets],
                 "volumeMounts": [
                     {"name": _SHARED, "mountPath": "/dev/shm"},
                     *({"name": volume, "mountPath": place} for volume, place in claims.items()),
@@ -151,6 +179,4 @@ def _pod(
         "tolerations": [dict(each) for each in pod.tolerations],
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
     }
-    if settings.service_account:
-        spec["serviceAccountName"] = settings.service_account
     return {"metadata": {"labels": dict(labels)}, "spec": spec}

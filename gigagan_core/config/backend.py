@@ -83,6 +83,11 @@ class KubeRaySettings(Settings):
     ray_version: str = operational("2.60.0")
     namespace: str = operational("default")
     service_account: str | None = operational(None)
+    """Of the head, whose process drives the stage: where the cloud gives identities, the one that reaches the store."""
+
+    worker_service_account: str | None = operational(None)
+    """Of the workers, which fetch from the web: one without rights and without a cloud identity."""
+
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = operational("IfNotPresent")
     image_pull_secrets: tuple[str, ...] = operational(())
 
@@ -91,7 +96,8 @@ class KubeRaySettings(Settings):
 
     env: dict[str, str] = operational({})
     env_from_secrets: tuple[str, ...] = operational(())
-    """Names of Secrets whose keys become variables: credentials of the store and of MLflow."""
+    """Names of Secrets whose keys become variables of the head: credentials of the store and of MLflow. Workers get
+    none: they read and write mounted volumes."""
 
     group: int = operational(1000, ge=1)
     """Number of the group that the image's user is in, and that mounted volumes are given to."""

@@ -292,6 +292,7 @@ FULL = {
     "image": "registry/gigagan:1",
     "namespace": "ml",
     "service_account": "gigagan",
+    "worker_service_account": "worker",
     "env": {"GIGAGAN_HOME": "/work"},
     "env_from_secrets": ["s3", "mlflow"],
     "claims": {"/store": "shards"},
@@ -331,11 +332,9 @@ def test_the_manifest_says_all_that_the_settings_say() -> None:
     pod = group["template"]["spec"]
     assert pod["tolerations"][0]["key"] == "spot"
     assert pod["nodeSelector"] == {"gpu": "h100"}
-    assert pod["serviceAccountName"] == "gigagan"
     (container,) = pod["containers"]
     limits = {"cpu": "8", "memory": "65536Mi", "nvidia.com/gpu": "4"}
     assert container["resources"] == {"limits": limits, "requests": limits}
-    assert [each["secretRef"]["name"] for each in container["envFrom"]] == ["s3", "mlflow"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/dev/shm", "/store"}
     assert "nvidia.com/gpu" not in json.dumps(cluster["headGroupSpec"])
     submitter = spec["submitterPodTemplate"]["spec"]
@@ -343,6 +342,34 @@ def test_the_manifest_says_all_that_the_settings_say() -> None:
         assert each["securityContext"]["runAsNonRoot"] is True
         assert each["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert each["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_head_alone_holds_credentials_and_runs_no_task() -> None:
+    manifest = ray_job(parse(KubeRaySettings, FULL, "here"), "job", "asker", "ingest", ["true"])
+    cluster = manifest["spec"]["rayClusterSpec"]
+    head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    (driver,) = head["template"]["spec"]["containers"]
+    assert [each["secretRef"]["name"] for each in driver["envFrom"]] == ["s3", "mlflow"]
+    assert head["template"]["spec"]["serviceAccountName"] == "gigagan"
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    pod = group["template"]["spec"]
+    assert "secretRef" not in json.dumps(pod)
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("worker", False)
+
+
+def test_a_cluster_without_workers_works_on_its_head() -> None:
+    alone = parse(KubeRaySettings, {**FULL, "workers": []}, "here")
+    manifest = ray_job(alone, "job", "asker", "evaluate", ["true"])
+    assert "num-cpus" not in manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
+
+
+def test_rays_objects_fit_into_the_shared_memory() -> None:
+    manifest = ray_job(parse(KubeRaySettings, FULL, "here"), "job", "asker", "ingest", ["true"])
+    cluster = manifest["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (shared,) = [each for each in group["template"]["spec"]["volumes"] if each["name"] == "shared-memory"]
+        limit = int(shared["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20
+        assert int(group["rayStartParams"]["object-store-memory"]) == limit / 2
 
 
 def test_what_the_cluster_holds_is_known_from_the_settings() -> None:
