@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +24,12 @@ from gigagan_core.stack.services import BUCKET, ask, exports
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "from gigagan_core.cli import main; main()"
 # A busy machine of two cores: what takes 30 s alone may take several times that.
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 300.0
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 T = TypeVar("T")
 
 
-def wait_for(what: str, look: Callable[[], T], seconds: float = PATIENCE_SECONDS, every: float = 0.3) -> T:
+def wait_for(what: str, look: Callable[[], T], seconds: float = PATIENCE_SECONDS, every: float = 0.5) -> T:
     """What `look` gives as soon as that is true; a failure of the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -43,6 +43,7 @@ class Platform:
     """A stack under `home`."""
 
     home: Path
+    _read: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> StackFolder:
@@ -145,8 +146,8 @@ class Platform:
         def look() -> list[psutil.Process]:
             return [each for each in self.processes() if wanted in _environment(each)]
 
-        # The engine is the youngest: a starter may stand before it, with the same environment.
-        return max(wait_for("the flow run's process", look), key=lambda process: process.create_time())
+        # What it has started, such as the site of the drawings, has the same environment.
+        return min(wait_for("the flow run's process", look), key=lambda process: process.create_time())
 
     # ---- MLflow, S3 ---------------------------------------------------------------------------------
 
