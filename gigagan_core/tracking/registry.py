@@ -81,8 +81,8 @@ def wanted(tracking_uri: str) -> Callable[[Any], str | None]:
     connection = Connection(tracking_uri)
     try:
         client = connection.client
-        aliases = {model.name: _aliases(model) for model in client.search_registered_models()}
-        versions = client.search_model_versions("")
+        aliases = {name: _aliases(model) for name, model in _registered(client).items()}
+        versions = _pages(client.search_model_versions)
     except Exception as error:  # client, database and network each raise their own kinds
         raise GigaganError(
             f"MLflow at {tracking_uri} does not say which models are registered ({plain(error)}); start it, so that "
@@ -171,12 +171,17 @@ def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str])
 
 
 def _registered(client: Any) -> dict[str, Any]:
-    """Every registered model by name; MLflow gives them a page at a time, and a team's server has many."""
-    found: dict[str, Any] = {}
+    """Every registered model by name."""
+    return {model.name: model for model in _pages(client.search_registered_models)}
+
+
+def _pages(search: Any) -> list[Any]:
+    """All that a search of MLflow's client finds: it gives a page at a time, and a team's server has many."""
+    found: list[Any] = []
     token: str | None = ""
     while token is not None:
-        page = client.search_registered_models(page_token=token or None)
-        found |= {model.name: model for model in page}
+        page = search(page_token=token or None)
+        found += page
         token = page.token or None
     return found
 

@@ -9,17 +9,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from gigagan_core.encoders.clip_model import ClipModel
-from gigagan_core.encoders.open_clip_encoder import Preprocessing, load_encoder, save_encoder
+from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.training.checkpoint import export_bundle
-from tests.inference.conftest import ARCHITECTURE, make_generator, make_upsampler
+from tests.inference.conftest import make_generator, make_upsampler
 
 MAIN = "from gigagan_core.cli import main; main()"
 START_SECONDS = 150
@@ -29,11 +28,14 @@ CARD = (
 )
 
 
-def write_models(folder: Path) -> list[str]:
-    """Encoder, base model (16 px) and upsampler (16 to 128 px); gives the options that name them."""
+def write_models(folder: Path, save_encoder: Callable[..., None]) -> list[str]:
+    """Encoder, base model (16 px) and upsampler (16 to 128 px); gives the options that name them.
+
+    save_encoder: the fixture `save_tiny_encoder`.
+    """
+    save_encoder(folder / "encoder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_encoder(folder / "encoder", ClipModel(ARCHITECTURE), Preprocessing(), name="tiny")
         networks = {"base": make_generator(), "upsampler": make_upsampler()}
     sha256 = load_encoder(folder / "encoder").sha256
     for kind, network in networks.items():

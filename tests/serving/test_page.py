@@ -6,6 +6,7 @@ import io
 import os
 import re
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -58,9 +59,9 @@ def test_the_page_and_the_api_share_a_port_and_the_page_names_no_other_host(stud
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
+def server(tmp_path_factory: pytest.TempPathFactory, save_tiny_encoder: Callable[..., None]):
     folder = tmp_path_factory.mktemp("page")
-    with serving(folder, *write_models(folder)) as running:
+    with serving(folder, *write_models(folder, save_tiny_encoder)) as running:
         yield running
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +23,11 @@ from .running import write_models
 
 
 @pytest.fixture
-def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReplicaBackend:
+def backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_tiny_encoder: Callable[..., None]
+) -> ReplicaBackend:
     """One replica, in batches of at most 8."""
-    base, encoder, upsampler = write_models(tmp_path)[1::2]
+    base, encoder, upsampler = write_models(tmp_path, save_tiny_encoder)[1::2]
     models = ServedModels(base, "small", encoder, upsampler, "large", "cpu")
     # The local mode has no context, which the batching asks for its limit.
     context = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=256))

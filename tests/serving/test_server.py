@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -61,8 +62,10 @@ def test_a_model_that_a_replica_cannot_open_is_its_sentence() -> None:
     assert "did not start: no memory" in _reason(RuntimeError("no memory"))
 
 
-def test_what_is_served_is_pinned_when_the_server_starts(tmp_path: Path) -> None:
-    options = write_models(tmp_path)
+def test_what_is_served_is_pinned_when_the_server_starts(
+    tmp_path: Path, save_tiny_encoder: Callable[..., None]
+) -> None:
+    options = write_models(tmp_path, save_tiny_encoder)
     base, encoder, upsampler = options[1::2]
     store = open_store(str(tmp_path / "store"))
     served, without = pin(base, upsampler, encoder, "cpu", store)
@@ -106,8 +109,8 @@ def test_a_signal_ends_the_server_and_is_no_failure(models, tmp_path: Path, sign
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return write_models(tmp_path_factory.mktemp("models"))
+def models(tmp_path_factory: pytest.TempPathFactory, save_tiny_encoder: Callable[..., None]) -> list[str]:
+    return write_models(tmp_path_factory.mktemp("models"), save_tiny_encoder)
 
 
 async def load(server: Server, seconds: float, at_half: callable) -> tuple[Counter, set[bytes]]:
