@@ -42,9 +42,7 @@ def mount_page(app: FastAPI, studio: Studio) -> FastAPI:
         max_file_size=studio.limits.body_bytes,
         ssr_mode=False,
         enable_monitoring=False,
-        theme=gr.themes.Soft(
-            primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=("monospace",)
-        ),
+        theme=_theme(),
         css_paths=[_STYLE],
     )
 
@@ -71,6 +69,19 @@ def create_page(studio: Studio) -> gr.Blocks:
     return page
 
 
+def _theme() -> gr.themes.Base:
+    theme = gr.themes.Soft(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=("monospace",)
+    )
+    return theme.set(
+        block_title_background_fill="transparent",
+        block_title_padding="0",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_300",
+        block_title_background_fill_dark="transparent",
+    )
+
+
 def _header(facts: dict[str, Any]) -> str:
     told = [f"{facts['image_size']} px", f"{facts['parameters']:,} parameters"]
     if facts["upsampler"] is not None:
@@ -90,12 +101,17 @@ def _generate_tab(studio: Studio) -> None:
             seed, surprise = _seed_row()
             truncation, prompt_truncation = _truncations()
             count = gr.Slider(
-                1, studio.limits.pictures, min(4, studio.limits.pictures), step=1, label="Pictures"
+                1,
+                studio.limits.pictures,
+                min(4, studio.limits.pictures),
+                step=1,
+                label="Pictures",
+                buttons=[],
             )
             upsample, noise = _upsample_choice(facts)
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(scale=3, min_width=320):
-            gallery = _gallery("generated")
+            gallery = _gallery("generated", columns=2, height=580)
 
     async def generate(prompt: str, *knobs: Any) -> list[Image.Image]:
         seed, truncation, prompt_truncation, count, upsample, noise = knobs
@@ -145,7 +161,7 @@ def _mix_tab(studio: Studio) -> None:
             upsample, noise = _upsample_choice(facts)
             button = gr.Button("Mix", variant="primary", elem_id="mix-button")
         with gr.Column(scale=3, min_width=320):
-            gallery = _gallery("mixed", columns=3)
+            gallery = _gallery("mixed", columns=3, height=230)
             gr.Markdown("Left to right: the first prompt, the mixture, the second prompt; one latent.")
 
     async def mixed(first: str, second: str, way: str, mix: float, layer: int, *knobs: Any) -> Any:
@@ -230,7 +246,7 @@ def _prompt_box(facts: dict[str, Any], label: str, example: str) -> gr.Textbox:
 def _seed_row() -> tuple[gr.Number, gr.Button]:
     with gr.Row(equal_height=True, elem_classes="gigagan-seed"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=3, min_width=120)
-        surprise = gr.Button("Another one", scale=1, min_width=110, elem_classes="gigagan-surprise")
+        surprise = gr.Button("New seed", size="md", scale=1, min_width=110, elem_classes="gigagan-surprise")
     return seed, surprise
 
 
@@ -269,11 +285,11 @@ def _noise(visible: bool = True) -> gr.Slider:
     )
 
 
-def _gallery(name: str, columns: int = 2) -> gr.Gallery:
+def _gallery(name: str, columns: int, height: int) -> gr.Gallery:
     return gr.Gallery(
         show_label=False,
         columns=columns,
-        height=560,
+        height=height,
         object_fit="contain",
         format="png",
         interactive=False,

@@ -119,5 +119,7 @@ def application(models: ServedModels, settings: ServeSettings, cores: int, gpus:
         health_check_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5.0,
+        # A model that cannot be opened cannot be opened the next time either.
+        max_constructor_retry_count=2,
     )(Replica)
     return deployed.bind(models, settings, max(1, cores // settings.replicas))
