@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,29 @@ async def _batches(url: str) -> float:
     return float(figures["gigagan_batch_pictures_sum"]) / float(figures["gigagan_batch_pictures_count"])
 
 
+def forward_seconds(models: Models, sizes: Sequence[int]) -> dict[int, float]:
+    """The least of five batches of each size without a server, in this process: what batching can give at best."""
+    import torch
+
+    from gigagan_core.inference.recipes import Point
+    from gigagan_core.serving.jobs import PictureJob
+    from gigagan_core.serving.models import ServedModels
+    from gigagan_core.serving.painting import make_pictures
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    pipe = ServedModels(str(models.base), "random", str(models.encoder)).open()
+    found = {}
+    for size in sizes:
+        jobs = [PictureJob(Point(prompt=PROMPTS[i % len(PROMPTS)], seed=i)) for i in range(size)]
+        seconds = []
+        for _ in range(5):
+            started = time.perf_counter()
+            make_pictures(pipe, jobs, size)
+            seconds.append(time.perf_counter() - started)
+        found[size] = _digits(min(seconds))
+    return found
+
+
 def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
@@ -182,6 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = write_models(Path(folder))
+        forward = forward_seconds(models, (1, 4, 16, 32))
         batched = measured(models, arguments.max_batch_size, arguments)
         alone = measured(models, 1, arguments)
     options = {**vars(arguments), "device": "cpu"}
@@ -194,6 +218,7 @@ def main() -> None:
         "ours": batched,
         "one_at_a_time": alone,
         "throughput_ratio": ratio,
+        "forward_seconds_by_pictures": forward,
     }
     write(document)
     print(json.dumps(document, indent=1))
