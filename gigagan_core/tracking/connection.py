@@ -11,6 +11,8 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
 
 RETRY_AFTER_SECONDS = 30.0
+# What a run ends with is worth waiting for a server that is being restarted, once.
+AWAIT_SECONDS, AWAIT_POLL_SECONDS = 90.0, 1.0
 
 
 class Connection:
@@ -24,6 +26,7 @@ class Connection:
         self._client: Any = None
         self._warned = False
         self._retry_at = 0.0
+        self._waited_in_vain = False
 
     @property
     def client(self) -> Any:
@@ -57,6 +60,16 @@ class Connection:
             console.note(f"MLflow at {self.tracking_uri} answers again")
             self._warned = False
         return True if result is None else result
+
+    def await_answer(self) -> None:
+        """Return when MLflow answers, at the latest after `AWAIT_SECONDS`; not again before it has answered."""
+        deadline = time.monotonic() + (0.0 if self._waited_in_vain else AWAIT_SECONDS)
+        while not self.call("what ends a run", "search_experiments", max_results=1, at_once=True):
+            if time.monotonic() >= deadline:
+                self._waited_in_vain = True
+                return
+            time.sleep(AWAIT_POLL_SECONDS)
+        self._waited_in_vain = False
 
     def _connect(self) -> Any:
         environment.set_defaults()

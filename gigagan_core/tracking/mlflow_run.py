@@ -187,8 +187,9 @@ class StageRun:
     def finish(self, artifact: Any) -> None:
         """Record what the stage made: fingerprint, counts and figures of a committed artifact.
 
-        A model becomes a version of a registered one, see `registry.register`.
+        A model becomes a version of a registered one, see `registry.register`. Waits for a server that is restarted.
         """
+        self._connection.await_answer()
         self.set_tags(
             {
                 "gigagan.fingerprint": artifact.fingerprint,
@@ -203,7 +204,9 @@ class StageRun:
         registry.register(self._connection, self.run_id, artifact)
 
     def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
+        """Close the run as FINISHED, FAILED or KILLED; unless it is KILLED, wait for a server that is restarted."""
+        if status != "KILLED":
+            self._connection.await_answer()
         self.flush(at_once=True)
         if self._pending:
             console.warn(

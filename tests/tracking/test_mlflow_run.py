@@ -264,9 +264,42 @@ def test_mlflow_going_away_in_the_middle_costs_one_warning_and_no_metric(
     assert "\x1b" not in shown
 
 
-def test_metrics_that_mlflow_did_not_take_before_the_end_wait_in_a_file_and_are_sent_later(
-    tracker: MlflowTracker, capsys: pytest.CaptureFixture[str]
+def test_an_mlflow_that_is_restarted_when_a_run_ends_is_waited_for(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "AWAIT_POLL_SECONDS", 0.05)
+    with tracker.stage_run("train-base") as run:
+        away = Refusing(client_of(tracker))
+        tracker._connection._client = away
+        run.log_metrics({"loss": 1.0}, step=1)
+        back = threading.Timer(0.5, lambda: setattr(away, "away", False))
+        back.start()
+    back.join()
+    assert away.asked > 2
+    tracker._connection._client = away.client
+    assert client_of(tracker).get_run(run.run_id).info.status == "FINISHED"
+    assert [point.step for point in client_of(tracker).get_metric_history(run.run_id, "loss")] == [1]
+    assert spool.waiting() == []
+
+
+def test_one_that_stays_away_is_waited_for_once(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "AWAIT_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "AWAIT_POLL_SECONDS", 0.1)
+    away = Refusing(client_of(tracker))
+    tracker._connection._client = away
+    tracker._connection.await_answer()
+    assert away.asked > 2
+    asked = away.asked
+    tracker._connection.await_answer()
+    assert away.asked == asked + 1
+
+
+def test_metrics_that_mlflow_did_not_take_before_the_end_wait_in_a_file_and_are_sent_later(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection, "AWAIT_SECONDS", 0.0)
     with tracker.stage_run("train-base") as run:
         run.log_metrics({"loss": 0.0}, step=0)
         away = Refusing(client_of(tracker))
