@@ -40,7 +40,8 @@ spread</th><th class="number">images real / generated</th></tr></thead><tbody>
 <div class="scroll"><table><thead><tr><th>model</th><th>quantity</th><th class="number">published</th>
 <th class="number">ours</th><th>differs</th></tr></thead><tbody>
 {% for row in published %}<tr><td>{{ row.model }}</td><td>{{ row.quantity }} ({{ row.mark }})</td>
-<td class="number">{{ "%.6g" | format(row.published) }}</td>
+<td class="number">{{ "%.4g million" | format(row.published / 1e6) if row.published >= 1e6
+else "%.6g" | format(row.published) }}</td>
 <td class="number">{{ "" if row.ours is none else "%.5g" | format(row.ours) }}</td>
 <td>{{ row.differs | join("; ") | visible }}</td></tr>{% endfor %}
 </tbody></table></div>
