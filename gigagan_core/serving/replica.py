@@ -99,21 +99,27 @@ class Replica:
             make_pictures(self._pipe, [job] * count, self._settings.max_batch_size)
 
 
+def share(replicas: int, cores: int, gpus: int) -> dict[str, float]:
+    """What Ray is to reserve for one replica: its part of one machine's cores, and of the GPUs of all."""
+    # More replicas than cores share them, and Ray takes fractions below one alone.
+    reserved: dict[str, float] = {"num_cpus": cores // replicas or cores / replicas}
+    if gpus:
+        # A replica does not lie across two GPUs, so three of them do not share two evenly.
+        reserved["num_gpus"] = 1 / -(-replicas // gpus)
+    return reserved
+
+
 def application(models: ServedModels, settings: ServeSettings, cores: int, gpus: int) -> Any:
-    """The application to `serve.run`. cores, gpus: of the machine; the replicas share them."""
+    """The application to `serve.run`. cores: of a machine, gpus: of all machines; the replicas share them."""
     from ray import serve
 
     limits = settings.limits
-    # More replicas than cores share them, and Ray takes fractions below one alone.
-    options: dict[str, float] = {"num_cpus": cores // settings.replicas or cores / settings.replicas}
-    if gpus and models.device != "cpu":
-        options["num_gpus"] = min(1.0, gpus / settings.replicas)
     deployed = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=settings.replicas,
         # The front refuses what is too much; what it has accepted waits in the replicas, where batches are made.
         max_ongoing_requests=limits.waiting_requests,
-        ray_actor_options=options,
+        ray_actor_options=share(settings.replicas, cores, 0 if models.device == "cpu" else gpus),
         # A dead process is seen by the next check. A batch on a CPU keeps its own thread busy, not the checks'.
         health_check_period_s=1.0,
         health_check_timeout_s=30.0,

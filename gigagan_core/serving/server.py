@@ -88,12 +88,13 @@ def replicas(models: ServedModels, settings: ServeSettings) -> Iterator[Any]:
         from gigagan_core.serving.backend import ReplicaBackend
         from gigagan_core.serving.replica import application
 
-        resources = ray.cluster_resources()
+        cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        gpus = ray.cluster_resources().get("GPU", 0)
         name = f"gigagan-{secrets.token_hex(4)}"
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled", logging_config=quiet)
-        deployed = application(models, settings, int(resources["CPU"]), int(resources.get("GPU", 0)))
+        deployed = application(models, settings, int(cores), int(gpus))
         try:
             handle = serve.run(deployed, name=name, route_prefix=None, logging_config=quiet)
         except RuntimeError as error:

@@ -27,6 +27,7 @@ COMMANDS = {
     "assets fetch",
     "assets verify",
     "generate",
+    "serve",
     "interpolate",
     "mix",
     "upsample",

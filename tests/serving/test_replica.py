@@ -17,7 +17,7 @@ from gigagan_core.serving import painting
 from gigagan_core.serving.backend import ReplicaBackend
 from gigagan_core.serving.jobs import PictureJob, UpsampleJob
 from gigagan_core.serving.models import ServedModels
-from gigagan_core.serving.replica import application
+from gigagan_core.serving.replica import application, share
 
 from .running import write_models
 
@@ -37,6 +37,21 @@ def backend(
     handle = serve.run(deployed, name=f"local-{tmp_path.name}", route_prefix=None, _local_testing_mode=True)
     facts = handle.facts.remote().result(timeout_s=60)
     return ReplicaBackend(handle, facts, "local", tries=1)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "cores", "gpus", "reserved"),
+    [
+        (1, 2, 0, {"num_cpus": 2}),
+        (3, 8, 0, {"num_cpus": 2}),
+        (4, 2, 0, {"num_cpus": 0.5}),
+        (2, 16, 2, {"num_cpus": 8, "num_gpus": 1.0}),
+        (1, 16, 8, {"num_cpus": 16, "num_gpus": 1.0}),
+        (3, 16, 2, {"num_cpus": 5, "num_gpus": 0.5}),
+    ],
+)
+def test_replicas_share_cores_and_gpus_so_that_all_find_a_place(replicas, cores, gpus, reserved) -> None:
+    assert share(replicas, cores, gpus) == reserved
 
 
 def points(count: int) -> list[PictureJob]:
