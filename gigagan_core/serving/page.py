@@ -333,4 +333,4 @@ def _sentences() -> Iterator[None]:
         sentence = str(error)
     else:
         return
-    raise gr.Error(for_html(sentence, 500), title="That did not work", print_exception=False)
+    raise gr.Error(for_html(sentence, 500), print_exception=False)

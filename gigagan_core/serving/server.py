@@ -1,7 +1,7 @@
 """Everything `gigagan serve` starts, and its end: Ray, the replicas, the front with its page.
 
 The front (API, page, queue, retries) is one process, and asks the replicas through Ray Serve's handle. Serve's own HTTP
-proxy is not started: it would read whole bodies before anybody could refuse them.
+proxy is not started: it would be one more hop, and limits act best where the bytes arrive.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from PIL import Image
 
 from gigagan_core.config.serve import ServeSettings
 from gigagan_core.errors import GigaganError
@@ -22,6 +25,7 @@ from gigagan_core.store.store import open_store
 from .running import Server, serving, write_models
 
 CLIENTS = 32
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "inference.md"
 
 
 def test_a_port_in_use_is_one_sentence() -> None:
@@ -192,6 +196,29 @@ def test_a_single_replica_is_replaced_while_its_requests_wait(models, tmp_path: 
         assert len(same) == 1
         assert [each.pid for each in server.replicas()] != [killed.pid]
         assert server.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_examples_of_the_documentation_work(models, tmp_path: Path) -> None:
+    section = DOCS.read_text().split("## Serving")[1].split("\n## ")[0]
+    examples = section.split("```")[3]
+    assert examples.count("curl ") == 5
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "photograph.jpg")
+    with serving(tmp_path, *models, "--no-page") as server:
+        script = examples.replace("127.0.0.1:8080", server.url).replace(
+            "curl -s", "curl -sS --fail-with-body"
+        )
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        assert server.stop(signal.SIGTERM) == 0
+    pictures = json.JSONDecoder().raw_decode(done.stdout)[0]["pictures"]
+    assert [(picture["width"], picture["height"]) for picture in pictures] == [(128, 128)] * 4
+    assert Image.open(tmp_path / "mixed.png").size == (16, 16)
+    assert Image.open(tmp_path / "large.png").size == (80, 60)
+    assert "gigagan_ready_replicas 1.0" in done.stdout
 
 
 @pytest.mark.slow
