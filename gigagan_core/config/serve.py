@@ -28,8 +28,8 @@ class ServeLimits(Settings):
     body_seconds: float = Field(30.0, gt=0)
     """In which a body must have arrived."""
 
-    waiting_requests: int = Field(256, ge=1)
-    """Requests accepted and not answered yet; those beyond are told to come back."""
+    waiting_requests: int = Field(64, ge=1)
+    """Requests accepted and not answered yet, whose bodies are in memory; those beyond are told to come back."""
 
     request_seconds: float = Field(60.0, gt=0)
     """From a request's acceptance to its answer, a replica's replacement included."""

@@ -28,7 +28,7 @@ from gigagan_core.serving.schema import (
     UpsampleSettings,
     sentence_of,
 )
-from gigagan_core.serving.studio import Overloaded, Studio, TookTooLong
+from gigagan_core.serving.studio import Overloaded, Sent, Studio, TookTooLong
 from gigagan_core.text import plain
 
 _log = logging.getLogger("gigagan.serve")
@@ -91,9 +91,8 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     )
     async def upsample(request: Request) -> Response:
         """A picture, larger: sent as a form with a file `image`, or in JSON as base64."""
-        settings, body = await _sent_picture(request)
-        _, large = await studio.upsample(settings, body)
-        return await _answer(request, [(large, studio.upsample_record(settings))], [])
+        made = await studio.upsample(lambda: _sent_picture(request))
+        return await _answer(request, [(made.large, made.record)], [])
 
 
 _BODIES = {
@@ -116,7 +115,7 @@ _BODIES = {
 }
 
 
-async def _sent_picture(request: Request) -> tuple[UpsampleSettings, bytes]:
+async def _sent_picture(request: Request) -> Sent:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _from_form(request)
@@ -129,16 +128,16 @@ async def _sent_picture(request: Request) -> tuple[UpsampleSettings, bytes]:
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is no JSON; send an object with `image` in base64") from None
     wanted = UpsampleRequest.model_validate(values)
-    return UpsampleSettings(**wanted.model_dump(exclude={"image"})), wanted.body()
+    return Sent(UpsampleSettings(**wanted.model_dump(exclude={"image"})), wanted.body())
 
 
-async def _from_form(request: Request) -> tuple[UpsampleSettings, bytes]:
+async def _from_form(request: Request) -> Sent:
     async with request.form(max_files=1, max_fields=len(UpsampleSettings.model_fields)) as form:
         values = dict(form)
         file = values.pop("image", None)
         if not hasattr(file, "read"):
             raise HTTPException(422, "the form has no file `image`; send the picture as one")
-        return UpsampleSettings.model_validate(values), await file.read()
+        return Sent(UpsampleSettings.model_validate(values), await file.read())
 
 
 async def _answer(

@@ -18,7 +18,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.inference.recipes import PromptField
 from gigagan_core.serving.backend import ReplicasLost
 from gigagan_core.serving.schema import GenerateRequest, Mixing, UpsampleSettings, sentence_of
-from gigagan_core.serving.studio import Overloaded, Studio, TookTooLong
+from gigagan_core.serving.studio import Overloaded, Sent, Studio, TookTooLong
 from gigagan_core.text import for_html
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -225,8 +225,13 @@ def _upsample_tab(studio: Studio) -> None:
             if path is None:
                 raise GigaganError("there is no picture yet; drop one into the field on the left")
             settings = UpsampleSettings(prompt=prompt or None, scale=scale, noise=noise, seed=seed)
-            small, large = await studio.upsample(settings, Path(path).read_bytes())
-        return small.convert("RGB").resize(large.size, Image.Resampling.BICUBIC), large.convert("RGB")
+
+            async def read() -> Sent:
+                return Sent(settings, await asyncio.to_thread(Path(path).read_bytes))
+
+            made = await studio.upsample(read)
+        before = made.image.convert("RGB").resize(made.large.size, Image.Resampling.BICUBIC)
+        return before, made.large.convert("RGB")
 
     _on([button.click], upsample, [picture, prompt, scale, noise, seed], slider)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -26,6 +26,21 @@ class TookTooLong(Exception):
     """A request was not answered in time; the message is for whoever asked."""
 
 
+class Sent(NamedTuple):
+    """A picture to enlarge: how, and the bytes of its file."""
+
+    settings: UpsampleSettings
+    body: bytes
+
+
+class Enlarged(NamedTuple):
+    """The picture as it was sent, what became of it, and what makes that again."""
+
+    image: Image.Image
+    large: Image.Image
+    record: dict[str, Any]
+
+
 class Studio:
     """Takes requests within the limits to the backend."""
 
@@ -42,18 +57,22 @@ class Studio:
         self.metrics.pictures.labels("mix" if request.mixing else "generate").inc(len(made))
         return jobs, made
 
-    async def upsample(self, settings: UpsampleSettings, body: bytes) -> tuple[Image.Image, Image.Image]:
-        """The picture as it was sent, and enlarged. Raises GigaganError, Overloaded or TookTooLong."""
-        check_prompt(settings.prompt, self.limits)
+    async def upsample(self, read: Callable[[], Awaitable[Sent]]) -> Enlarged:
+        """What `read` gives, enlarged. It is called within a place: bodies take memory, and who finds none sends none.
+
+        Raises GigaganError, Overloaded or TookTooLong.
+        """
         upsampler = self.backend.facts["upsampler"]
         if upsampler is None:
             raise GigaganError("the server has no upsampler; start it with --upsampler")
         async with self._place():
+            settings, body = await read()
+            check_prompt(settings.prompt, self.limits)
             image = await asyncio.to_thread(decode_picture, body, self.limits.picture_side)
             check_result(image.size, settings.scale or upsampler["scale"], self.limits)
             large = await self.backend.upsample(UpsampleJob(image=image, **settings.model_dump()))
         self.metrics.pictures.labels("upsample").inc()
-        return image, large
+        return Enlarged(image, large, self._upsample_record(settings))
 
     def record(self, job: PictureJob) -> dict[str, Any]:
         """What makes a picture again, as `gigagan generate` writes it."""
@@ -65,8 +84,7 @@ class Studio:
             record |= {"upsampler": _identity(facts["upsampler"]), "noise": job.noise}
         return record
 
-    def upsample_record(self, settings: UpsampleSettings) -> dict[str, Any]:
-        """The same of an enlarged picture."""
+    def _upsample_record(self, settings: UpsampleSettings) -> dict[str, Any]:
         return {**settings.model_dump(), "upsampler": _identity(self.backend.facts["upsampler"])}
 
     @contextlib.asynccontextmanager

@@ -264,6 +264,21 @@ def test_more_than_may_wait_are_told_to_come_back(client, backend) -> None:
         )
 
 
+def test_whoever_finds_no_place_need_not_send_the_picture(client, studio) -> None:
+    studio.limits = LIMITS.model_copy(update={"waiting_requests": 0})
+    read = 0
+
+    def pieces():
+        nonlocal read
+        for _ in range(19):
+            read += 1
+            yield b"x" * 1000
+
+    answer = client.post("/v1/upsample", content=pieces(), headers={"content-type": "application/json"})
+    refused(answer, 503)
+    assert read == 0
+
+
 # ---- state -----------------------------------------------------------------------------------------
 
 
