@@ -7,19 +7,20 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from gigagan_core.backends.manifest import ray_job
+from gigagan_core.config.backend import backend_settings
 from tests.infra.conftest import INFRA, ROOT
 
 SITE = dict(
     line.split("=", 1) for line in (INFRA / "kubernetes" / "site.env").read_text().splitlines() if line
 )
-# Of botocore, PostgreSQL's image, Versity's gateway, and those that a command beside them reads; GIGAGAN_BACKEND is
-# looked at with the file that it names.
+# Of botocore, PostgreSQL's image, Versity's gateway, and those that a command beside them reads.
 OTHERS = {
-    "GIGAGAN_BACKEND",
     *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     *("POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"),
     *("ROOT_ACCESS_KEY_ID", "ROOT_SECRET_ACCESS_KEY"),
@@ -120,27 +121,34 @@ def test_versions_are_those_of_the_lock(manifests) -> None:
 
 @pytest.mark.parametrize("file", ["compose/backend.json", "kubernetes/backend.json"])
 def test_the_backend_of_a_site_is_one_that_the_code_takes(file: str, monkeypatch) -> None:
-    backend = pytest.importorskip("gigagan_core.config.backend")
     monkeypatch.setenv("GIGAGAN_BACKEND", str(INFRA / file))
-    settings = backend.backend_settings()
+    settings = backend_settings()
     assert settings.kind == json.loads((INFRA / file).read_text())["kind"]
     if settings.kind == "kuberay":
         assert settings.kuberay.namespace == "gigagan"
         assert settings.kuberay.claims == {"/var/lib/gigagan": "home"}
 
 
-def test_rayjobs_of_the_backend_fit_kuberay(check) -> None:
-    manifest = pytest.importorskip("gigagan_core.backends.manifest")
-    config = pytest.importorskip("gigagan_core.config.backend")
-    settings = config.KubeRaySettings.model_validate(
-        json.loads((INFRA / "kubernetes" / "backend.json").read_text())["kuberay"]
-    )
-    job = manifest.ray_job(settings, "job", "asker", "ingest", ["python", "-m", "json.tool"])
-    assert list(check.manifest_problems(job)) == []
-    # What network policy `web` selects by.
-    assert job["metadata"]["labels"]["gigagan/stage"] == "ingest"
-    job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["container"] = []
-    assert list(check.manifest_problems(job))
+@pytest.fixture
+def rayjob(monkeypatch) -> dict[str, Any]:
+    """What the backend of infra/kubernetes makes of an ingest."""
+    monkeypatch.setenv("GIGAGAN_BACKEND", str(INFRA / "kubernetes" / "backend.json"))
+    return ray_job(backend_settings().kuberay, "job", "asker", "ingest", ["python", "-m", "json.tool"])
+
+
+def test_rayjobs_of_the_backend_fit_kuberay(check, rayjob) -> None:
+    assert list(check.manifest_problems(rayjob)) == []
+    rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["container"] = []
+    assert list(check.manifest_problems(rayjob))
+
+
+def test_download_pods_of_a_rayjob_hold_no_credential_and_are_those_that_reach_the_web(rayjob) -> None:
+    (group,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["template"]["metadata"]["labels"]["gigagan/stage"] == "ingest"
+    pod = group["template"]["spec"]
+    assert "secretRef" not in json.dumps(pod)
+    assert "secretKeyRef" not in json.dumps(pod)
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("ray-worker", False)
 
 
 def test_every_metric_of_the_alerts_is_one_that_is_served(exporter) -> None:
