@@ -269,11 +269,11 @@ def test_models_are_found_through_what_lies_between(tmp_path: Path) -> None:
 
 
 def test_the_command_names_what_was_removed(ingested, capsys) -> None:
-    from gigagan_core.cli import show_commands
+    from gigagan_core.cli import store_keeping_commands
 
     store, artifact, _ = ingested
     victim = next(row for row in rows_of(artifact) if row["status"] == "success")
-    show_commands.store_forget(url=[victim["url"]], store=store.uri)
+    store_keeping_commands.forget(url=[victim["url"]], store=store.uri)
     shown = capsys.readouterr()
     assert artifact.short in shown.out
     assert isinstance(store, Store)
