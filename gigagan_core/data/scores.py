@@ -100,7 +100,7 @@ def _array(values: np.ndarray) -> pa.Array:
     """float32 [N] or [N, E] as a column of numbers or of vectors; a vector that is not finite is null as a whole."""
     import pyarrow as pa
 
-    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(axis=1)
     if values.ndim == 1:
         return pa.array(values, pa.float32(), mask=~finite)
     # Lists of any length: parquet does not bring back a null among lists of one fixed length.

@@ -15,7 +15,7 @@ from gigagan_core.config.curate import AestheticRule, CurateSettings, ScoreRule,
 from gigagan_core.data.pictures import decode
 from gigagan_core.data.reader import load_all
 from gigagan_core.data.scorers import aesthetic, clip_similarity, image_embedding, nsfw, watermark
-from gigagan_core.data.scores import SCORER, VERSION, ShardScores, write_scores
+from gigagan_core.data.scores import SCORER, VERSION, ShardScores, read_scores, write_scores
 from gigagan_core.data.scoring import pictures_of
 from gigagan_core.data.shards import read_index
 from gigagan_core.encoders.open_clip_encoder import load_encoder
@@ -393,3 +393,15 @@ def test_a_bound_without_a_scorer_is_refused() -> None:
         UnwantedRule(maximum=0.5)
     with pytest.raises(ValueError, match="aesthetic_v2 and nsfw read a CLIP embedding; give clip_vit_l14"):
         CurateSettings(aesthetic_v2=AestheticRule(weights="a"), nsfw=UnwantedRule(weights="b"))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (0, 0)])
+def test_a_shard_without_a_row_that_counts_has_a_table_of_scores_all_the_same(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """A partition of an appended table may hold duplicates alone."""
+    path = tmp_path / "output" / "00000.parquet"
+    path.parent.mkdir()
+    write_scores(ShardScores([], {"score": np.zeros(shape, np.float32)}, {"score": {}}, []), path)
+    read = read_scores(path)
+    assert (read.keys, read.missing.total(), len(read.columns["score"])) == ([], 0, 0)
