@@ -20,6 +20,7 @@ from gigagan_core.stack.folder import StackFolder
 from gigagan_core.stack.postgres import Postgres
 from gigagan_core.stack.processes import MARK
 from gigagan_core.stack.programs import require_s3_server
+from gigagan_core.stages.ray_session import any_port
 
 # Ray replaces "127.0.0.1" by the machine's own address, so that other machines can join, and then listens on all of
 # them. This is `ray start` without that; `_RAY_LOCAL` says the same to whoever connects (Ray's own word for it, which
@@ -174,7 +175,8 @@ def _mlflow(database: Postgres, ports: Mapping[str, int], common: Mapping[str, s
 def _ray(*arguments: str) -> list[str]:
     common = ("--block", "--disable-usage-stats", "--include-log-monitor=false")
     # Ports that nobody has to know are free ones; several nodes share this machine.
-    free = ("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_RAY_STORE_BYTES}")
+    agent = f"--dashboard-agent-listen-port={any_port()}"
+    free = (agent, "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_RAY_STORE_BYTES}")
     return [sys.executable, "-c", _RAY, "start", *common, *free, *arguments]
 
 
