@@ -302,7 +302,8 @@ def test_a_run_is_cancelled_from_the_page(work: Work) -> None:
         before = work.under_way()
         work.platform.set_state(run, "CANCELLING")
         fault.struck()
-        assert work.platform.wait(run, "CANCELLED") == "CANCELLED"
+        # The flow's process says first that a signal has ended it (Crashed), then the worker that it was cancelled.
+        wait_for("the run cancelled", lambda: work.platform.state(run) == "CANCELLED")
         wait_for("its processes to end", lambda: not run_processes(work.platform, [run]), seconds=90)
         fault.served()
         ended = [
