@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ PARTITIONS = 4
 HOST = "images.example"
 
 
-class Fetching:
+class Fetching(ABC):
     """A run: `images` rows in `PARTITIONS` tables."""
 
     parameters, calls = None, 1
@@ -60,11 +61,13 @@ class Fetching:
             pq.write_table(pa.table({"url": urls, "caption": captions}), tables / f"{part}.parquet")
         self.obtained.append(self.fetch(tables, place))
 
+    @abstractmethod
     def host(self) -> str:
-        raise NotImplementedError
+        """Where this side's URLs point."""
 
+    @abstractmethod
     def fetch(self, tables: Path, place: Path) -> int:
-        raise NotImplementedError
+        """Fetch the tables' pictures to a place; how many were obtained."""
 
 
 class Ours(Fetching):

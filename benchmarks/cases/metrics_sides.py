@@ -6,6 +6,7 @@ import itertools
 import sys
 import tempfile
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ warnings.simplefilter("ignore")
 BATCH = 32
 
 
-class Judged:
+class Judged(ABC):
     """options: folder (real, fake, captions.tsv, inception-2015-12-05.pt, clip.pt), threads, metrics, warm."""
 
     parameters = None
@@ -44,8 +45,9 @@ class Judged:
     def run(self) -> None:
         self.judge(self.folder, self.options["metrics"])
 
+    @abstractmethod
     def judge(self, folder: Path, metrics: list[str]) -> None:
-        raise NotImplementedError
+        """Compare the generated pictures of a folder with its real ones."""
 
     def facts(self) -> dict[str, Any]:
         return {"values": {name: float(f"{value:.7g}") for name, value in self.values.items()}}

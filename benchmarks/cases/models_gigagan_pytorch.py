@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +23,7 @@ GENERATOR = {
 DISCRIMINATOR = {"image_size": 64, "dim_capacity": 16, "dim_max": 256, "unconditional": True}
 
 
-class Measured:
+class Measured(ABC):
     def __init__(self, options: dict[str, Any]):
         self.device = torch.device(options["device"])
         self.batch, self.bf16 = options["batch"], options["precision"] == "bf16"
@@ -42,8 +43,9 @@ class Measured:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    @abstractmethod
     def loss(self) -> Tensor:
-        raise NotImplementedError
+        """A scalar to differentiate."""
 
     def count(self, *networks: nn.Module) -> None:
         self.parameters = sum(p.numel() for network in networks for p in network.parameters())

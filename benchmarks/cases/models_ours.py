@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ TEXT_DISCRIMINATOR = DiscriminatorSettings(
 )
 
 
-class Measured:
+class Measured(ABC):
     """A case on a device; `run` waits for it."""
 
     def __init__(self, options: dict[str, Any]):
@@ -59,8 +60,9 @@ class Measured:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    @abstractmethod
     def loss(self) -> Tensor:
-        raise NotImplementedError
+        """A scalar to differentiate."""
 
     def count(self, *networks: nn.Module) -> None:
         self.parameters = sum(p.numel() for network in networks for p in network.parameters())
