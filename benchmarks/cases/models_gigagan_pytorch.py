@@ -35,6 +35,17 @@ class Measured(ABC):
     def warm_up(self) -> None:
         self.run()
 
+    @abstractmethod
+    def run(self) -> None:
+        """The work."""
+
+    def count(self, *networks: nn.Module) -> None:
+        self.parameters = sum(p.numel() for network in networks for p in network.parameters())
+
+
+class Pass(Measured):
+    """Forward and backward, `calls` times."""
+
     def run(self) -> None:
         for _ in range(self.calls):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -47,11 +58,8 @@ class Measured(ABC):
     def loss(self) -> Tensor:
         """A scalar to differentiate."""
 
-    def count(self, *networks: nn.Module) -> None:
-        self.parameters = sum(p.numel() for network in networks for p in network.parameters())
 
-
-class Convolution(Measured):
+class Convolution(Pass):
     """Their adaptive convolution alone: no affine layers, bias or activation."""
 
     def __init__(self, options: dict[str, Any]):
@@ -65,7 +73,7 @@ class Convolution(Measured):
         return self.layer(*self.inputs).square().mean()
 
 
-class GeneratorPass(Measured):
+class GeneratorPass(Pass):
     def __init__(self, options: dict[str, Any]):
         super().__init__(options)
         self.network = Generator(**GENERATOR).to(self.device)
@@ -77,7 +85,7 @@ class GeneratorPass(Measured):
         return image.square().mean() + sum(level.square().mean() for level in levels)
 
 
-class DiscriminatorPass(Measured):
+class DiscriminatorPass(Pass):
     def __init__(self, options: dict[str, Any]):
         super().__init__(options)
         self.network = Discriminator(**DISCRIMINATOR).to(self.device)

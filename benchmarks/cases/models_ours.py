@@ -52,6 +52,17 @@ class Measured(ABC):
     def warm_up(self) -> None:
         self.run()
 
+    @abstractmethod
+    def run(self) -> None:
+        """The work."""
+
+    def count(self, *networks: nn.Module) -> None:
+        self.parameters = sum(p.numel() for network in networks for p in network.parameters())
+
+
+class Pass(Measured):
+    """Forward and backward, `calls` times."""
+
     def run(self) -> None:
         for _ in range(self.calls):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -64,11 +75,8 @@ class Measured(ABC):
     def loss(self) -> Tensor:
         """A scalar to differentiate."""
 
-    def count(self, *networks: nn.Module) -> None:
-        self.parameters = sum(p.numel() for network in networks for p in network.parameters())
 
-
-class Convolution(Measured):
+class Convolution(Pass):
     """Adaptive convolution with its affine layers, bias and activation, 256 -> 256, 16 x 16, N 8."""
 
     def __init__(self, options: dict[str, Any]):
@@ -87,7 +95,7 @@ class Convolution(Measured):
         return self.layer(self.x, self.w).square().mean()
 
 
-class GeneratorPass(Measured):
+class GeneratorPass(Pass):
     """Forward and backward of the generator, all pyramid levels."""
 
     def __init__(self, options: dict[str, Any]):
@@ -100,7 +108,7 @@ class GeneratorPass(Measured):
         return sum(image.square().mean() for image in self.network(z))
 
 
-class DiscriminatorPass(Measured):
+class DiscriminatorPass(Pass):
     """Forward and backward of the discriminator on a pyramid."""
 
     def __init__(self, options: dict[str, Any]):
