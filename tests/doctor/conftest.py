@@ -1,17 +1,45 @@
-"""Servers on loopback that answer what a test wants of them."""
+"""Surroundings without this machine's own, and servers on loopback that answer what a test wants of them."""
 
 from __future__ import annotations
 
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gigagan_core.doctor.finding import Finding
+
 Answers = Callable[[str, str, dict[str, str], Any], tuple[int, Any]]
+
+
+def one(found: Iterable[Finding]) -> Finding:
+    """The only finding."""
+    (only,) = list(found)
+    return only
+
+
+def statuses(found: Iterable[Finding]) -> list[str]:
+    """Of each finding."""
+    return [each.status for each in found]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "KUBECONFIG",
+    ):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
