@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from gigagan_core.evaluation.bootstrap import Interval
 from gigagan_core.evaluation.clip_score import ClipScore
 from gigagan_core.evaluation.retrieval import Retrieval
 
@@ -48,8 +49,17 @@ def figure(value: float, unit: str = "") -> str:
     return f"{value:.{decimals}f}"
 
 
-def distance_claim(generated: float, untrained: float | None, blurred: float | None, blur_size: int) -> Claim:
-    """The model's distance is below half of the untrained one's and below that of blurred real images."""
+def distance_claim(
+    generated: float,
+    untrained: float | None,
+    blurred: float | None,
+    blur_size: int,
+    interval: Interval | None = None,
+) -> Claim:
+    """The model's distance is below half of the untrained one's and below that of blurred real images.
+
+    interval: of the model's distance; it stands beside the verdict, which compares the distances as measured.
+    """
     numbers = [("generated", generated)]
     half = None if untrained is None else UNTRAINED_SHARE * untrained
     if half is not None:
@@ -65,6 +75,9 @@ def distance_claim(generated: float, untrained: float | None, blurred: float | N
         _status(None if half is None or blurred is None else generated < half and generated < blurred),
         tuple(numbers),
         "; ".join(compared) or "no baseline was given to compare with",
+        interval=None
+        if interval is None
+        else (f"{interval.level:.0%} interval of the distance", interval.low, interval.high),
     )
 
 
@@ -105,18 +118,30 @@ def retrieval_claim(found: Retrieval) -> Claim:
     )
 
 
-def patch_claim(gan: float | None, bicubic: float | None, control: float | None) -> Claim:
-    """The upsampler's patch distance is below bicubic's; an L1-only control stands beside it."""
+def patch_claim(
+    gan: float | None, bicubic: float | None, control: float | None, difference: Interval | None = None
+) -> Claim:
+    """The upsampler's patch distance is below bicubic's, and `difference`, the interval of theirs, below zero.
+
+    An L1-only control stands beside them.
+    """
     named = (("upsampler", gan), ("bicubic", bicubic), ("L1-only control", control))
-    measured = gan is not None and bicubic is not None
+    measured = gan is not None and bicubic is not None and difference is not None
     return Claim(
         "patch-distance",
         "Sharper than bicubic",
         "The Frechet distance of full-resolution patches to the real ones is lower for the upsampler than "
-        "for bicubic enlarging; an upsampler trained with L1 alone stands beside it.",
-        _status(gan < bicubic if measured else None),
+        "for bicubic enlarging, and the bootstrap interval of the difference on the same pictures excludes zero; "
+        "an upsampler trained with L1 alone stands beside it.",
+        _status(difference.high < 0 if measured else None),
         tuple((label, value) for label, value in named if value is not None),
-        _compare(gan, bicubic, "bicubic") if measured else "no upsampler was given",
+        f"{_compare(gan, bicubic, 'bicubic')}; {difference.level:.0%} interval of the difference "
+        f"{figure(difference.low)} to {figure(difference.high)}"
+        if measured
+        else "no upsampler was given",
+        interval=(f"{difference.level:.0%} interval of the difference", difference.low, difference.high)
+        if measured
+        else None,
     )
 
 

@@ -93,6 +93,34 @@ def distance_interval(
     return Interval(low, high, level, method)
 
 
+def difference_interval(
+    real: FeatureSet,
+    first: FeatureSet,
+    second: FeatureSet,
+    difference: float,
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    groups: Tensor | None = None,
+) -> Interval:
+    """Bootstrap interval of the distance of `first` to `real` less that of `second`, of paired sets.
+
+    Row i of each set is of the same picture: what makes a picture hard for one of two makes it hard for the other, so
+    that the difference is known better than either distance. difference: of the two distances. groups: see
+    `bootstrap_mean`. Raises GigaganError for sets of different counts.
+    """
+    if not len(real) == len(first) == len(second):
+        raise GigaganError(
+            f"distances are compared image by image, and there are {len(real)}, {len(first)} and {len(second)} images"
+        )
+    of_first, of_second = influences(real, first), influences(real, second)
+    effects = sum(of_first) - sum(of_second)
+    moved = bootstrap_mean(effects, resamples=resamples, seed=seed, level=level, groups=groups)
+    method = f"bootstrap of the difference of linearised distances over pictures, {resamples} resamples, seed {seed}"
+    return Interval(difference + moved.low, difference + moved.high, level, method)
+
+
 @dataclass(frozen=True)
 class Extrapolation:
     """FD-infinity and the line it came from. value: at 1/N = 0. slope: per 1/N. sizes, distances: the points.

@@ -18,7 +18,7 @@ from gigagan_core.evaluation.clip_score import ClipScore, clip_score
 from gigagan_core.evaluation.feature_set import FeatureSet, SampleAccumulator
 from gigagan_core.evaluation.features import caption_features, image_features
 from gigagan_core.evaluation.frechet import FrechetDistance, frechet_distance
-from gigagan_core.evaluation.frechet_error import distance_interval
+from gigagan_core.evaluation.frechet_error import difference_interval, distance_interval
 from gigagan_core.evaluation.moments import Moments
 from gigagan_core.evaluation.patches import bicubic, consistency_error, cut_patches, patch_positions, psnr
 from gigagan_core.evaluation.precision_recall import PrecisionRecall, precision_recall
@@ -75,7 +75,7 @@ class UpsamplerFigures:
     """What is measured of one way to enlarge, each figure with its interval.
 
     psnr: dB. ssim: -1 to 1. consistency: root mean square, shares of the pixel range. patch_interval: of patch_fd's
-    distance.
+    distance. over_bicubic: of that distance less bicubic's, on the same patches; None for bicubic itself.
     """
 
     id: str
@@ -88,6 +88,7 @@ class UpsamplerFigures:
     psnr_interval: Interval
     ssim_interval: Interval
     consistency_interval: Interval
+    over_bicubic: Interval | None = None
 
 
 def judge_base(
@@ -268,22 +269,27 @@ def judge_upsamplers(
         for some, where in zip(
             images.split(settings.batch_size), places.split(settings.batch_size), strict=True
         ):
-            patches = cut_patches(some, where, settings.patch_size)
-            kept.add(image_features(judge, patches, normalise=settings.normalise_features))
-            on_batch(len(patches))
+            cut = cut_patches(some, where, settings.patch_size)
+            kept.add(image_features(judge, cut, normalise=settings.normalise_features))
+            on_batch(len(cut))
         return kept.features(name)
 
     reference = features(real, "patches of held-out images")
+    patches = {key: features(images, f"patches of {label}") for key, (label, images) in enlarged.items()}
+    distances = {key: frechet_distance(reference.moments, of_one.moments) for key, of_one in patches.items()}
+
+    def beside_bicubic(key: str) -> Interval | None:
+        if key == "bicubic":
+            return None
+        difference = distances[key].distance - distances["bicubic"].distance
+        return difference_interval(
+            reference, patches[key], patches["bicubic"], difference, groups=of_patches, **draws
+        )
 
     def judged(key: str, label: str, images: Tensor) -> UpsamplerFigures:
-        patches = features(images, f"patches of {label}")
-        fd = frechet_distance(reference.moments, patches.moments)
+        fd = distances[key]
         interval = distance_interval(
-            reference,
-            patches,
-            fd.distance,
-            groups=(of_patches, of_patches),
-            **draws,
+            reference, patches[key], fd.distance, groups=(of_patches, of_patches), **draws
         )
         of_images = {
             "psnr": _by_batch(psnr, images, real, settings),
@@ -303,6 +309,7 @@ def judge_upsamplers(
             psnr_interval=ends["psnr"],
             ssim_interval=ends["ssim"],
             consistency_interval=_root(ends["consistency"]),
+            over_bicubic=beside_bicubic(key),
         )
 
     return [judged(key, label, images) for key, (label, images) in enlarged.items()]

@@ -311,11 +311,20 @@ def _claims(
     kept = {name: figures.consistency for name, figures in enlarged.items()}
     return [
         claims.distance_claim(
-            distance["generated"], distance.get("untrained"), distance.get("blurred"), BLUR_SIZE
+            distance["generated"],
+            distance.get("untrained"),
+            distance.get("blurred"),
+            BLUR_SIZE,
+            generated.fd_interval,
         ),
         claims.caption_claim(generated.clip),
         claims.retrieval_claim(generated.retrieval),
-        claims.patch_claim(patch.get("upsampler"), patch.get("bicubic"), patch.get("control")),
+        claims.patch_claim(
+            patch.get("upsampler"),
+            patch.get("bicubic"),
+            patch.get("control"),
+            enlarged["upsampler"].over_bicubic if "upsampler" in enlarged else None,
+        ),
         claims.consistency_claim(kept.get("upsampler"), kept.get("bicubic"), settings.consistency_tolerance),
     ]
 

@@ -12,7 +12,12 @@ from scipy import ndimage
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.feature_set import FeatureSet, MomentsAccumulator, SampleAccumulator
 from gigagan_core.evaluation.frechet import Reference, frechet_distance
-from gigagan_core.evaluation.frechet_error import distance_interval, extrapolate, influences
+from gigagan_core.evaluation.frechet_error import (
+    difference_interval,
+    distance_interval,
+    extrapolate,
+    influences,
+)
 from gigagan_core.evaluation.inception_score import InceptionScoreAccumulator, inception_score
 from gigagan_core.evaluation.kernel_distances import cmmd, kid
 from gigagan_core.evaluation.moments import Moments
@@ -225,6 +230,36 @@ def test_an_interval_is_as_wide_as_the_distance_scatters():
             assert interval.low < distance < interval.high
             widths.append((interval.high - interval.low) / 2 / 1.96)
     assert np.mean(widths) == pytest.approx(np.std(distances), rel=0.15)
+
+
+def test_the_difference_of_paired_sets_has_an_interval_as_wide_as_it_scatters():
+    """Two sets made of the same pictures, as two ways to enlarge them: either distance scatters more than what is
+    between them."""
+    differences, widths, unpaired = [], [], []
+    for seed in range(200):
+        pictures = normal(400, 4, 3000 + seed)
+        real = FeatureSet.of(pictures)
+        first, second = (
+            FeatureSet.of(scale * pictures + shift + 0.1 * normal(400, 4, at + seed))
+            for scale, shift, at in ((1.3, 0.4, 4000), (1.25, 0.38, 5000))
+        )
+        distances = [frechet_distance(real.moments, fake.moments).distance for fake in (first, second)]
+        differences.append(distances[0] - distances[1])
+        if seed < 20:
+            found = difference_interval(real, first, second, differences[-1], resamples=500, seed=seed)
+            assert found.low < differences[-1] < found.high
+            widths.append((found.high - found.low) / 2 / 1.96)
+            alone = distance_interval(real, first, distances[0], resamples=500, seed=seed)
+            unpaired.append((alone.high - alone.low) / 2 / 1.96)
+    assert np.mean(widths) == pytest.approx(np.std(differences), rel=0.15)
+    assert np.mean(unpaired) > 2 * np.mean(widths)
+
+
+def test_a_difference_of_sets_that_are_not_paired_is_refused():
+    with pytest.raises(GigaganError, match="compared image by image, and there are 90, 70 and 70 images"):
+        difference_interval(
+            FeatureSet.of(REAL), FeatureSet.of(FAKE), FeatureSet.of(FAKE), 0.0, resamples=9, seed=0
+        )
 
 
 def test_an_interval_can_be_had_with_fewer_images_than_dimensions():

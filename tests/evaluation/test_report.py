@@ -13,7 +13,7 @@ import torch
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import charts, claims, gate, judging, report
-from gigagan_core.evaluation.bootstrap import bootstrap_mean
+from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
 from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
 from gigagan_core.evaluation.pictures import Row, grid, wrapped
@@ -74,10 +74,16 @@ def whole(judged) -> Report:
                 by_id["untrained"].fd.distance,
                 by_id["blurred"].fd.distance,
                 8,
+                by_id["generated"].fd_interval,
             ),
             claims.caption_claim(by_id["generated"].clip),
             claims.retrieval_claim(by_id["generated"].retrieval),
-            claims.patch_claim(upsamplers[0].patch_fd.distance, upsamplers[1].patch_fd.distance, None),
+            claims.patch_claim(
+                upsamplers[0].patch_fd.distance,
+                upsamplers[1].patch_fd.distance,
+                None,
+                upsamplers[0].over_bicubic,
+            ),
             claims.consistency_claim(upsamplers[0].consistency, upsamplers[1].consistency, 0.05),
         ],
         cautions=["a caution"],
@@ -238,8 +244,10 @@ def test_the_distance_must_beat_both_baselines(generated, untrained, blurred, st
 
 
 def test_a_claim_about_the_upsampler_turns_with_its_figures():
-    assert claims.patch_claim(0.2, 0.3, 0.1).status == "shown"
-    assert claims.patch_claim(0.3, 0.3, 0.1).status == "not shown"
+    below, around = (Interval(-0.2, high, 0.95, "bootstrap") for high in (-0.01, 0.01))
+    assert claims.patch_claim(0.2, 0.3, 0.1, below).status == "shown"
+    assert claims.patch_claim(0.2, 0.3, 0.1, around).status == "not shown"
+    assert claims.patch_claim(None, 0.3, 0.1, None).status == "not measured"
     assert claims.consistency_claim(0.05, 0.01, 0.05).status == "shown"
     assert claims.consistency_claim(0.051, 0.01, 0.05).status == "not shown"
 
