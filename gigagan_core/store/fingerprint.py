@@ -14,6 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gigagan_core import environment
+from gigagan_core.store.source_cache import Source, SourceCache
+
 PACKAGE = "gigagan_core"
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 
@@ -55,14 +58,16 @@ def code_digest(module: str) -> tuple[str, dict[str, str]]:
     """
     seen: dict[str, str] = {}
     waiting = [module]
+    known = _known(environment.home())
     while waiting:
         name = waiting.pop()
         path = _module_path(name)
         if name in seen or path is None or _is_not_deciding(name):
             continue
-        source_digest, imported = _read_module(name, path, path.stat().st_mtime_ns)
-        seen[name] = source_digest
-        waiting.extend(imported)
+        source = _read_module(name, path, path.stat().st_mtime_ns, known)
+        seen[name] = source.digest
+        waiting.extend(source.imported)
+    known.save()
     return digest(seen), dict(sorted(seen.items()))
 
 
@@ -80,14 +85,29 @@ def _module_path(name: str) -> Path | None:
     return None
 
 
+@functools.cache
+def _known(home: Path) -> SourceCache:
+    return SourceCache(home, Path(__file__).read_bytes())
+
+
 @functools.lru_cache(maxsize=1024)
-def _read_module(name: str, path: Path, _modified: int) -> tuple[str, tuple[str, ...]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    is_package = path.name == "__init__.py"
-    imported = _imported_modules(tree, name, is_package)
+def _read_module(name: str, path: Path, _modified: int, known: SourceCache) -> Source:
+    text = path.read_bytes()
+    # a package's relative imports start one level lower than a module's
+    key = known.key(f"{name}/{path.name}", text)
+    source = known.get(key)
+    if source is None:
+        source = _parsed(name, path, text)
+        known.add(key, source)
+    return source
+
+
+def _parsed(name: str, path: Path, text: bytes) -> Source:
+    tree = ast.parse(text, filename=str(path))
+    imported = _imported_modules(tree, name, path.name == "__init__.py")
     for node in ast.walk(tree):
         _drop_docstring(node)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported)
 
 
 def _drop_docstring(node: ast.AST) -> None:
