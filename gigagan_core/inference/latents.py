@@ -72,11 +72,8 @@ def _plain(value):
 
 def draw_z(keys: Keys, z_dim: int, device: torch.device | str) -> Tensor:
     """float32 [N, z_dim] ~ N(0, 1); row i depends on its key only."""
-    rows = [
-        keyed_normal(seed, LATENT, torch.tensor([index], device=device), (z_dim,))
-        for seed, index in zip(keys.seeds, keys.indices)
-    ]
-    return torch.cat(rows) if rows else torch.empty(0, z_dim, device=device)
+    indices = torch.tensor(keys.indices, dtype=torch.int64, device=device)
+    return keyed_normal(keys.seeds, LATENT, indices, (z_dim,))
 
 
 def fixed_noise(device: torch.device | str) -> Noise:

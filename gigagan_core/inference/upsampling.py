@@ -308,11 +308,7 @@ def _with_noise(low: Tensor, keys: Keys, level: float) -> Tensor:
     if not level:
         return low
     shape = tuple(low.shape[1:])
-    drawn = [
-        keyed_normal(seed, LOW_NOISE, torch.tensor([index]), shape)
-        for seed, index in zip(keys.seeds, keys.indices)
-    ]
-    return low + level * torch.cat(drawn)
+    return low + level * keyed_normal(keys.seeds, LOW_NOISE, torch.tensor(keys.indices), shape)
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,19 +26,29 @@ _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
 
-def keyed_bits(seed: int, purpose: str, indices: Tensor, count: int) -> Tensor:
-    """int64 [N, count] of uniform bits; row n depends on (seed, purpose, indices[n]) only.
+def keyed_bits(seed: int | Sequence[int], purpose: str, indices: Tensor, count: int) -> Tensor:
+    """int64 [N, count] of uniform bits; row n depends on (its seed, purpose, indices[n]) only.
 
-    indices: int64 [N], global sample indices. purpose: a name; different names give independent streams.
+    seed: of all rows, or N of them. indices: int64 [N], global sample indices. purpose: a name; different names give
+    independent streams.
     """
     if indices.dtype != torch.int64 or indices.dim() != 1:
         raise ValueError(f"indices must be int64 [N], not {indices.dtype} {list(indices.shape)}")
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    key = _signed(int.from_bytes(digest[:8], "little"))
-    offset = _signed(int.from_bytes(digest[8:16], "little"))
+    if isinstance(seed, Sequence):
+        if len(seed) != len(indices):
+            raise ValueError(f"{len(seed)} seeds for {len(indices)} samples")
+        streams = [_key_and_offset(one, purpose) for one in seed]
+        key, offset = torch.tensor(streams, dtype=torch.int64, device=indices.device).reshape(-1, 2).unbind(1)
+    else:
+        key, offset = _key_and_offset(seed, purpose)
     stream = splitmix(splitmix(indices ^ key) + offset)
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=indices.device) * _GAMMA
     return splitmix(stream[:, None] + counter)
+
+
+def _key_and_offset(seed: int, purpose: str) -> tuple[int, int]:
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return tuple(_signed(int.from_bytes(digest[at : at + 8], "little")) for at in (0, 8))
 
 
 def keyed_uniform(
@@ -50,9 +60,16 @@ def keyed_uniform(
 
 
 def keyed_normal(
-    seed: int, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+    seed: int | Sequence[int],
+    purpose: str,
+    indices: Tensor,
+    shape: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """[N, *shape] drawn from N(0, 1) in float64 (Box-Muller), then cast; on the device of `indices`."""
+    """[N, *shape] drawn from N(0, 1) in float64 (Box-Muller), then cast; on the device of `indices`.
+
+    seed: of all rows, or N of them.
+    """
     count = math.prod(shape)
     pairs = (count + 1) // 2
     bits = keyed_bits(seed, purpose, indices, 2 * pairs)

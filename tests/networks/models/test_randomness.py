@@ -26,6 +26,16 @@ def test_a_sample_gets_the_same_numbers_however_the_batch_is_split(draw, shape):
     assert torch.equal(draw(7, "latent", indices[shuffled], shape, dtype=torch.float64), whole[shuffled])
 
 
+def test_rows_with_seeds_of_their_own_get_what_each_gets_alone():
+    seeds, indices = (7, -1, 7, 2**63), torch.tensor([0, 5, 1, 5])
+    together = keyed_normal(seeds, "latent", indices, (3, 5))
+    alone = [keyed_normal(seed, "latent", index[None], (3, 5)) for seed, index in zip(seeds, indices)]
+    assert torch.equal(together, torch.cat(alone))
+    assert keyed_normal((), "latent", torch.empty(0, dtype=torch.int64), (3,)).shape == (0, 3)
+    with pytest.raises(ValueError, match="2 seeds for 4 samples"):
+        keyed_bits((1, 2), "latent", indices, 1)
+
+
 def test_a_draw_does_not_depend_on_the_number_of_threads():
     indices = torch.arange(4096)
     before = torch.get_num_threads()
