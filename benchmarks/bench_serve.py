@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument(
         "--single", type=int, default=50, help="requests one after another, for a single one's time"
     )
-    parser.add_argument("--max-batch-size", type=int, default=16)
+    parser.add_argument("--max-batch-size", type=int, default=32)
     parser.add_argument("--batch-wait", type=float, default=0.005)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--upsample", action="store_true", help="32 -> 128 px besides")

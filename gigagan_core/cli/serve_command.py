@@ -27,7 +27,7 @@ def serve(
     ] = 1,
     max_batch_size: Annotated[
         int, typer.Option("--max-batch-size", min=1, help="Pictures in one forward pass.")
-    ] = 16,
+    ] = 32,
     batch_wait: Annotated[
         float,
         typer.Option("--batch-wait", min=0.0, metavar="SECONDS", help="The first picture waits for others."),

@@ -51,7 +51,7 @@ class ServeSettings(Settings):
     replicas: int = Field(1, ge=1)
     """Processes with a copy of the model each. They share the machine's cores or GPUs."""
 
-    max_batch_size: int = Field(16, ge=1)
+    max_batch_size: int = Field(32, ge=1)
     """Pictures made in one forward pass."""
 
     batch_wait_seconds: float = Field(0.005, ge=0.0)
