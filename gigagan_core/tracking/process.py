@@ -27,10 +27,15 @@ class Terminated(KeyboardInterrupt):
 
 
 _told_to_stop = False
+_blocks = 0
+"""Of `sigterm_raises`, one within the other, that have a handler set."""
 
 
 def was_terminated() -> bool:
-    """Whether SIGTERM has arrived in the outermost `sigterm_raises` block, whatever became of its exception."""
+    """Whether SIGTERM has arrived in the outermost `sigterm_raises` block, whatever became of its exception.
+
+    After the block it stays so, until the next one begins.
+    """
     return _told_to_stop
 
 
@@ -102,14 +107,14 @@ def sigterm_raises(replacing: bool = False) -> Iterator[None]:
     that handler is called at the end of the block. Does nothing in other threads, where handlers cannot be
     set.
     """
-    global _told_to_stop
+    global _told_to_stop, _blocks
     previous = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or (previous is not signal.SIG_DFL and not replacing):
         yield
         return
     arrived: list[int] = []
-    if previous is signal.SIG_DFL:
+    if _blocks == 0:
         _told_to_stop = False
 
     def raise_terminated(number: int, _frame: object) -> None:
@@ -119,11 +124,13 @@ def sigterm_raises(replacing: bool = False) -> Iterator[None]:
         raise Terminated("SIGTERM")
 
     signal.signal(signal.SIGTERM, raise_terminated)
+    _blocks += 1
     try:
         yield
         if arrived:  # some C code dropped the exception
             raise Terminated("SIGTERM")
     finally:
+        _blocks -= 1
         signal.signal(signal.SIGTERM, previous)
         if arrived and callable(previous):
             previous(signal.SIGTERM, None)

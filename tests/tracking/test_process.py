@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -71,6 +72,24 @@ def test_anothers_handler_is_left_alone_or_called_at_the_end() -> None:
     assert isinstance(seen[0], KeyboardInterrupt)
     assert was_stopped(raised.value)
     assert signal.getsignal(signal.SIGTERM) is engines_handler
+
+
+def test_a_block_that_replaces_a_handler_begins_anew_and_one_within_another_does_not() -> None:
+    with pytest.raises(Terminated), sigterm_raises():
+        terminate()
+    signal.signal(signal.SIGTERM, engines_handler)
+    told: list[bool] = []
+
+    def work() -> None:
+        told.append(was_terminated())
+        with contextlib.suppress(Terminated):
+            terminate()
+        with sigterm_raises(replacing=True):
+            told.append(was_terminated())
+
+    with pytest.raises(EnginesSignal), sigterm_raises(replacing=True):
+        work()
+    assert told == [False, True]
 
 
 def test_a_sigterm_whose_exception_was_dropped_is_raised_at_the_end() -> None:
