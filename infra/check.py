@@ -180,6 +180,11 @@ def _schemas(root: Path, files: list[Path]) -> Iterator[str]:
 # ---- Prefect's work pool ----------------------------------------------------------------------------
 
 
+# prefect-kubernetes 0.8 compares a job with a template of its own, which has these in the pod's spec, where they do
+# nothing; what is missing there is "missing required attributes", and no job is made.
+WORKERS_OWN = {"parallelism", "completions"}
+
+
 def _work_pool(root: Path, files: list[Path]) -> Iterator[str]:
     for path in files:
         template = json.loads(path.read_text())
@@ -188,6 +193,11 @@ def _work_pool(root: Path, files: list[Path]) -> Iterator[str]:
         yield from (f"{path.name}: {name} is used and not defined" for name in sorted(used - set(variables)))
         yield from (f"{path.name}: {name} is defined and not used" for name in sorted(set(variables) - used))
         job = _filled(template["job_configuration"]["job_manifest"], variables)
+        pod = job["spec"]["template"]["spec"]
+        for name in sorted(WORKERS_OWN - set(pod)):
+            yield f"{path.name}: job_manifest: the pod's spec has no {name}, and Prefect's worker refuses such a job"
+        # Kubernetes takes them and knows them not.
+        job["spec"]["template"]["spec"] = {key: pod[key] for key in pod if key not in WORKERS_OWN}
         yield from (f"{path.name}: job_manifest: {problem}" for problem in manifest_problems(job))
 
 

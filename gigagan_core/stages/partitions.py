@@ -150,6 +150,7 @@ class _Shared:
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._site: Any = None
+        self._site_is_elsewhere: bool | None = None
         self.block_list = work.inputs.get("block_list")
         self.forgotten = remembered(work.store)
         self.code = code_digest(SPEC.module)
@@ -166,6 +167,22 @@ class _Shared:
         """The ray module, for a partition's thread."""
         return self._work.ray()
 
+    def in_this_process(self) -> bool:
+        """Whether partitions are fetched here, not in Ray tasks.
+
+        The embedded site listens on loopback: tasks on other machines would ask themselves for its pictures.
+        """
+        if not self.settings.ray_tasks:
+            return True
+        if self.settings.site is None:
+            return False
+        with self._lock:
+            if self._site_is_elsewhere is None:
+                self._site_is_elsewhere = tasks_may_leave(self.ray())
+                if self._site_is_elsewhere:
+                    console.note("the embedded site serves this machine alone: its pictures are fetched here")
+        return self._site_is_elsewhere
+
     def fetching(self) -> dict[str, Any]:
         """Changes to the fetch settings: the embedded site's address and pace, where it is wanted."""
         fetch = self.settings.fetch
@@ -181,6 +198,19 @@ class _Shared:
             # It renders on request: what is asked for beyond its pace only waits, towards its time-out.
             "concurrency": min(fetch.concurrency, SITE_CONCURRENCY),
         }
+
+
+def tasks_may_leave(ray: Any) -> bool:
+    """Whether Ray may run a task on another machine than this driver's, now or when the cluster has grown.
+
+    ray: the module, connected.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    (own,) = {node["NodeManagerAddress"] for node in nodes if node["NodeID"] == here}
+    places = {node["NodeManagerAddress"] for node in nodes if node["Resources"].get("CPU")}
+    # No place at all: a standing cluster whose workers come when they are asked for.
+    return places != {own}
 
 
 class _Stopped(Exception):
@@ -226,7 +256,7 @@ def _one(partition: Partition, shared: _Shared, board: _Board) -> Artifact:
 
 def _download(job: PartitionJob, work: StageWork, shared: _Shared) -> Iterator[PartitionResult]:
     """Counts so far, and at last the result."""
-    if not shared.settings.ray_tasks:
+    if shared.in_this_process():
 
         def look_up(result: PartitionResult) -> None:
             if shared.stopping.is_set():

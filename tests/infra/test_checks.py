@@ -54,6 +54,7 @@ FAULTS = [
     ("json", "kubernetes/backend.json", '"kuberay",', '"kuberay"', "delimiter"),
     ("work pool", "kubernetes/work-pool.json", '"backoffLimit"', '"backofLimit"', "backofLimit"),
     ("work pool", "kubernetes/work-pool.json", "{{ gpus }}", "{{ gpu }}", "gpu is used and not defined"),
+    ("work pool", "kubernetes/work-pool.json", '"completions": 1,', "", "no completions"),
     (
         "work pool",
         "kubernetes/work-pool.json",
