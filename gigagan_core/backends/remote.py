@@ -28,6 +28,8 @@ POLL_SECONDS = 1.0
 # How long a finished job's last lines may take to arrive.
 LAST_LINES_SECONDS = 10.0
 LAST_LINES = 8
+# How long a job that was told to stop may still be said to run.
+STOPPING_SECONDS = 30.0
 AnswerT = TypeVar("AnswerT")
 # Lines that say why, before those that merely come last.
 _TELLING = ("error", "exception", "killed", "out of memory", "no space")
@@ -100,9 +102,22 @@ class RemoteBackend:
         if known is not None:
             return known
         request = request_of(call, dataclasses.replace(context, held=context.held or self._jobs.held()))
-        job = self._attach_or_submit(request, context.store)
         try:
-            return self._to_the_end(job, request.stage, context)
+            return self._made_by_a_job(request, context)
+        except _WasStopping as stopping:
+            console.note(f"{request.stage}: {stopping} was told to stop before; another one takes its place")
+            return self._made_by_a_job(request, context)
+
+    def _made_by_a_job(self, request: Request, context: RunContext) -> Artifact:
+        job, attached = self._attach_or_submit(request, context.store)
+        started = time.monotonic()
+        try:
+            return self._to_the_end(
+                job,
+                request.stage,
+                context,
+                lambda: attached and time.monotonic() - started < STOPPING_SECONDS,
+            )
         except BaseException as error:
             # Ctrl-C gives the work up. SIGTERM may come from a machine that goes away, and then a retry attaches.
             if was_stopped(error) and (not was_terminated() or self._cancelled()):
@@ -125,8 +140,9 @@ class RemoteBackend:
                 context.tracker.record_cached(line.label, line.artifact)
             context.history.append(line)
 
-    def _attach_or_submit(self, request: Request, store: Store) -> str:
-        """The id of a job that runs, waits, or has done this very work; a failed one is followed by another."""
+    def _attach_or_submit(self, request: Request, store: Store) -> tuple[str, bool]:
+        """The id of a job that runs, waits, or has done this very work, and whether it was there; a failed one is
+        followed by another."""
         number, first = 1, f"{self._asked_by}-{request.stage}-{request.key}"
         while True:
             job = first if number == 1 else f"{first}-{number}"
@@ -137,23 +153,29 @@ class RemoteBackend:
                     lambda job=job: self._jobs.submit(job, request, self._jobs.store or store.uri)
                 ):
                     console.note(f"{request.stage}: submitted to {self._jobs.name} as {job}")
-                else:  # somebody was faster
-                    console.note(f"{request.stage}: attached to {job} on {self._jobs.name}")
-                return job
+                    return job, False
+                console.note(
+                    f"{request.stage}: attached to {job} on {self._jobs.name}"
+                )  # somebody was faster
+                return job, True
             if not state.is_over or (state.phase == "succeeded" and read_result(store, job) is not None):
                 console.note(
                     f"{request.stage}: attached to {job} on {self._jobs.name}, which is {state.phase}"
                 )
-                return job
+                return job, True
             number += 1
 
-    def _to_the_end(self, job: str, stage: str, context: RunContext) -> Artifact:
+    def _to_the_end(
+        self, job: str, stage: str, context: RunContext, may_be_stopping: Callable[[], bool]
+    ) -> Artifact:
         lines: deque[str] = deque(maxlen=200)
         progress: deque[Progress] = deque()
         with self._followed(job, lines, progress):
             state = self._wait(job, stage, context, progress)
         _tell(progress, context)
         result = read_result(context.store, job)
+        if state.phase == "stopped" and result is None and may_be_stopping():
+            raise _WasStopping(job)
         if result is not None and result[1] is not None:
             raise GigaganError(f"{result[1]} (job {job} on {self._jobs.name})")
         if state.phase != "succeeded" or result is None or not result[0]:
@@ -228,6 +250,10 @@ class RemoteBackend:
             console.note(f"stopped {job} on {self._jobs.name}")
         except Unreachable as error:
             console.warn(f"{self._jobs.name} could not be told to stop {job} ({error}); stop it by hand")
+
+
+class _WasStopping(Exception):
+    """A job that was attached to had its order to stop already; the message is its id."""
 
 
 def stop_jobs(jobs: Jobs, asker: str) -> list[str]:

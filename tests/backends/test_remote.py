@@ -124,6 +124,38 @@ def test_the_same_asker_attaches_to_a_running_job(jobs: Threads, context: RunCon
     assert artifact.kind == "shard-set"
 
 
+def test_a_job_that_was_being_stopped_is_followed_by_another(jobs: Threads, context: RunContext) -> None:
+    """Given up and given again at once: the cluster says for a moment that the first one runs."""
+    with pytest.raises(GigaganError):
+        backend(jobs).run(call(end="crash"), context)
+    (first,) = jobs.submitted
+    # of the same request, as it stands on the cluster while it ends
+    jobs.states[first] = JobState("running")
+
+    def end() -> None:
+        time.sleep(0.3)
+        jobs.states[first] = JobState("stopped")
+
+    threading.Thread(target=end).start()
+    with pytest.raises(GigaganError, match=f"{first}-2 .*failed"):
+        backend(jobs).run(call(end="crash"), context)
+    assert jobs.submitted == [first, f"{first}-2"]
+
+
+def test_a_job_that_somebody_stops_later_is_not_started_again(
+    jobs: Threads, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gigagan_core.backends.remote.STOPPING_SECONDS", 0.0)
+    with pytest.raises(GigaganError):
+        backend(jobs).run(call(end="crash"), context)
+    (first,) = jobs.submitted
+    jobs.states[first] = JobState("running")
+    threading.Timer(0.3, lambda: jobs.states.update({first: JobState("stopped")})).start()
+    with pytest.raises(GigaganError, match="stopped; its last lines"):
+        backend(jobs).run(call(end="crash"), context)
+    assert jobs.submitted == [first]
+
+
 def test_a_failure_is_the_jobs_own_sentence(jobs: Threads, context: RunContext) -> None:
     with pytest.raises(
         GigaganError, match=r"the word 'well' is bad; choose another \(job pf-1-tiny-stage-\w+ on threads\)"

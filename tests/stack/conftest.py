@@ -92,6 +92,8 @@ def pipeline_runs(platform: Platform) -> PipelineRuns:
     done = platform.shell(sys.executable, "-m", "prefect", *command)
     seconds = time.monotonic() - started
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{platform.log_of(other)}{logs(platform.home)}"
-    (watched,) = {run["id"] for run in platform.flow_runs("COMPLETED")} - {other}
+    deployment = platform.prefect(f"flow_runs/{other}")["deployment_id"]
+    of_both = {run["id"] for run in platform.flow_runs() if run["deployment_id"] == deployment}
+    (watched,) = of_both - {other}
     assert platform.wait(other) == "COMPLETED", platform.log_of(other)
     return PipelineRuns(watched, other, done.stdout, seconds)

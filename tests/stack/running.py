@@ -132,8 +132,9 @@ class Platform:
         return "\n".join(line["message"] for line in self.prefect("logs/filter", body))
 
     def flow_runs(self, *states: str) -> list[dict[str, Any]]:
-        """Flow runs in any of these states."""
-        return self.prefect("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": list(states)}}}})
+        """Flow runs in any of these states; without states all of them."""
+        wanted = {"flow_runs": {"state": {"type": {"any_": list(states)}}}} if states else {}
+        return self.prefect("flow_runs/filter", wanted)
 
     def task_runs(self, run: str) -> list[dict[str, Any]]:
         """The tasks of a flow run."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import PipelineRuns
 from .running import ROOT, Platform
@@ -79,7 +80,12 @@ def test_prefects_page_shows_the_run_and_its_stages(
 def test_prefects_page_shows_the_deployments_of_every_flow(platform: Platform, page: Any) -> None:
     address = platform.exports["PREFECT_API_URL"].removesuffix("/api")
     page.goto(f"{address}/deployments")
-    see(page, "demo", "tiny", "train-base", "evaluate")
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    local = [each for each in declared if each["work_pool"]["name"] == "local"]
+    see(page, f"{len(local)} Deployments")
+    for deployment in local:  # a page shows ten
+        page.get_by_placeholder("Search deployments").fill(deployment["name"])
+        see(page, deployment["name"])
 
 
 def test_mlflows_page_shows_the_experiment_and_its_runs(
