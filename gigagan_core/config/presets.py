@@ -186,7 +186,8 @@ def demo() -> PipelineSettings:
         ),
         upsampler=upsampler,
         control=control_of(upsampler),
-        evaluate=EvaluateSettings(),
+        # as many patches of 32 px as tile a picture: with four, which ones were drawn weighed as much as the upsampler
+        evaluate=EvaluateSettings(patches_per_image=16),
     )
 
 

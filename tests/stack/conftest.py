@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -80,6 +81,11 @@ class PipelineRuns:
     other: str
     output: str
     seconds: float
+
+    def mlflow_runs(self, platform: Platform) -> list[dict[str, Any]]:
+        """What the two recorded: the stack may hold runs of other tests."""
+        both = (self.watched, self.other)
+        return [run for run in platform.mlflow_runs() if run["tags"].get("prefect.flow_run_id") in both]
 
 
 @pytest.fixture(scope="session")

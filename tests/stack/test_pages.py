@@ -91,7 +91,9 @@ def test_prefects_page_shows_the_deployments_of_every_flow(platform: Platform, p
 def test_mlflows_page_shows_the_experiment_and_its_runs(
     pipeline_runs: PipelineRuns, platform: Platform, page: Any
 ) -> None:
-    base = next(run for run in platform.mlflow_runs() if run["name"] == "train-base" and run["metrics"])
+    base = next(
+        run for run in pipeline_runs.mlflow_runs(platform) if run["name"] == "train-base" and run["metrics"]
+    )
     address = platform.exports["MLFLOW_TRACKING_URI"]
     page.goto(f"{address}/#/experiments")
     see(page, "gigagan")
