@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import ImportSettings
-from gigagan_core.data.imports import Found, ImportPlan, Layout, Piece, encodable, read_piece
+from gigagan_core.data.import_tars import Found, encodable
+from gigagan_core.data.imports import ImportPlan, Layout, Piece, read_piece
 from gigagan_core.data.schemas import PUBLISHED, SCORES
 from gigagan_core.data.status import SUCCESS
 

@@ -6,24 +6,21 @@ parquet of it.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gigagan_core.config.ingest import ImportSettings
+from gigagan_core.data.caption_tables import read_captions
+from gigagan_core.data.import_tars import Found, encodable, read_tar, utf8_text
 from gigagan_core.data.pictures import ENDINGS
-from gigagan_core.data.schemas import finite
 from gigagan_core.errors import GigaganError
 
 Layout = Literal["shards", "captions", "classes"]
-_END_OF_TAR = bytes(512)
 
 
 @dataclass(frozen=True)
@@ -54,19 +51,6 @@ class ImportPlan:
     captions: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Found:
-    """One picture as it was found. name: for a person, kept in `extra`. body: None where the picture is missing.
-
-    known: what else its maker knew (the JSON beside it); sources' own names.
-    """
-
-    name: str
-    body: bytes | None
-    caption: str | None
-    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ---- what is there -----------------------------------------------------------------------------------
@@ -164,42 +148,13 @@ def _class_of(picture: str) -> str:
     return picture.partition("/")[0]
 
 
-def read_captions(path: Path) -> dict[str, str | None]:
-    """The table that `plan_import` describes, as {first column: second column}.
-
-    Raises GigaganError where it cannot be read or has fewer than two columns.
-    """
-    ending = path.suffix.lower()
-    try:
-        if ending == ".parquet":
-            import pyarrow.parquet as pq
-
-            table = pq.read_table(path)
-            rows = list(zip(*(table[name].to_pylist() for name in table.column_names[:2]), strict=True))
-        elif ending in (".csv", ".tsv"):
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.reader(file, delimiter="\t" if ending == ".tsv" else ","))[1:]
-        else:
-            rows = [
-                line.split(maxsplit=1)
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
-        return {str(name): None if caption is None else str(caption) for name, caption, *_ in rows}
-    except (OSError, ValueError, csv.Error) as error:
-        raise GigaganError(
-            f"captions {path} cannot be read ({str(error).splitlines()[0]}); give a .csv, .tsv or .parquet whose first "
-            "two columns are file and caption, or a .txt with both on a line"
-        ) from None
-
-
 # ---- reading ------------------------------------------------------------------------------------------
 
 
 def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
     """The pictures of a piece, one at a time. Raises GigaganError for a tar that is damaged or cut off."""
     if plan.layout == "shards":
-        yield from _read_tar(plan.folder / piece.files[0])
+        yield from read_tar(plan.folder / piece.files[0])
         return
     for name in piece.files:
         body = None if name in plan.lost else (plan.folder / name).read_bytes()
@@ -215,74 +170,6 @@ def _caption_of(plan: ImportPlan, picture: str) -> str | None:
     if picture in plan.captions:
         return plan.captions[picture]
     path = plan.folder / _caption_file(picture)
-    text = _text(path.read_bytes()) if path.is_file() else None
+    text = utf8_text(path.read_bytes()) if path.is_file() else None
     # Editors end a file with a new line, which is no part of the caption.
     return text.strip() if text is not None else None
-
-
-def _read_tar(path: Path) -> Iterator[Found]:
-    count = 0
-    try:
-        _check_end(path)
-        with tarfile.open(path, "r:") as tar:
-            files = (member for member in tar if member.isfile())
-            for key, members in groupby(files, key=lambda member: _key_and_ending(member.name)[0]):
-                parts = {
-                    _key_and_ending(member.name)[1]: tar.extractfile(member).read() for member in members
-                }
-                if (found := _sample(key, parts)) is not None:
-                    count += 1
-                    yield found
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise GigaganError(
-            f"{path} is no whole tar ({error}; {count} samples could be read); copy it again from its source, or move "
-            "it out of the folder"
-        ) from None
-
-
-def _check_end(path: Path) -> None:
-    """A tar that was cut between two files reads like a whole one, but for the block of zeros at its end."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - len(_END_OF_TAR), 0))
-        if file.read() != _END_OF_TAR:
-            raise tarfile.ReadError("its end is missing")
-
-
-def _key_and_ending(name: str) -> tuple[str, str]:
-    """webdataset's rule: the key ends at the first dot of the file's name."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, ending = file.partition(".")
-    return folder + slash + stem, ending.lower()
-
-
-def _sample(key: str, parts: Mapping[str, bytes]) -> Found | None:
-    """A group of files of one key; None where it is about no picture at all."""
-    body = next((parts[ending] for ending in ENDINGS if ending in parts), None)
-    if body is None and not {"txt", "json"} & parts.keys():
-        return None
-    known = _json(parts.get("json"))
-    caption = _text(parts["txt"]) if "txt" in parts else known.get("caption")
-    if "cls" in parts and (label := _text(parts["cls"]) or "").strip().isdecimal():
-        known["label"] = int(label)
-    return Found(key, body, encodable(caption) if isinstance(caption, str) else None, known)
-
-
-def _json(encoded: bytes | None) -> dict[str, Any]:
-    try:
-        known = finite(json.loads(encoded or b"{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def encodable(text: str) -> str:
-    """The text with a question mark for half a character, as JSON and names of files may have them."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _text(encoded: bytes) -> str | None:
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError:
-        return None

@@ -18,7 +18,8 @@ from PIL import Image
 
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data import import_writing
-from gigagan_core.data.imports import plan_import, read_captions
+from gigagan_core.data.caption_tables import read_captions
+from gigagan_core.data.imports import plan_import
 from gigagan_core.data.reader import load_all
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import import_data
