@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import PartitionSettings
+from gigagan_core.data.columns import plain_column
 from gigagan_core.data.fetch import Fetched, fetch_all
 from gigagan_core.data.filter import filter_rows
 from gigagan_core.data.forget import KEPT_COLUMNS, Forgotten
 from gigagan_core.data.hosts import spread_hosts
-from gigagan_core.data.schemas import TableSchema, adapt, canonical_schema, detect, plain_column
+from gigagan_core.data.schemas import TableSchema, adapt, canonical_schema, detect
 from gigagan_core.data.status import BLOCKED, FORGOTTEN, OPTED_OUT, SHA256_MISMATCH, SUCCESS
 from gigagan_core.data.tables import read_rows, rows_before
 from gigagan_core.errors import GigaganError

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gigagan_core.data.columns import finite
 from gigagan_core.data.pictures import ENDINGS
-from gigagan_core.data.schemas import finite
 from gigagan_core.errors import GigaganError
 
 _PARTS = frozenset({*ENDINGS, "txt", "json", "cls"})

@@ -14,14 +14,12 @@ never 0.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gigagan_core.data.columns import extra_json, numbers, plain_column, sums, texts
 from gigagan_core.errors import GigaganError, nearest
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class TableSchema:
     required: frozenset[str]
 
     def spelled_as(self, columns: tuple[str, ...]) -> TableSchema | None:
-        """The schema with the names that a table of these columns has; None where it is none of its kind.
+        """The schema with the columns that a table of these has, under its names; None where it is none of its kind.
 
         Databases change the case of names: a column is known by them in any case, as long as only one has them.
         """
@@ -74,7 +72,9 @@ class TableSchema:
 
         if any(find(name) is None for name in self.required):
             return None
-        return replace(self, columns={what: find(name) or name for what, name in self.columns.items()})
+        return replace(
+            self, columns={what: there for what, name in self.columns.items() if (there := find(name))}
+        )
 
 
 _LAION_BASE = {
@@ -145,13 +145,17 @@ DATACOMP = TableSchema(
     },
     required=frozenset({"uid", "url", "text", "original_width", "original_height"}),
 )
+
+
+def _url_caption(url: str, caption: str) -> TableSchema:
+    """A plain table. What else it knows by these names means the same in every table; a score's model is unknown."""
+    columns = {"url": url, "caption": caption, **{name: name for name in ("width", "height", "sha256")}}
+    return TableSchema("url-caption", columns, required=frozenset({url, caption}))
+
+
 _URL_NAMES = ("url", "image_url")
 _CAPTION_NAMES = ("caption", "text")
-URL_CAPTION = tuple(
-    TableSchema("url-caption", {"url": url, "caption": caption}, required=frozenset({url, caption}))
-    for url in _URL_NAMES
-    for caption in _CAPTION_NAMES
-)
+URL_CAPTION = tuple(_url_caption(url, caption) for url in _URL_NAMES for caption in _CAPTION_NAMES)
 
 PUBLISHED = (
     *(LAION_AESTHETIC, LAION_IMPROVED_AESTHETIC, LAION_JOINED, LAION_BASE),
@@ -200,8 +204,7 @@ def detect(
         for column in (url_column, caption_column):
             if column not in columns:
                 raise GigaganError(f"{where} has no column {column!r}; {nearest(column, columns)}")
-        wanted = frozenset({url_column, caption_column})
-        return TableSchema("url-caption", {"url": url_column, "caption": caption_column}, wanted)
+        return _url_caption(url_column, caption_column).spelled_as(columns)
     names = {schema.name for schema in SCHEMAS}
     if name not in names | {"auto"}:
         raise GigaganError(f"table_schema {name!r} is not known; {nearest(name, names)}")
@@ -216,20 +219,22 @@ def detect(
     )
 
 
-def adapt(table: pa.Table, schema: TableSchema, table_sha256: str, start: int, where: str) -> pa.Table:
+def adapt(
+    table: pa.Table, schema: TableSchema, table_sha256: str, start: int, where: str, judged: bool = True
+) -> pa.Table:
     """A piece of a table in canonical columns.
 
     table_sha256: of the whole table; with the row's number in it, it makes the key. start: number of the
     piece's first row. Sizes that are NaN, below 1 or too large for int32 become null, and so do texts that are
     no UTF-8, texts that are no number in a column of numbers, and sums that are no sha256. Raises GigaganError for a
-    column whose type cannot be what it stands for.
+    column whose type cannot be what it stands for. judged: see `columns.numbers`.
     """
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {
         "key": _keys(table_sha256, start, len(table)),
         "source": pa.array([schema.name] * len(table), pa.string()),
-        "extra": _extra(table, set(schema.columns.values())),
+        "extra": extra_json(table, set(schema.columns.values())),
     }
     kinds = canonical_schema()
     for canonical in (*TEXTS, *SIZES, *SCORES):
@@ -238,30 +243,13 @@ def adapt(table: pa.Table, schema: TableSchema, table_sha256: str, start: int, w
             columns[canonical] = pa.nulls(len(table), kinds.field(canonical).type)
             continue
         try:
-            columns[canonical] = _cast(plain_column(table[column]), canonical)
+            columns[canonical] = _cast(plain_column(table[column]), canonical, judged)
         except pa.ArrowException as error:
             raise GigaganError(
                 f"{where}: column {column!r} of type {table[column].type} cannot be read as {canonical} "
                 f"({str(error).splitlines()[0]}); write the table again with a fitting type"
             ) from None
     return pa.table({name: columns[name] for name in CANONICAL})
-
-
-def plain_column(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, as `plain_array` has it."""
-    return plain_array(column.combine_chunks())
-
-
-def plain_array(values: pa.Array) -> pa.Array:
-    """The values without a dictionary (some writers keep repeated texts as numbers), and no views, which Arrow's
-    functions do not take."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_string_view(values.type):
-        return values.cast(pa.string())
-    return values.cast(pa.binary()) if pa.types.is_binary_view(values.type) else values
 
 
 def _keys(table_sha256: str, start: int, rows: int) -> pa.Array:
@@ -273,130 +261,25 @@ def _keys(table_sha256: str, start: int, rows: int) -> pa.Array:
     return pc.binary_join_element_wise(table_sha256[:12], pc.utf8_lpad(numbers, 9, "0"), "")
 
 
-def _cast(column: pa.Array, canonical: str) -> pa.Array:
+def _cast(column: pa.Array, canonical: str, judged: bool) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if canonical == "sha256":
-        return _sums(column)
+        return sums(column)
     if canonical == "image_phash" and pa.types.is_integer(column.type):
         return column.cast(pa.string())
     if canonical in ("nsfw_tag", "image_phash"):
         # one spelling: of a tag in capitals, of a hash as it is written in hex
         to_one_case = pc.utf8_upper if canonical == "nsfw_tag" else pc.utf8_lower
-        texts = to_one_case(pc.utf8_trim_whitespace(_texts(column)))
-        return pc.if_else(pc.equal(texts, ""), None, texts)
+        spelled = to_one_case(pc.utf8_trim_whitespace(texts(column)))
+        return pc.if_else(pc.equal(spelled, ""), None, spelled)
     if canonical in TEXTS:
-        return _texts(column)
-    values = _numbers(column)
+        return texts(column)
+    values = numbers(column, judged)
     finite = pc.fill_null(pc.is_finite(values), False)
     values = pc.if_else(finite, values, None)
     if canonical in SCORES:
         return values
     possible = pc.and_(pc.greater_equal(values, 1), pc.less(values, 2**31))
     return pc.if_else(possible, pc.round(values), None).cast(pa.int32())
-
-
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-
-
-def _numbers(column: pa.Array) -> pa.Array:
-    """float64; also of texts, as tables have them that once were CSV files."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    if is_text:
-        texts = pc.utf8_trim_whitespace(_texts(column))
-        is_number = pc.match_substring_regex(texts, _NUMBER)
-        is_text = not pc.any(is_number).as_py() and pc.any(pc.not_equal(texts, "")).as_py()
-        column = pc.if_else(is_number, texts, None)
-    if is_text or (pa.types.is_boolean(column.type) and column.null_count < len(column)):
-        raise pa.ArrowInvalid("it holds no numbers")
-    # Unsafe: whole numbers that float64 rounds are no sizes anyway.
-    return column.cast(pa.float64(), safe=False)
-
-
-def _texts(column: pa.Array) -> pa.Array:
-    """string; numbers are refused, since a table that holds them there has its columns mixed up."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    # A column of nothing but missing texts is written by pandas as one of NaN.
-    if pc.all(pc.is_null(column, nan_is_null=True), min_count=0).as_py():
-        return pa.nulls(len(column), pa.string())
-    if pa.types.is_primitive(column.type):
-        raise pa.ArrowInvalid("it holds no text")
-    if pa.types.is_large_string(column.type):
-        column = column.cast(pa.string())
-    encoded = column.cast(pa.binary())
-    try:
-        return encoded.cast(pa.string())  # looks whether it is UTF-8, which a file's own word is not
-    except pa.ArrowInvalid:
-        return pa.array([_decoded(value) for value in encoded.to_pylist()], pa.string())
-
-
-def _decoded(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-_SUM = re.compile(r"[0-9a-f]{64}")
-
-
-def _sums(column: pa.Array) -> pa.Array:
-    """Hex, from hex or from 32 bytes."""
-    import pyarrow as pa
-
-    values = column.to_pylist() if pa.types.is_fixed_size_binary(column.type) else None
-    if values is None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        values = column.to_pylist()
-    if values is not None:
-        texts = [value.hex() if value is not None and len(value) == 32 else _ascii(value) for value in values]
-    else:
-        texts = [_ascii(value) for value in _texts(column).to_pylist()]
-    return pa.array([text if text and _SUM.fullmatch(text) else None for text in texts], pa.string())
-
-
-def _ascii(value: bytes | str | None) -> str | None:
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    return text.strip().lower() if text is not None else None
-
-
-def _extra(table: pa.Table, used: set[str]) -> pa.Array:
-    import pyarrow as pa
-
-    names = [name for name in table.column_names if name not in used]
-    if not names:
-        return pa.nulls(len(table), pa.string())
-    rows = pa.table({name: _readable(plain_column(table[name])) for name in names}).to_pylist()
-    # What JSON has no form for (bytes) is kept as text.
-    return pa.array(
-        [json.dumps(present, default=str) if (present := _present(row)) else None for row in rows],
-        pa.string(),
-    )
-
-
-def _readable(column: pa.Array) -> pa.Array:
-    import pyarrow as pa
-
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    is_moment = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
-    if is_moment:  # Python's own dates end with the year 9999
-        return column.cast(pa.string())
-    return _texts(column) if is_text else column
-
-
-def _present(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, given in row.items() if (value := finite(given)) is not None}
-
-
-def finite(value: Any) -> Any:
-    """A value with None in the place of numbers that JSON does not know: NaN and the infinite ones."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: finite(each) for name, each in value.items()}
-    return [finite(each) for each in value] if isinstance(value, (list, tuple)) else value

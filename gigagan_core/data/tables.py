@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gigagan_core.data.schemas import plain_array
+from gigagan_core.data.columns import plain_array
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import ExternalTable
 

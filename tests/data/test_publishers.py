@@ -283,6 +283,18 @@ def test_sizes_that_are_no_numbers_are_one_sentence(sizes: pa.Array) -> None:
         canonical({**LAION, **TAGS, "WIDTH": sizes})
 
 
+@pytest.mark.parametrize("nothing", ["None", "N/A", "nan", " NULL ", "na", "-", "", None])
+def test_a_piece_of_nothing_but_missing_sizes_stops_no_run(nothing: str | None) -> None:
+    (row,) = canonical({**LAION, **TAGS, "WIDTH": pa.array([nothing], pa.string())})
+    assert row["width"] is None
+
+
+def test_a_few_rows_are_not_judged_where_that_is_asked_for() -> None:
+    table = pa.table({**LAION, **TAGS, "WIDTH": ["wide"]})
+    schema = detect(tuple(table.column_names), "t.parquet")
+    assert adapt(table, schema, SUM, 0, "t.parquet", judged=False)["width"].to_pylist() == [None]
+
+
 def test_extra_is_json_that_every_parser_reads() -> None:
     far = pa.array([2**55], pa.timestamp("s"))
     boxes = pa.array([[{"x": math.nan, "y": 0.5}]])
@@ -291,6 +303,33 @@ def test_extra_is_json_that_every_parser_reads() -> None:
     assert read["boxes"] == [{"x": None, "y": 0.5}]
     assert "score" not in read
     assert isinstance(read["seen"], str)
+
+
+BYTES_NO_TEXT = pa.StringArray.from_buffers(1, *pa.array([b"\xff"]).buffers()[1:])
+
+
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        (pa.ListArray.from_arrays([0, 1], BYTES_NO_TEXT), None),
+        (pa.array([5], pa.timestamp("us", tz="Mars/Phobos")), "1970-01-01 00:00:00.000005"),
+        (pa.array([[2**62]], pa.list_(pa.timestamp("ms"))), None),
+        (pa.array([{"t": 2**62}], pa.struct([("t", pa.timestamp("us"))])), None),
+        (pa.array([[2**31 - 1]], pa.list_(pa.date32())), None),
+        (pa.array([2**62], pa.duration("s")), None),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_a_column_that_nobody_uses_stops_no_run(column: pa.Array, read: str | None) -> None:
+    (row,) = canonical({**COYO, "odd": column, "even": [1]})
+    assert json.loads(row["extra"]).get("odd") == read
+    assert json.loads(row["extra"])["even"] == 1
+
+
+def test_a_value_that_python_has_none_for_takes_no_other_row_with_it() -> None:
+    odd = pa.array([2**62, 5], pa.duration("s"))
+    rows = canonical({**{name: [*values, *values] for name, values in COYO.items()}, "odd": odd})
+    assert [json.loads(row["extra"]).get("odd") for row in rows] == [None, "0:00:05"]
 
 
 def test_a_table_with_a_column_twice_is_one_sentence() -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gigagan_core.data.openmoji import PublishedSet
-from gigagan_core.data.schemas import CANONICAL, LAION_JOINED, adapt, detect
+from gigagan_core.data.schemas import CANONICAL, LAION_JOINED, SCORES, adapt, detect
 from gigagan_core.data.tables import find_tables, read_rows
 from gigagan_core.errors import GigaganError
 
@@ -56,6 +56,30 @@ def test_a_plain_table_is_known_by_a_url_and_a_caption_column(url: str, caption:
     row = canonical(pa.table({url: ["http://a.example/"], caption: ["x"], "day": [pa.scalar(3)]}))[0]
     assert (row["source"], row["url"], row["caption"]) == ("url-caption", "http://a.example/", "x")
     assert json.loads(row["extra"]) == {"day": 3}
+
+
+def test_a_plain_tables_sizes_and_sums_are_known_and_its_scores_are_not() -> None:
+    plain = {"url": ["http://a.example/"], "caption": ["x"], "SHA256": ["AB" * 32], "width": [640.0]}
+    (row,) = canonical(pa.table({**plain, "height": ["480"], "aesthetic": [0.3]}))
+    assert (row["sha256"], row["width"], row["height"]) == ("ab" * 32, 640, 480)
+    assert not [score for score in SCORES if row[score] is not None]
+    assert json.loads(row["extra"]) == {"aesthetic": 0.3}
+    schema = detect(("link", "words", "width"), "t", url_column="link", caption_column="words")
+    assert schema.columns == {"url": "link", "caption": "words", "width": "width"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("url", "caption", "width", "height", "punsafe", "pwatermark"),
+        ("URL", "TEXT", "WIDTH", "HEIGHT", "similarity"),
+        ("url", "text", "width", "height", "aesthetic_score_laion_v2"),
+    ],
+    ids=["Re-LAION without similarity", "LAION without NSFW", "a part of COYO"],
+)
+def test_a_part_of_a_published_table_keeps_its_sizes(columns: tuple[str, ...]) -> None:
+    schema = detect(columns, "t")
+    assert (schema.name, schema.columns["width"], schema.columns["height"]) == ("url-caption", *columns[2:4])
 
 
 def test_columns_of_other_names_can_be_named() -> None:
