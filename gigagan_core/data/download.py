@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import PartitionSettings
-from gigagan_core.data.columns import plain_column
+from gigagan_core.data.columns import plain_array, texts
 from gigagan_core.data.fetch import Fetched, fetch_all
-from gigagan_core.data.filter import filter_rows
+from gigagan_core.data.filter import are_http, filter_rows
 from gigagan_core.data.forget import KEPT_COLUMNS, Forgotten
 from gigagan_core.data.hosts import spread_hosts
 from gigagan_core.data.schemas import TableSchema, adapt, canonical_schema, detect
 from gigagan_core.data.status import BLOCKED, FORGOTTEN, OPTED_OUT, SHA256_MISMATCH, SUCCESS
-from gigagan_core.data.tables import read_rows, rows_before
+from gigagan_core.data.tables import batches_before, read_rows
 from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def download_partition(
         settings.caption_column,
     )
     rows = adapt(piece, schema, job.table_sha256, settings.start, job.table_uri)
-    reasons, missing = _filter(rows, job, _asked_before(piece, schema, job))
+    reasons, missing = _filter(rows, job, _asked_before(rows, schema, job))
     result = PartitionResult(rows=len(rows), missing=missing, schema=schema.name)
     folder = scratch / f"attempt-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -194,17 +194,35 @@ def _filter(
     )
 
 
-def _asked_before(piece: pa.Table, schema: TableSchema, job: PartitionJob) -> set[str]:
-    """URLs of this piece that an earlier one of the same table asks for, as far as its row group tells.
+def _asked_before(rows: pa.Table, schema: TableSchema, job: PartitionJob) -> set[str]:
+    """URLs of these rows that an earlier row of the same table asks for, as far as their row group tells.
 
-    It is a function of the table alone, so partitions stay independent of each other.
+    It is a function of the table alone, so partitions stay independent of each other. Of the rows before, one batch is
+    in memory, and it is looked for each URL until that is found.
     """
-    column = schema.columns["url"]
-    urls = plain_column(piece[column]).unique()
-    earlier = rows_before(job.table_uri, job.settings.start, column, urls)
-    rows = adapt(earlier, schema, job.table_sha256, 0, job.table_uri)
-    reasons, _ = _filter(rows, job)
-    return {url for url, reason in zip(rows["url"].to_pylist(), reasons, strict=True) if reason is None}
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    urls = rows["url"].filter(are_http(rows["url"]))
+    wanted, found = set(urls.unique().to_pylist()), set()
+    columns = list(dict.fromkeys(schema.columns.values()))
+    for batch in batches_before(job.table_uri, job.settings.start, columns):
+        if not wanted:
+            break
+        look_for = pa.array(wanted, pa.string())
+        is_wanted = pc.is_in(texts(plain_array(batch[schema.columns["url"]])), value_set=look_for)
+        if not pc.any(is_wanted).as_py():
+            continue
+        # Taken without those that nobody wants: a few rows cannot tell what a column holds, hence not judged.
+        few = pa.table({name: plain_array(batch[name]).filter(is_wanted) for name in columns})
+        earlier = adapt(few, schema, job.table_sha256, 0, job.table_uri, judged=False)
+        reasons, _ = _filter(earlier, job)
+        asked = {
+            url for url, reason in zip(earlier["url"].to_pylist(), reasons, strict=True) if reason is None
+        }
+        found |= asked
+        wanted -= asked
+    return found
 
 
 def download_task(job: PartitionJob, scratch: str, output: str) -> dict[str, Any]:

@@ -88,12 +88,19 @@ def _check_url(checks: _Checks, allow_private: bool) -> None:
 
     url = pc.fill_null(checks.rows["url"].combine_chunks(), "")
     checks.refuse(_mask(pc.equal(pc.utf8_trim_whitespace(url), "")), "no_url")
-    checks.refuse(~_mask(pc.match_substring_regex(url, r"(?i)^\s*https?://")), "not_http")
+    checks.refuse(~_mask(are_http(url)), "not_http")
     if not allow_private:
         hosts = pc.fill_null(hosts_of(url), "").dictionary_encode()
         private = np.array([is_private_literal(host) for host in hosts.dictionary.to_pylist()], dtype=bool)
         if private.any():
             checks.refuse(private[hosts.indices.to_numpy()], "private_address")
+
+
+def are_http(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """bool: whether each URL (string) is one of http or https; null where it is null."""
+    import pyarrow.compute as pc
+
+    return pc.match_substring_regex(urls, r"(?i)^\s*https?://")
 
 
 def _check_caption(checks: _Checks, settings: FilterSettings) -> None:

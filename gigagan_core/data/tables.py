@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gigagan_core.data.columns import plain_array
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import ExternalTable
 
@@ -80,26 +79,20 @@ def read_rows(uri: str, start: int, rows: int) -> pa.Table:
         return pa.Table.from_batches(pieces, parquet.schema_arrow)
 
 
-def rows_before(uri: str, start: int, column: str, values: pa.Array) -> pa.Table:
-    """The rows before `start`, in the row group that holds it, whose `column` is one of `values` (as `plain_array`
-    has them).
+def batches_before(uri: str, start: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """These columns of the rows before `start` in the row group that holds it, batch by batch.
 
     These are the rows that reading from `start` on passes anyway. Raises GigaganError where the file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     with _reading(uri) as parquet:
         position, groups = _groups(parquet, start, start + 1)
-        found = []
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups):
-            batch = batch.slice(0, max(start - position, 0))
-            if not len(batch):
-                break
-            rows = pa.record_batch([plain_array(each) for each in batch.columns], batch.schema.names)
-            found.append(rows.filter(pc.is_in(rows[column], value_set=values, skip_nulls=True)))
+        if position >= start:
+            return
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns)):
+            yield batch.slice(0, start - position)
             position += len(batch)
-        return pa.Table.from_batches(found) if found else parquet.schema_arrow.empty_table()
+            if position >= start:
+                return
 
 
 @contextlib.contextmanager

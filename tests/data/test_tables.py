@@ -9,15 +9,18 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gigagan_core.config.ingest import IngestSettings
-from gigagan_core.data import openmoji
+from gigagan_core.config.ingest import IngestSettings, PartitionSettings
+from gigagan_core.data import download, openmoji, tables
+from gigagan_core.data.download import PartitionJob, _asked_before
+from gigagan_core.data.schemas import TableSchema, adapt, detect
 from gigagan_core.data.site import OpenMojiSite
-from gigagan_core.data.tables import find_tables, read_rows, rows_before
+from gigagan_core.data.tables import batches_before, find_tables, read_rows
 from gigagan_core.errors import GigaganError
 
 from .helpers import rows_of, run_ingest
@@ -44,34 +47,124 @@ def test_a_piece_is_the_rows_asked_for_however_the_file_is_cut(
     assert read_rows(str(path), start, rows)["n"].to_pylist() == list(range(start, start + rows))
 
 
-def test_what_a_row_group_tells_of_earlier_rows(tmp_path: Path) -> None:
-    urls = [f"http://a.example/{number % 30}" for number in range(100)] + [None]
-    path = write(tmp_path / "t.parquet", {"url": urls, "n": list(range(101))}, row_group_size=80)
-    wanted = pa.array(["http://a.example/3", "http://a.example/29", None])
-    assert rows_before(str(path), 70, "url", wanted)["n"].to_pylist() == [3, 29, 33, 59, 63]
-    assert rows_before(str(path), 95, "url", wanted)["n"].to_pylist() == [89, 93]
-    assert rows_before(str(path), 80, "url", wanted)["n"].to_pylist() == []
-    coded = pq.read_table(path)
-    for changed in (coded["url"].dictionary_encode(), coded["url"].cast(pa.string_view())):
-        other = coded.set_column(0, "url", changed)
-        pq.write_table(other, tmp_path / "other.parquet")
-        found = rows_before(str(tmp_path / "other.parquet"), 70, "url", wanted)
-        assert found["n"].to_pylist() == [3, 29, 33, 59, 63]
+def test_the_rows_before_one_are_those_of_its_row_group(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", {"n": list(range(101)), "other": ["x"] * 101}, row_group_size=80)
+
+    def before(start: int) -> list[int]:
+        batches = list(batches_before(str(path), start, ["n"]))
+        assert all(batch.schema.names == ["n"] for batch in batches)
+        return [number for batch in batches for number in batch["n"].to_pylist()]
+
+    assert before(70) == list(range(70))
+    assert before(95) == list(range(80, 95))
+    assert before(80) == before(0) == []
+
+
+JobAt = Callable[[pa.Table, int], tuple[pa.Table, TableSchema, PartitionJob]]
+
+
+@pytest.fixture
+def partition(tmp_path: Path) -> JobAt:
+    """The canonical rows of a table from one on, its schema, and the job that has them."""
+
+    def make(table: pa.Table, start: int) -> tuple[pa.Table, TableSchema, PartitionJob]:
+        path = tmp_path / "t.parquet"
+        pq.write_table(table, path, row_group_size=80)
+        rows = len(table) - start
+        job = PartitionJob(str(path), "ab" * 32, PartitionSettings.of(IngestSettings(), start, rows))
+        schema = detect(tuple(table.column_names), "t")
+        return adapt(read_rows(str(path), start, rows), schema, "ab" * 32, start, "t"), schema, job
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.binary(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_what_a_row_group_tells_of_earlier_rows(partition: JobAt, kind: pa.DataType) -> None:
+    urls = [f"http://a.example/{number}" for number in range(60)]
+    urls += [
+        "http://a.example/3",
+        "http://a.example/59",
+        "http://a.example/70",
+        None,
+        "",
+        "ftp://a.example/1",
+    ]
+    table = pa.table({"url": pa.array(urls).cast(kind), "caption": ["x"] * len(urls)})
+    assert _asked_before(*partition(table, 60)) == {"http://a.example/3", "http://a.example/59"}
+
+
+def test_an_earlier_row_that_is_refused_does_not_ask_and_a_later_one_of_its_url_does(
+    partition: JobAt,
+) -> None:
+    same = "http://a.example/same"
+    table = pa.table({"url": [same, same, same], "caption": [None, "x", "y"]})
+    assert _asked_before(*partition(table, 1)) == set()
+    assert _asked_before(*partition(table, 2)) == {same}
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many earlier rows were judged, batch by batch."""
+    counts: list[int] = []
+
+    def counted(rows: pa.Table, *rest: Any, **more: Any) -> pa.Table:
+        counts.append(len(rows))
+        return adapt(rows, *rest, **more)
+
+    monkeypatch.setattr(download, "adapt", counted)
+    return counts
+
+
+def test_rows_without_a_url_are_not_looked_for(partition: JobAt, looked_at: list[int]) -> None:
+    urls = ["", None, "ftp://a.example/1", "http://a.example/1"] * 10
+    table = pa.table({"url": urls, "caption": ["x"] * 40})
+    assert _asked_before(*partition(table, 36)) == {"http://a.example/1"}
+    assert looked_at == [9]
+
+
+def test_a_url_that_was_found_is_looked_for_no_more(
+    partition: JobAt, looked_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 10)
+    table = pa.table({"url": ["http://a.example/1"] * 50, "caption": ["x"] * 50})
+    assert _asked_before(*partition(table, 45)) == {"http://a.example/1"}
+    assert looked_at == [10]
+
+
+def test_one_repeated_row_without_a_number_stops_no_run(partition: JobAt) -> None:
+    urls = [f"http://a.example/{number}" for number in (1, 2, 3, 1)]
+    sizes = ["wide", "100", "200", "300"]
+    table = pa.table({"url": urls, "caption": ["x"] * 4, "width": sizes, "height": sizes})
+    assert _asked_before(*partition(table, 2)) == {urls[0]}
 
 
 _ARROW_PEAK = """
 import sys
 import pyarrow as pa
-from gigagan_core.data.tables import read_rows, rows_before
+from gigagan_core.config.ingest import IngestSettings, PartitionSettings
+from gigagan_core.data.download import PartitionJob, _asked_before
+from gigagan_core.data.schemas import adapt, detect
+from gigagan_core.data.tables import read_rows
 piece = read_rows(sys.argv[1], 999_000, 1000)
-rows_before(sys.argv[1], 999_000, "url", piece["url"].combine_chunks())
+schema = detect(tuple(piece.column_names), "t")
+job = PartitionJob(sys.argv[1], "ab" * 32, PartitionSettings.of(IngestSettings(), 999_000, 1000))
+_asked_before(adapt(piece, schema, "ab" * 32, 999_000, "t"), schema, job)
 print(pa.default_memory_pool().max_memory() // 2**20)
 """
 
 
 def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
-    urls = [f"http://host.example/pictures/{number:050d}.jpg" for number in range(1_000_000)]
-    path = write(tmp_path / "t.parquet", {"url": urls}, row_group_size=1_000_000)
+    # Every other row has none, and such rows are not each other's earlier ones.
+    urls = [
+        f"http://host.example/pictures/{number:050d}.jpg" if number % 2 else "" for number in range(1_000_000)
+    ]
+    path = write(
+        tmp_path / "t.parquet",
+        {"url": urls, "caption": ["a caption" * 5] * 1_000_000},
+        row_group_size=1_000_000,
+    )
     done = subprocess.run(
         [sys.executable, "-c", _ARROW_PEAK, str(path)], capture_output=True, text=True, check=True
     )
