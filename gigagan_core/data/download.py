@@ -151,8 +151,8 @@ def download_partition(
     return result
 
 
-def _pixels(body: bytes) -> float:
-    """How many pixels a picture's header promises; 0 where it has none that is known, which the resizer sees."""
+def _pixels(body: bytes) -> float | None:
+    """How many pixels a picture's header promises; None where Pillow finds no header."""
     from PIL import Image
 
     try:
@@ -163,7 +163,7 @@ def _pixels(body: bytes) -> float:
     except Image.DecompressionBombError:
         return math.inf
     except Exception:  # Pillow's plug-ins raise whatever they meet in a damaged header
-        return 0
+        return None
 
 
 def read_block_list(place: str) -> frozenset[str]:
@@ -322,8 +322,8 @@ class _PartitionWriter:
         status, message, image = fetched.status, fetched.message, None
         if fetched.body is not None:
             status, message = self._look_up(fetched)
-        if status == SUCCESS and _pixels(fetched.body) > self._max_pixels:
-            status, message = "too_many_pixels", f"more than {self._max_pixels}"
+        if status == SUCCESS:
+            status, message = self._look_at_header(fetched.body)
         if status == SUCCESS:
             image, _, _, width, height, error = self._resize(io.BytesIO(fetched.body))
             if error is None:
@@ -346,6 +346,15 @@ class _PartitionWriter:
             return SHA256_MISMATCH, f"the table says {promised}"
         if fetched.sha256 in self._blocked:
             return BLOCKED, "its sha256 is on the block list"
+        return SUCCESS, None
+
+    def _look_at_header(self, body: bytes) -> tuple[str, str | None]:
+        """Whether a body may be decoded. OpenCV reads formats that Pillow does not, of any size: they may not."""
+        pixels = _pixels(body)
+        if pixels is None:
+            return "not_an_image", "no known header"
+        if pixels > self._max_pixels:
+            return "too_many_pixels", f"more than {self._max_pixels}"
         return SUCCESS, None
 
     def _write(self, row: int, status: str, image: bytes | None = None, **known: Any) -> None:

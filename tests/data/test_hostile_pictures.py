@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections import Counter
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -77,6 +78,15 @@ def bomb(side: int = 30_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def by_opencv(ending: str) -> bytes:
+    """A white picture that is large enough to be kept, in a format of which Pillow may know nothing."""
+    pixels = np.ones((2 * SIDE, 3 * SIDE, 3), np.uint8 if ending == ".pam" else np.float32)
+    made, body = cv2.imencode(ending, pixels)
+    assert made
+    assert cv2.imdecode(body, cv2.IMREAD_UNCHANGED) is not None
+    return body.tobytes()
+
+
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="9" height="9"/></svg>'
 JPEG = encoded("RGB", "JPEG")
 PROGRESSIVE = encoded("RGB", "JPEG", progressive=True)
@@ -97,6 +107,10 @@ PICTURES = {
     "a page": (b"<html>not found</html>", {"not_an_image"}),
     "half a header": (JPEG[:40], {"not_an_image"}),
     "nothing but zeros": (bytes(5000), {"not_an_image"}),
+    # OpenCV decodes these, and nothing would hold their size to `max_pixels`.
+    "a Radiance picture": (by_opencv(".hdr"), {"not_an_image"}),
+    "a PFM": (by_opencv(".pfm"), {"not_an_image"}),
+    "a PAM": (by_opencv(".pam"), {"not_an_image"}),
     "a bomb": (bomb(), {"too_many_pixels"}),
     "a smaller bomb": (bomb(12_000), {"too_many_pixels"}),
 }
