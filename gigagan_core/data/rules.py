@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import ImportSettings, IngestSettings
+from gigagan_core.data.marks import Marks
 from gigagan_core.data.status import SUCCESS
 from gigagan_core.errors import GigaganError
 
@@ -28,7 +29,7 @@ class Rules:
 
     settings: IngestSettings | ImportSettings
     counts: Counter[str] = field(default_factory=Counter)
-    _seen: set[int] = field(default_factory=set)
+    _seen: Marks = field(default_factory=Marks)
 
     def apply(self, rows: pa.Table) -> pa.Table:
         """The rows of a partition with `status` and `selected` as the rules leave them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +11,7 @@ import pytest
 
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.data.download import partition_schema
+from gigagan_core.data.marks import Marks
 from gigagan_core.data.rules import Rules
 
 GOOD = {
@@ -114,3 +117,37 @@ def test_rows_in_are_rows_out_and_rows_rejected() -> None:
     assert rules.outcome() == {"in": 5, "out": 2, "rejected": {"duplicate_bytes": 1, "http_404": 2}}
     assert applied["selected"].to_pylist() == [True, False, False, True, False]
     assert applied.schema == partition_schema()
+
+
+# ---- what was seen -----------------------------------------------------------------------------------
+
+
+def test_marks_hold_what_was_put_in_and_nothing_else_however_they_are_merged() -> None:
+    marks, known = Marks(block=16), set()
+    rng = random.Random(0)
+    for _ in range(400):
+        some = [rng.getrandbits(64), rng.randrange(4000), 2**64 - 1][: rng.randrange(4)]
+        known |= set(some)
+        marks.update(some)
+        asked = [*some, rng.randrange(4000), rng.getrandbits(64)]
+        assert [mark in marks for mark in asked] == [mark in known for mark in asked]
+    assert all(mark in marks for mark in known)
+
+
+def test_a_mark_takes_eight_bytes_beside_the_newest_ones() -> None:
+    block = 2**12
+    before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+    marks = Marks(block)
+    for first in range(0, 64 * block, block):
+        marks.update(range(first, first + block))
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert held / (64 * block) < 9
+
+
+def test_duplicates_are_found_after_the_marks_of_the_first_were_merged() -> None:
+    rules = Rules(IngestSettings(image_size=128), _seen=Marks(block=4))
+    first = [rules.apply(partition({}, first=number))["status"].to_pylist() for number in range(9)]
+    assert first == [["success"]] * 9
+    again = [rules.apply(partition({}, first=number))["status"].to_pylist() for number in range(9)]
+    assert again == [["duplicate_url"]] * 9
