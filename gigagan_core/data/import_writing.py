@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import ImportSettings
+from gigagan_core.data.forget import Forgotten
 from gigagan_core.data.import_tars import Found, encodable
 from gigagan_core.data.imports import ImportPlan, Layout, Piece, read_piece
 from gigagan_core.data.schemas import PUBLISHED, SCORES
-from gigagan_core.data.status import SUCCESS
+from gigagan_core.data.status import FORGOTTEN, SUCCESS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+NOTHING_FORGOTTEN = Forgotten()
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What is read, by Pillow's names."""
@@ -40,10 +43,18 @@ def import_schema() -> pa.Schema:
     return partition_schema().append(pa.field("label", pa.int32()))
 
 
-def import_piece(plan: ImportPlan, piece: Piece, settings: ImportSettings, tar: Path, parquet: Path) -> int:
+def import_piece(
+    plan: ImportPlan,
+    piece: Piece,
+    settings: ImportSettings,
+    tar: Path,
+    parquet: Path,
+    forgotten: Forgotten = NOTHING_FORGOTTEN,
+) -> int:
     """Write a piece's pictures to a tar (key.ending, key.txt, key.json) and every row to a parquet; returns the rows.
 
-    Status is `success` or one of `no_picture`, `no_caption`, `not_an_image`. Raises GigaganError for a damaged tar.
+    Status is `success` or one of `no_picture`, `no_caption`, `not_an_image`, `forgotten`; of what is forgotten, the
+    row says nothing else. Raises GigaganError for a damaged tar.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -56,13 +67,22 @@ def import_piece(plan: ImportPlan, piece: Piece, settings: ImportSettings, tar: 
             key = f"{plan.prefix}{piece.number:05d}{number:06d}"
             row = {**dict.fromkeys(schema.names), **_row(found, plan.layout), "key": key}
             body, ending = None, ""
-            if found.body is None:
+            if found.body is not None:
+                row["sha256"] = hashlib.sha256(found.body).hexdigest()
+            if forgotten.names(row["url"], row["sha256"]):
+                row = {
+                    **dict.fromkeys(schema.names),
+                    "key": key,
+                    "source": row["source"],
+                    "status": FORGOTTEN,
+                }
+            elif found.body is None:
                 row["status"] = "no_picture"
             elif found.caption is None:
                 row["status"] = "no_caption"
             else:
                 body, ending, seen = keep(found.body)
-                row |= {"sha256": hashlib.sha256(found.body).hexdigest(), **seen}
+                row |= seen
             row["selected"] = row["status"] == SUCCESS
             if body is not None:
                 _add(out, f"{key}.{ending}", body)

@@ -7,6 +7,7 @@ each class), ``captions`` (a table of captions or class names; optional).
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from gigagan_core import console
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
+from gigagan_core.stages.forget import remembered
 from gigagan_core.stages.pages import log_data_page
 from gigagan_core.store.artifact import Artifact, ExternalFile
-from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.fingerprint import digest, sha256_file
 
 if TYPE_CHECKING:
+    from gigagan_core.data.forget import Forgotten
     from gigagan_core.data.imports import ImportPlan, Piece
     from gigagan_core.data.shards import Shard
 
@@ -68,13 +71,15 @@ def _produce(work: StageWork, plan: ImportPlan) -> Outcome:
 
 def _shards(work: StageWork, plan: ImportPlan) -> Iterator[Shard]:
     """Every piece's tar and table as they were found, in order; a run that was cut off goes on with what lacks."""
-    folder = work.path / "pieces"
-    folder.mkdir(exist_ok=True)
+    forgotten = remembered(work.store)
+    folder = _pieces_folder(work.path, forgotten)
     with (
         console.progress("importing", total=len(plan.pieces), unit="shards") as bar,
         ThreadPoolExecutor(work.settings.threads) as threads,
     ):
-        futures = [threads.submit(_import, piece, plan, work.settings, folder) for piece in plan.pieces]
+        futures = [
+            threads.submit(_import, piece, plan, work.settings, folder, forgotten) for piece in plan.pieces
+        ]
         try:
             for future in futures:
                 yield future.result()
@@ -84,14 +89,27 @@ def _shards(work: StageWork, plan: ImportPlan) -> Iterator[Shard]:
                 future.cancel()
 
 
-def _import(piece: Piece, plan: ImportPlan, settings: ImportSettings, folder: Path) -> Shard:
+def _pieces_folder(scratch: Path, forgotten: Forgotten) -> Path:
+    """Where this run's pieces lie: those made before the last request to forget hold what it named, and go."""
+    name = f"pieces-{digest(forgotten.as_json())[:12]}" if forgotten else "pieces"
+    for older in scratch.glob("pieces*"):
+        if older.name != name:
+            shutil.rmtree(older)
+    folder = scratch / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _import(
+    piece: Piece, plan: ImportPlan, settings: ImportSettings, folder: Path, forgotten: Forgotten
+) -> Shard:
     from gigagan_core.data.import_writing import import_piece
     from gigagan_core.data.shards import Shard
 
     shard = Shard(folder / f"{piece.number:05d}.tar", folder / f"{piece.number:05d}.parquet", 0, 0)
     if not shard.parquet.is_file():
         partial = shard.parquet.with_suffix(".partial")
-        import_piece(plan, piece, settings, shard.tar, partial)
+        import_piece(plan, piece, settings, shard.tar, partial, forgotten)
         # The table comes last, in one step: without it a tar does not count.
         os.replace(partial, shard.parquet)
     return shard
