@@ -3,35 +3,72 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+from gigagan_core.data.columns import plain_column, texts
 from gigagan_core.errors import GigaganError
+
+Pair = tuple[str | None, str | None]
 
 
 def read_captions(path: Path) -> dict[str, str | None]:
     """The table (.csv, .tsv, .parquet, or a .txt of lines NAME CAPTION), as {first column: second column}.
 
-    Raises GigaganError where it cannot be read or has fewer than two columns.
+    A row without a name captions nothing and is passed over. Raises GigaganError where the table cannot be read, has
+    fewer than two columns, holds no texts, or names something twice: a picture has one caption.
     """
     ending = path.suffix.lower()
     try:
         if ending == ".parquet":
-            import pyarrow.parquet as pq
-
-            table = pq.read_table(path)
-            rows = list(zip(*(table[name].to_pylist() for name in table.column_names[:2]), strict=True))
+            pairs = _of_parquet(path)
         elif ending in (".csv", ".tsv"):
             with open(path, encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.reader(file, delimiter="\t" if ending == ".tsv" else ","))[1:]
+                rows = list(csv.reader(file, delimiter="\t" if ending == ".tsv" else ","))
+            pairs = _first_two(rows[1:])
         else:
-            rows = [
-                line.split(maxsplit=1)
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
-        return {str(name): None if caption is None else str(caption) for name, caption, *_ in rows}
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            pairs = _first_two(line.split(maxsplit=1) for line in lines)
     except (OSError, ValueError, csv.Error) as error:
         raise GigaganError(
             f"captions {path} cannot be read ({str(error).splitlines()[0]}); give a .csv, .tsv or .parquet whose first "
             "two columns are file and caption, or a .txt with both on a line"
         ) from None
+    named = [(name, caption) for name, caption in pairs if name]
+    _require_single(path, (name for name, _ in named))
+    return dict(named)
+
+
+def _first_two(rows: Iterable[list[str]]) -> list[Pair]:
+    """Of each row that is not empty."""
+    pairs: list[Pair] = []
+    for row in rows:
+        if len(row) == 1:
+            raise ValueError(f"{row[0][:80]!r} stands alone in its row")
+        if row:
+            pairs.append((row[0], row[1]))
+    return pairs
+
+
+def _of_parquet(path: Path) -> list[Pair]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    if table.num_columns < 2:
+        raise ValueError("it has one column only")
+    names, captions = (plain_column(table.column(number)) for number in range(2))
+    if pa.types.is_integer(names.type):  # numbers of classes
+        names = names.cast(pa.string())
+    return list(zip(texts(names).to_pylist(), texts(captions).to_pylist(), strict=True))
+
+
+def _require_single(path: Path, names: Iterable[str]) -> None:
+    repeated = [(name, count) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        name, count = repeated[0]
+        others = f", and {len(repeated) - 1} others more than once" if len(repeated) > 1 else ""
+        raise GigaganError(
+            f"captions {path} names {name} {count} times{others}; keep one caption for each picture in it"
+        )
