@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,9 +59,9 @@ class ImportPlan:
 def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = None) -> ImportPlan:
     """What is in a folder, and how it is cut.
 
-    captions: a table (.csv, .tsv, .parquet, or a .txt of lines NAME CAPTION) whose first column names a file, relative
-    to the folder, or a class folder, and whose second column is its caption. Raises GigaganError where the folder is
-    missing, holds nothing to import, or has pictures that nothing captions.
+    captions: a table (see `read_captions`) whose first column names a file, relative to the folder, a class folder, or,
+    of tars, a sample's key or a class's number. Raises GigaganError where the folder is missing, holds nothing to
+    import, or has pictures that nothing captions.
     """
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; name the one that holds the tars or pictures")
@@ -154,7 +154,7 @@ def _class_of(picture: str) -> str:
 def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
     """The pictures of a piece, one at a time. Raises GigaganError for a tar that is damaged or cut off."""
     if plan.layout == "shards":
-        yield from read_tar(plan.folder / piece.files[0])
+        yield from (_captioned(found, plan.captions) for found in read_tar(plan.folder / piece.files[0]))
         return
     for name in piece.files:
         body = None if name in plan.lost else (plan.folder / name).read_bytes()
@@ -164,6 +164,29 @@ def read_piece(plan: ImportPlan, piece: Piece) -> Iterator[Found]:
             yield Found(name, body, caption, {"label": plan.labels[class_name]})
         else:
             yield Found(name, body, _caption_of(plan, name))
+
+
+def _captioned(found: Found, captions: Mapping[str, str | None]) -> Found:
+    """A sample of a tar with its caption: by the table, its own, or, where there is none, its class's.
+
+    A class is called what the table calls its number, what `class_name` in the JSON says, or by its number; which of
+    them is kept in `extra`, as `caption_from`.
+    """
+    if found.name in captions:
+        return replace(found, caption=captions[found.name])
+    if found.caption is not None:
+        return found
+    label, name = found.known.get("label"), found.known.get("class_name")
+    number = str(label) if isinstance(label, int) and not isinstance(label, bool) else None
+    if number in captions:
+        origin, caption = "table of classes", captions[number]
+    elif isinstance(name, str) and name.strip():
+        origin, caption = "class_name", encodable(name)
+    elif number is not None:
+        origin, caption = "class number", f"class {number}"
+    else:
+        return found
+    return replace(found, caption=caption, known={**found.known, "caption_from": origin})
 
 
 def _caption_of(plan: ImportPlan, picture: str) -> str | None:

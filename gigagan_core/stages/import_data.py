@@ -6,8 +6,10 @@ each class), ``captions`` (a table of captions or class names; optional).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,8 @@ from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import digest, sha256_file
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from gigagan_core.data.forget import Forgotten
     from gigagan_core.data.imports import ImportPlan, Piece
     from gigagan_core.data.shards import Shard
@@ -53,9 +57,11 @@ def _produce(work: StageWork, plan: ImportPlan) -> Outcome:
     from gigagan_core.data.rules import Rules
     from gigagan_core.data.shards import read_table, write_index, write_shard
 
-    rules, shards = Rules(work.settings), []
+    rules, shards, class_captions = Rules(work.settings), [], Counter()
     for piece, shard in zip(plan.pieces, _shards(work, plan), strict=True):
-        shards.append(write_shard(work.output, piece.number, shard.tar, rules.apply(read_table(shard))))
+        rows = read_table(shard)
+        class_captions += _class_captions(rows)
+        shards.append(write_shard(work.output, piece.number, shard.tar, rules.apply(rows)))
     counts = rules.outcome()
     rules.require_rows("these pictures")
     write_index(work.output, shards)
@@ -65,8 +71,16 @@ def _produce(work: StageWork, plan: ImportPlan) -> Outcome:
     log_data_page(work, shards, f"Shard set of {work.label}", notes)
     if plan.labels:
         notes["classes"] = list(plan.labels)
+    if class_captions:
+        notes["captions_from"] = dict(class_captions)
     summary = {"rows_in": counts["in"], "rows_out": counts["out"], "kept_share": counts["out"] / counts["in"]}
     return Outcome(counts=counts, summary=summary, notes=notes)
+
+
+def _class_captions(rows: pa.Table) -> Counter[str]:
+    """How many rows of a tar are captioned by their class alone, by where its name is from."""
+    known = (json.loads(extra) for extra in rows["extra"].to_pylist() if extra and '"caption_from"' in extra)
+    return Counter(origin for each in known if isinstance(origin := each.get("caption_from"), str))
 
 
 def _shards(work: StageWork, plan: ImportPlan) -> Iterator[Shard]:

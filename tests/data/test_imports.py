@@ -94,6 +94,31 @@ def test_webdataset_classes_and_captions_in_json_are_read(tmp_path: Path) -> Non
     }
 
 
+def test_a_sample_with_a_class_and_no_caption_is_called_by_its_class(tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for number, name in enumerate(("numbered", "named", "tabled", "own", "by_key", "nothing", "truth")):
+        files[f"{name}.jpg"] = picture(number)
+        files |= {f"{name}.cls": b"7\n"} if name not in ("tabled", "nothing", "truth") else {}
+    files |= {"named.json": b'{"class_name": "a cock"}', "tabled.cls": b"3", "own.txt": b"a bird, asleep"}
+    files["truth.json"] = b'{"label": true}'
+    table = tmp_path / "captions.csv"
+    table.write_text("class,name\n3,a tench\nby_key,a hen\n")
+    members = {name: files[name] for name in sorted(files)}
+    artifact = run(write_tar(tmp_path / "in" / "0.tar", members).parent, tmp_path / "store", table)
+    assert {
+        name: (row["status"], row["caption"], row["label"]) for name, row in by_name(artifact).items()
+    } == {
+        "numbered": ("success", "class 7", 7),
+        "named": ("success", "a cock", 7),
+        "tabled": ("success", "a tench", 3),
+        "own": ("success", "a bird, asleep", 7),
+        "by_key": ("success", "a hen", 7),
+        "nothing": ("no_caption", None, None),
+        "truth": ("no_caption", None, None),
+    }
+    assert artifact.notes["captions_from"] == {"class number": 1, "class_name": 1, "table of classes": 1}
+
+
 @pytest.mark.parametrize("cut", ["inside a picture", "between two samples", "to nothing"])
 def test_a_tar_that_was_cut_is_one_sentence_wherever_it_was(shards: Path, tmp_path: Path, cut: str) -> None:
     path = shards / "00001.tar"
