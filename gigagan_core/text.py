@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # CSI and OSC sequences, whole, so that no "[31m" debris is left behind; single controls go below.
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]")
@@ -25,6 +26,12 @@ def lines(text: str) -> list[str]:
     """
     found = text.split("\n")
     return found if found[-1] else found[:-1]
+
+
+def some_of(names: Sequence[str], shown: int = 5) -> str:
+    """How many names there are, and the first of them: "7 (a, b, c, d, e, ...)"."""
+    rest = ", ..." if len(names) > shown else ""
+    return f"{len(names)} ({', '.join(plain(name, 80) for name in names[:shown])}{rest})"
 
 
 def plain(text: object, limit: int = 300) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gigagan_core.data.columns import plain_column, texts
 from gigagan_core.errors import GigaganError
+from gigagan_core.text import lines
 
 Pair = tuple[str | None, str | None]
 
@@ -28,8 +29,8 @@ def read_captions(path: Path) -> dict[str, str | None]:
                 rows = list(csv.reader(file, delimiter="\t" if ending == ".tsv" else ","))
             pairs = _first_two(rows[1:])
         else:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            pairs = _first_two(line.split(maxsplit=1) for line in lines)
+            text = path.read_text(encoding="utf-8-sig")
+            pairs = _first_two(line.split(maxsplit=1) for line in lines(text))
     except (OSError, ValueError, csv.Error) as error:
         raise GigaganError(
             f"captions {path} cannot be read ({str(error).splitlines()[0]}); give a .csv, .tsv or .parquet whose first "

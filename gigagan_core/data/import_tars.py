@@ -14,7 +14,11 @@ from gigagan_core.data.columns import finite
 from gigagan_core.data.pictures import ENDINGS
 from gigagan_core.errors import GigaganError
 
-_PARTS = frozenset({*ENDINGS, "txt", "json", "cls"})
+UNREAD_ENDINGS = ("avif", "bmp", "gif", "heic", "heif", "jp2", "jxl", "pgm", "ppm", "tif", "tiff")
+"""Of pictures in formats that are not read: each has a row, and the status `not_an_image`."""
+
+_PICTURES = (*ENDINGS, *UNREAD_ENDINGS)
+_PARTS = frozenset({*_PICTURES, "txt", "json", "cls"})
 _BLOCK = 2**20
 _APPLE_DOUBLE = "._"  # what a Mac's tar puts before each file, for what other systems have no place for
 
@@ -116,7 +120,7 @@ def _by_prefix(members: _Members) -> dict[str, _Members]:
 
 
 def _is_pair(parts: _Members) -> bool:
-    return "txt" in parts and any(ending in parts for ending in ENDINGS)
+    return "txt" in parts and any(ending in parts for ending in _PICTURES)
 
 
 def _is_one_pair(dotted: Mapping[str, _Members]) -> bool:
@@ -125,13 +129,13 @@ def _is_one_pair(dotted: Mapping[str, _Members]) -> bool:
     Numbers tell samples apart, and what belongs to another sample must not caption this one.
     """
     lasts = Counter(last for parts in dotted.values() for last in parts)
-    pictures = sum(lasts[ending] for ending in ENDINGS)
+    pictures = sum(lasts[ending] for ending in _PICTURES)
     once = pictures == 1 and lasts["txt"] == 1 and max(lasts.values()) == 1
     return once and not any(letter.isdecimal() for prefix in dotted for letter in prefix)
 
 
 def _found(key: str, parts: Mapping[str, bytes]) -> Found:
-    body = next((parts[ending] for ending in ENDINGS if ending in parts), None)
+    body = next((parts[ending] for ending in _PICTURES if ending in parts), None)
     known = _json(parts.get("json"))
     caption = utf8_text(parts["txt"]) if "txt" in parts else known.get("caption")
     if "cls" in parts and (label := utf8_text(parts["cls"]) or "").strip().isdecimal():

@@ -16,11 +16,13 @@ from typing import Literal
 
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data.caption_tables import read_captions
-from gigagan_core.data.import_tars import Found, encodable, read_tar, utf8_text
+from gigagan_core.data.import_tars import UNREAD_ENDINGS, Found, encodable, read_tar, utf8_text
 from gigagan_core.data.pictures import ENDINGS
 from gigagan_core.errors import GigaganError
 
 Layout = Literal["shards", "captions", "classes"]
+_PACKED = ("gz", "tgz", "bz2", "tbz2", "xz", "txz", "zst", "zip")
+_END_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ class Piece:
 class ImportPlan:
     """How a folder is read.
 
-    pieces: in order of names. prefix: 12 hex digits, the beginning of every key; decided by names and sizes, so that a
-    copy of the folder gets the same keys. captions: file or class folder -> caption, as a table gave them.
+    pieces: in order of names. prefix: 12 hex digits, the beginning of every key; decided by names, sizes and the ends
+    of every tar or of the first picture, so that a copy of the folder gets the same keys, and another folder does not.
+    captions: file, class folder, or of tars key or class number -> caption, as a table gave them.
     labels: class folder -> number, by name; empty where there are no classes. lost: files that the table names and the
-    folder does not have.
+    folder does not have. left_out: tars and pictures of the folder that are in no piece.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class ImportPlan:
     captions: Mapping[str, str | None] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 # ---- what is there -----------------------------------------------------------------------------------
@@ -67,12 +71,14 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
         raise GigaganError(f"{folder} is no folder; name the one that holds the tars or pictures")
     table = read_captions(captions) if captions else {}
     files = _files(folder)
-    tars = [name for name in files if name.endswith(".tar")]
-    pictures = [name for name in files if name.rpartition(".")[2].lower() in ENDINGS]
-    layout = _layout(folder, settings.layout, tars, pictures, files, table)
+    tars = [name for name in files if name.lower().endswith(".tar")]
+    readable = [name for name in files if _ending(name) in ENDINGS]
+    layout = _layout(folder, settings.layout, tars, readable, files, table)
+    pictures = [name for name in files if _ending(name) in (*ENDINGS, *UNREAD_ENDINGS)]
     labels: dict[str, int] = {}
     lost: frozenset[str] = frozenset()
     if layout == "classes":
+        pictures = [name for name in pictures if "/" in name]
         classes = sorted({_class_of(name) for name in pictures})
         labels = {name: number for number, name in enumerate(classes)}
     elif layout == "captions":
@@ -82,8 +88,35 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
     names, size = (tars, 1) if layout == "shards" else (pictures, settings.rows_per_shard)
     cuts = range(0, len(names), size)
     pieces = tuple(Piece(number, tuple(names[cut : cut + size])) for number, cut in enumerate(cuts))
-    prefix = hashlib.sha256(json.dumps([(name, files.get(name)) for name in names]).encode()).hexdigest()[:12]
-    return ImportPlan(folder, layout, pieces, prefix, table, labels, lost)
+    prefix = _prefix(folder, layout, {name: files.get(name) for name in names})
+    return ImportPlan(folder, layout, pieces, prefix, table, labels, lost, _left_out(files, frozenset(names)))
+
+
+def _prefix(folder: Path, layout: Layout, names: Mapping[str, int | None]) -> str:
+    """See `ImportPlan`. Small tars of equal names often have equal sizes too: their ends tell them apart."""
+    there = [name for name, size in names.items() if size is not None]
+    looked_at = there if layout == "shards" else there[:1]
+    content = [_ends_sum(folder / name) for name in looked_at]
+    return hashlib.sha256(json.dumps([*names.items(), content]).encode()).hexdigest()[:12]
+
+
+def _ends_sum(path: Path) -> str:
+    """sha256 (hex) of a file's first and last bytes: reading all of a thousand tars twice would take too long."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_END_BYTES)
+            file.seek(max(path.stat().st_size - _END_BYTES, 0))
+            return hashlib.sha256(head + file.read()).hexdigest()
+    except OSError as error:
+        raise GigaganError(
+            f"{path} cannot be read ({error.strerror}); see to its rights and its disk"
+        ) from None
+
+
+def _left_out(files: Mapping[str, int], taken: frozenset[str]) -> tuple[str, ...]:
+    """Tars, packed or not, and pictures that are in no piece."""
+    kinds = {*ENDINGS, *UNREAD_ENDINGS, "tar", *_PACKED}
+    return tuple(name for name in files if name not in taken and _ending(name) in kinds)
 
 
 def _files(folder: Path) -> dict[str, int]:
@@ -113,13 +146,20 @@ def _layout(
     table: Mapping[str, str | None],
 ) -> Layout:
     kinds = ", ".join(f".{ending}" for ending in ENDINGS)
+    if wanted == "auto" and tars and pictures:
+        raise GigaganError(
+            f"{folder} holds tars ({tars[0]}) and pictures ({pictures[0]}); set layout to shards, captions or classes "
+            "to say which are meant, or move the others out of it"
+        )
     if wanted == "shards" or (wanted == "auto" and tars):
         if not tars:
             raise GigaganError(f"{folder} holds no .tar file; name the folder that holds the shards")
         return "shards"
     if not pictures:
+        packed = next((name for name in files if _ending(name) in _PACKED), None)
+        unpack = f", or unpack {packed}" if packed else ""
         raise GigaganError(
-            f"{folder} holds no .tar file and no picture ({kinds}); name the folder that holds them"
+            f"{folder} holds no .tar file and no picture ({kinds}); name the folder that holds them{unpack}"
         )
     has_classes = all("/" in name for name in pictures)
     if wanted == "classes" and not has_classes:
@@ -138,6 +178,10 @@ def _layout(
             )
         return "captions"
     return "classes"
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2].lower()
 
 
 def _caption_file(picture: str) -> str:

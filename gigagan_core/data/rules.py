@@ -50,6 +50,8 @@ class Rules:
     def require_rows(self, what: str) -> None:
         """Raise GigaganError where no row is left. what: they came from, for the sentence."""
         counts = self.outcome()
+        if not counts["in"]:
+            raise GigaganError(f"there is no row in {what}; name another place")
         if not counts["out"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
             raise GigaganError(

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gigagan_core import console
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import ExternalTable
+from gigagan_core.text import some_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Metadata = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ENDING = ".parquet"
+OTHER_ENDINGS = tuple(
+    f".{kind}{packed}"
+    for kind in ("csv", "tsv", "json", "jsonl", "ndjson", "arrow", "feather", "orc", "avro", "parquet")
+    for packed in ("", ".gz", ".zst", ".bz2", ".xz")
+)
+"""Of tables that are not read."""
+
 BATCH_ROWS = 16_384
 READ_BUFFER = 2**20
 
@@ -29,23 +38,25 @@ class TableHead:
     columns: tuple[str, ...]
 
 
-def find_tables(metadata: Metadata) -> list[ExternalTable]:
+def find_tables(metadata: Metadata, warn: Callable[[str], None] = console.warn) -> list[ExternalTable]:
     """The tables named by a file, a folder, a URI or a list of them, each with sha256 and number of rows.
 
     A folder stands for its ``*.parquet`` files, by name; hidden ones are left alone. Tables of equal content are
-    taken once, empty ones not at all. Raises GigaganError where there is none, where one is no parquet file, and
+    taken once, empty ones not at all. warn: told what is left out: folders and other tables beside those taken, and a
+    table whose content another one has. Raises GigaganError where there is none, where one is no parquet file, and
     where no table has a row.
     """
     given = [metadata] if isinstance(metadata, (str, os.PathLike)) else list(metadata)
-    uris = [uri for item in given for uri in _expand(os.fspath(item))]
+    uris = [uri for item in given for uri in _expand(os.fspath(item), warn)]
     if not uris:
         raise GigaganError("no metadata was given; name a parquet file or a folder of them")
     found: dict[str, ExternalTable] = {}
     for uri in uris:
         head = read_head(uri)
         if head.rows:
-            sha256 = _sha256(uri)
-            found.setdefault(sha256, ExternalTable(uri=uri, sha256=sha256, rows=head.rows))
+            table = ExternalTable(uri=uri, sha256=_sha256(uri), rows=head.rows)
+            if (same := found.setdefault(table.sha256, table)).uri != uri:
+                warn(f"table {uri} has the content of {same.uri} and is left out")
     if not found:
         what = uris[0] if len(uris) == 1 else f"each of the {len(uris)} tables from {uris[0]} on"
         raise GigaganError(f"{what} is a parquet table without a row; give one that has rows")
@@ -120,7 +131,7 @@ def _groups(parquet: Any, start: int, end: int) -> tuple[int, list[int]]:
     return first, groups
 
 
-def _expand(uri: str) -> list[str]:
+def _expand(uri: str, warn: Callable[[str], None]) -> list[str]:
     import fsspec
 
     try:
@@ -130,18 +141,32 @@ def _expand(uri: str) -> list[str]:
         if not fs.isdir(path):
             return [_name(fs, path)]
         # Not by a pattern, which a folder's own name may look like.
-        listed = sorted(entry["name"] for entry in fs.ls(path, detail=True) if _is_table(entry))
+        entries = sorted(fs.ls(path, detail=True), key=lambda entry: entry["name"])
     except (ImportError, ValueError, OSError) as error:
         raise GigaganError(f"metadata {uri} cannot be read: {error}; check address and rights") from None
+    listed = [entry["name"] for entry in entries if _is_table(entry)]
     if not listed:
         raise GigaganError(f"folder {uri} holds no *{ENDING} file; name the folder that holds the tables")
+    if others := [_file_name(entry) for entry in entries if _is_left_out(entry)]:
+        warn(f"folder {uri}: left out, since only its own *{ENDING} files are tables: {some_of(others)}")
     return [_name(fs, path) for path in listed]
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    return os.path.basename(entry["name"].rstrip("/"))
 
 
 def _is_table(entry: Mapping[str, Any]) -> bool:
     """Whether what a folder lists is a table; copying between systems leaves hidden files beside them."""
-    name = os.path.basename(entry["name"])
-    return entry["type"] != "directory" and name.endswith(ENDING) and not name.startswith(".")
+    name = _file_name(entry)
+    return entry["type"] != "directory" and name.lower().endswith(ENDING) and not name.startswith(".")
+
+
+def _is_left_out(entry: Mapping[str, Any]) -> bool:
+    """Whether it may hold rows that a person believes to be taken."""
+    name = _file_name(entry)
+    may_hold_rows = entry["type"] == "directory" or name.lower().endswith(OTHER_ENDINGS)
+    return may_hold_rows and not _is_table(entry) and not name.startswith((".", "_"))
 
 
 def _name(fs: Any, path: str) -> str:
@@ -167,6 +192,6 @@ def _sha256(uri: str) -> str:
 
 def _unreadable(uri: str, error: Exception) -> GigaganError:
     advice = "copy it again from its source"
-    if not uri.endswith(ENDING):
+    if not uri.lower().endswith(ENDING):
         advice += ", or write it as parquet where it is a CSV or JSON table"
     return GigaganError(f"table {uri} is not a whole parquet file ({str(error).splitlines()[0]}); {advice}")

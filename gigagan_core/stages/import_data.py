@@ -22,6 +22,7 @@ from gigagan_core.stages.forget import remembered
 from gigagan_core.stages.pages import log_data_page
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import digest, sha256_file
+from gigagan_core.text import some_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +48,11 @@ def run(
     folder = Path(os.path.abspath(inputs["source"]))
     captions = Path(inputs["captions"]) if inputs.get("captions") else None
     plan = plan_import(folder, settings, captions)
+    if plan.left_out:
+        context.warn(
+            f"{folder}: left out of layout={plan.layout}: {some_of(plan.left_out)}; unpack what is packed, and import "
+            "tars and pictures from a folder each"
+        )
     given: dict[str, Any] = {"source": ExternalFile(str(folder), folder_sum(folder))}
     if captions:
         given["captions"] = ExternalFile(str(captions), sha256_file(captions))

@@ -33,7 +33,7 @@ def run(
     # An artifact is known by the numbers of its filter, not by the name of the preset that they came from.
     settings = settings.model_copy(update={"filter": settings.filter.resolved()})
     metadata = inputs["metadata"]
-    tables = list(metadata) if _are_tables(metadata) else find_tables(metadata)
+    tables = list(metadata) if _are_tables(metadata) else find_tables(metadata, context.warn)
     for warning in _warnings(_schemas(tables, settings), settings):
         context.warn(warning)
     given: dict[str, Any] = {"metadata": tables}

@@ -295,6 +295,88 @@ def test_a_copy_of_a_folder_gets_the_same_keys(tmp_path: Path) -> None:
     assert keys[0] == keys[1]
 
 
+def test_other_folders_with_tars_of_equal_names_and_sizes_have_other_keys(tmp_path: Path) -> None:
+    keys = []
+    for name, first in (("one", 0), ("other", 10)):
+        files: dict[str, bytes] = {}
+        for number in range(2):
+            files |= {f"{number}.png": picture(first + number, "PNG", (8, 8)), f"{number}.txt": b"x"}
+        path = write_tar(tmp_path / name / "0.tar", files)
+        assert path.stat().st_size == 10_240
+        keys += [row["key"] for row in rows_of(run(path.parent, tmp_path / "store"))]
+    assert len(set(keys)) == 4
+
+
+def test_other_class_folders_with_files_of_equal_names_and_sizes_have_other_keys(tmp_path: Path) -> None:
+    keys = set()
+    for name, shade in (("one", 0), ("other", 255)):
+        body = io.BytesIO()
+        Image.new("L", (8, 8), shade).save(body, "PNG", compress_level=0)
+        keys |= {
+            row["key"]
+            for row in rows_of(
+                run(write_files(tmp_path / name, {"c/a.png": body.getvalue()}), tmp_path / "s")
+            )
+        }
+    assert len(keys) == 2
+
+
+# ---- what is left out, or is no picture that is read -------------------------------------------------
+
+
+def test_pictures_of_other_formats_are_counted_by_their_names(tmp_path: Path) -> None:
+    files = {f"{name}/1.png": picture(place) for place, name in enumerate(("dog", "cat"))}
+    files |= {"dog/2.bmp": picture(2, "BMP"), "dog/3.GIF": picture(3, "GIF")}
+    artifact = run(write_files(tmp_path / "in", files), tmp_path / "store")
+    assert artifact.notes["classes"] == ["cat", "dog"]
+    assert {name: row["status"] for name, row in by_name(artifact).items()} == {
+        "cat/1.png": "success",
+        "dog/1.png": "success",
+        "dog/2.bmp": "not_an_image",
+        "dog/3.GIF": "not_an_image",
+    }
+
+
+def test_pictures_of_other_formats_in_tars_are_counted(tmp_path: Path) -> None:
+    files = {"a.png": picture(0), "a.txt": b"x", "b.bmp": picture(1, "BMP"), "b.cls": b"3", "c.tiff": b"?"}
+    rows = by_name(run(write_tar(tmp_path / "in" / "0.tar", files).parent, tmp_path / "store"))
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a": "success",
+        "b": "not_an_image",
+        "c": "no_caption",
+    }
+
+
+def test_tars_and_pictures_in_one_folder_are_one_sentence_until_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_files(tmp_path / "in", {"dog/1.png": picture(0), "top.gif": b"?", "dog/2.tar.gz": b"?"})
+    write_tar(source / "backup.tar", sample(5))
+    with pytest.raises(
+        GigaganError, match=r"holds tars \(backup\.tar\) and pictures \(dog/1\.png\); set layout"
+    ):
+        run(source, tmp_path / "store")
+    for layout, left_out in (
+        ("shards", "3 (dog/1.png, dog/2.tar.gz, top.gif)"),
+        ("classes", "3 (backup.tar, dog/2.tar.gz, top.gif)"),
+    ):
+        assert run(source, tmp_path / "store", layout=layout).manifest["counts"]["in"] == 1
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert f"left out of layout={layout}: {left_out}" in said
+
+
+def test_a_tar_in_capitals_is_one_and_a_packed_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "in" / "a.TAR", sample(0))
+    write_tar(tmp_path / "in" / "b.tar", sample(1))
+    (tmp_path / "in" / "c.tar.gz").write_bytes(b"?")
+    assert run(tmp_path / "in", tmp_path / "store").manifest["counts"]["in"] == 2
+    assert "1 (c.tar.gz)" in " ".join("".join(capsys.readouterr()).split())
+    with pytest.raises(GigaganError, match=r"holds no \.tar file and no picture .*, or unpack c\.tar\.gz"):
+        plan_import(write_files(tmp_path / "packed", {"c.tar.gz": b"?"}), ImportSettings())
+
+
 def test_a_strangers_notes_and_formats_spoil_no_import(tmp_path: Path) -> None:
     half, deep = r'{"caption": "a cat \ud83d", "url": "http://a.example/\ud83d"}', b"[" * 100_000
     numbers = '{"caption": "x", "width": 1e999, "height": 99999999999, "label": NaN, "punsafe": 1%s}' % (
@@ -361,6 +443,12 @@ def test_pictures_of_which_none_is_left_are_one_sentence(tmp_path: Path) -> None
     source = write_files(tmp_path / "in", {"c/a.jpg": b"x", "c/b.jpg": picture(0)[:200]})
     with pytest.raises(GigaganError, match=r"none of 2 rows is left \(not_an_image 2\); .*these pictures"):
         run(source, tmp_path / "store")
+
+
+def test_a_tar_without_a_sample_is_one_sentence(tmp_path: Path) -> None:
+    write_tar(tmp_path / "in" / "0.tar", {"a.npy": b"x"})
+    with pytest.raises(GigaganError, match="there is no row in these pictures; name another place"):
+        run(tmp_path / "in", tmp_path / "store")
 
 
 @pytest.mark.parametrize(

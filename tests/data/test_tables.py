@@ -316,3 +316,32 @@ def test_empty_tables_are_passed_over_beside_full_ones(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", {"url": ["http://a.example/"], "caption": ["x"]})
     (found,) = find_tables(tmp_path)
     assert (Path(found.uri).name, found.rows) == ("b.parquet", 1)
+
+
+def test_what_lies_beside_the_tables_and_is_not_taken_is_named(tmp_path: Path) -> None:
+    columns = {"url": ["http://a.example/"], "caption": ["x"]}
+    for name in ("a.parquet", "same.parquet"):
+        write(tmp_path / name, columns)
+    write(tmp_path / "D.PARQUET", {**columns, "caption": ["y"]})
+    (tmp_path / "c.csv").write_text("url,caption\n")
+    (tmp_path / "notes.md").write_text("no table")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "year=2020").mkdir()
+    said: list[str] = []
+    found = find_tables(tmp_path, said.append)
+    assert [Path(table.uri).name for table in found] == ["D.PARQUET", "a.parquet"]
+    assert said == [
+        f"folder {tmp_path}: left out, since only its own *.parquet files are tables: 2 (c.csv, year=2020)",
+        f"table {tmp_path}/same.parquet has the content of {tmp_path}/a.parquet and is left out",
+    ]
+
+
+def test_an_ingest_says_what_it_leaves_out(
+    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.parquet", {"url": good_urls[:1], "caption": ["x"]})
+    (folder / "more.csv").write_text("url,caption\n")
+    run_ingest(folder, ingest_settings(), tmp_path / "store")
+    assert "1 (more.csv)" in " ".join("".join(capsys.readouterr()).split())
