@@ -345,3 +345,13 @@ def test_an_ingest_says_what_it_leaves_out(
     (folder / "more.csv").write_text("url,caption\n")
     run_ingest(folder, ingest_settings(), tmp_path / "store")
     assert "1 (more.csv)" in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_a_plain_tables_sums_are_verified_and_its_sizes_are_filtered_by(
+    good_urls: list[str], ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    columns = {"url": good_urls[:3], "caption": ["x", "y", "z"]}
+    known = {"sha256": [None, "0" * 64, None], "width": [99, 99, 9], "height": [99, 99, 99]}
+    settings = ingest_settings(filter={"min_side": 32})
+    rows = rows_of(run_ingest(write(tmp_path / "t.parquet", columns | known), settings, tmp_path / "store"))
+    assert [row["status"] for row in rows] == ["success", "sha256_mismatch", "small_in_table"]
