@@ -31,6 +31,11 @@ WAIT = 1.0
 """Seconds before another request; twice as long after each that brings nothing."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _MB = 1e6
+_LFS = b"version https://git-lfs"
+_ERRORS = {"html": "a web page", "json": "a JSON document", "xml": "an XML document"}
+"""What servers send instead of a file, by the last word of its content type."""
+_VERSION = {"etag": "ETag", "modified": "Last-Modified"}
+"""Headers that tell one version of a file from another, by what they are noted as."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,11 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
         try:
             if not file.is_file():
                 how, partial = "fetched", file.with_name(file.name + PARTIAL)
-                _Download(asset, address, partial).run()
+                _Download(asset, address, partial, folder.has_sum(asset)).run()
                 partial.with_name(partial.name + ".json").unlink(missing_ok=True)
-                _check(asset, folder, partial)
+                _check(asset, folder, partial, address)
                 partial.replace(file)
-            sha256 = folder.check(asset, file)
+            sha256 = _taken_in(asset, folder, file)
             _unpack(asset, file, folder)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -128,10 +133,13 @@ class _Interrupted(Exception):
 
 
 class _Download:
-    """One file over HTTP into `partial`, continued from the bytes that are there."""
+    """One file over HTTP into `partial`, continued from the bytes that are there.
 
-    def __init__(self, asset: Asset, address: str, partial: Path) -> None:
-        self._asset, self._address, self._partial = asset, address, partial
+    has_sum: a sum will tell a file that was cut short, or joined of two versions; where there is none, the server must.
+    """
+
+    def __init__(self, asset: Asset, address: str, partial: Path, has_sum: bool) -> None:
+        self._asset, self._address, self._partial, self._has_sum = asset, address, partial, has_sum
         self._notes = partial.with_name(partial.name + ".json")
         self._total = asset.size
 
@@ -159,18 +167,17 @@ class _Download:
 
     def _forget_another_address(self) -> None:
         """Bytes of another address belong to the same file only where a sum will tell."""
-        if self._asset.sum_state == "unknown" and self._noted().get("address") not in (None, self._address):
+        if not self._has_sum and self._noted().get("address") not in (None, self._address):
             self._partial.unlink(missing_ok=True)
             self._notes.unlink(missing_ok=True)
 
     def _request(self, on_piece: Callable[[], None]) -> None:
-        here = self._here
         headers = {"User-Agent": "gigagan-pipeline", "Accept-Encoding": "identity"}
+        version = _version(self._noted())
+        here = self._here if version or self._has_sum else 0
         if here:
             headers["Range"] = f"bytes={here}-"
-            tag = self._noted().get("etag")
-            if tag and not tag.startswith("W/"):
-                headers["If-Range"] = tag
+            headers |= {"If-Range": version} if version else {}
         try:
             with urllib.request.urlopen(
                 urllib.request.Request(self._address, headers=headers), timeout=TIMEOUT
@@ -192,26 +199,39 @@ class _Download:
             ) from error
 
     def _receive(self, answer: Any, here: int, on_piece: Callable[[], None]) -> None:
-        if "text/html" in answer.headers.get("Content-Type", ""):
-            raise GigaganError(
-                f"asset {self._asset.name}: {self._address} answers with a web page instead of the file; give "
-                f"--mirror URL with another place of {self._asset.file}"
-            )
+        self._refuse_error_page(answer.headers.get_content_type())
+        noted, note = self._noted(), {key: answer.headers.get(name) for key, name in _VERSION.items()}
         if answer.status == 206:
             start = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
             if start != str(here):
                 raise _Interrupted(f"bytes from {start or 'somewhere'} instead of {here}")
+            if _is_another(note, noted):
+                self._partial.unlink()
+                raise _Interrupted("the server has another file than the one begun")
+            note = {key: value or noted.get(key) for key, value in note.items()}
         else:
             here = 0
-        length = answer.headers.get("Content-Length")
-        self._total = here + int(length) if length is not None else None
+        self._total = self._asset.size if answer.length is None else here + answer.length
+        if self._total is None and not (answer.chunked or self._has_sum):
+            raise GigaganError(
+                f"asset {self._asset.name}: {self._address} says neither how long {self._asset.file} is nor where it "
+                "ends, and no source states its sum, so a part of it would count as whole; give --mirror URL with "
+                "another place"
+            )
         self._require_room(here)
-        note = {"address": self._address, "etag": answer.headers.get("ETag")}
-        self._notes.write_text(json.dumps(note))
+        self._notes.write_text(json.dumps({"address": self._address, **note}))
         with open(self._partial, "ab" if here else "wb") as file:
             _copy(answer, file, on_piece)
         if self._total is not None and self._here < self._total:
             raise _Interrupted("the connection was cut")
+
+    def _refuse_error_page(self, content_type: str) -> None:
+        kind = content_type.rpartition("/")[2].rpartition("+")[2]
+        if kind in _ERRORS and not self._asset.file.endswith(f".{kind}"):
+            raise GigaganError(
+                f"asset {self._asset.name}: {self._address} answers with {_ERRORS[kind]} instead of the file; give "
+                f"--mirror URL with another place of {self._asset.file}"
+            )
 
     def _range_refused(self, error: urllib.error.HTTPError, here: int) -> None:
         """Everything is here already, or what is here belongs to another file."""
@@ -231,9 +251,10 @@ class _Download:
 
     def _noted(self) -> dict[str, Any]:
         try:
-            return json.loads(self._notes.read_text())
+            noted = json.loads(self._notes.read_text())
         except (FileNotFoundError, ValueError):
             return {}
+        return noted if isinstance(noted, dict) else {}
 
     def _cut_off(self, error: _Interrupted) -> GigaganError:
         of = f" of {self._total / _MB:,.1f}" if self._total else ""
@@ -250,8 +271,38 @@ def _copy(source: Any, target: BinaryIO, on_piece: Callable[[], None]) -> None:
         on_piece()
 
 
-def _check(asset: Asset, folder: AssetFolder, partial: Path) -> None:
-    """A file with a wrong sum does not stay: the next fetch begins anew."""
+def _version(headers: dict[str, Any]) -> str | None:
+    """What If-Range may ask with: a strong ETag, else the date of the last change."""
+    tag = headers.get("etag")
+    return tag if tag and not tag.startswith("W/") else headers.get("modified")
+
+
+def _is_another(headers: dict[str, Any], noted: dict[str, Any]) -> bool:
+    """Whether two answers are of two versions of a file: by their ETags, and by the dates where one has none."""
+    for key in _VERSION:
+        if headers.get(key) and noted.get(key):
+            return headers[key] != noted[key]
+    return False
+
+
+def _stand_in(file: Path) -> str | None:
+    """Why a file is none at all, or None."""
+    with open(file, "rb") as stream:
+        start = stream.read(len(_LFS))
+    if start == _LFS:
+        return "is a git-LFS pointer, which stands for a file elsewhere"
+    return None if start else "is empty"
+
+
+def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> None:
+    """A file that is none, or has a wrong sum, does not stay: the next fetch begins anew."""
+    reason = _stand_in(partial)
+    if reason is not None:
+        partial.unlink()
+        raise GigaganError(
+            f"asset {asset.name}: what {address} gave {reason}; it was deleted, so give --mirror URL with another "
+            f"place of {asset.file}"
+        )
     try:
         folder.check(asset, partial)
     except GigaganError as error:
@@ -263,6 +314,16 @@ def _check(asset: Asset, folder: AssetFolder, partial: Path) -> None:
             f"asset {asset.name}: what was fetched has sha256 {found} and not {wanted}; it was deleted, "
             "so give --mirror URL with another place, or tell us if the published file has changed"
         ) from error
+
+
+def _taken_in(asset: Asset, folder: AssetFolder, file: Path) -> str:
+    """The sha256 of a file that lies in its place. Raises GigaganError where it is another or none."""
+    reason = _stand_in(file)
+    if reason is not None:
+        raise GigaganError(
+            f"asset {asset.name}: {file} {reason}; delete it and give `gigagan assets fetch {asset.name}`"
+        )
+    return folder.check(asset, file)
 
 
 def _unpack(asset: Asset, file: Path, folder: AssetFolder) -> None:

@@ -68,6 +68,10 @@ class AssetFolder:
         """The catalogue's sum, or the one that the first fetch pinned, or None."""
         return each.sha256 or (self.record(each.name) or {}).get("sha256")
 
+    def has_sum(self, each: Asset) -> bool:
+        """Whether any sum, published or pinned, tells this asset's file from another."""
+        return each.weaker is not None or self.expected_sha256(each) is not None
+
     def check(self, each: Asset, file: Path) -> str:
         """A file's sha256. Raises GigaganError where it, or the weaker sum, is not the expected one."""
         found, expected = sha256_file(file), self.expected_sha256(each)

@@ -7,6 +7,7 @@ import http.server
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,23 @@ from gigagan_core.assets.catalogue import Asset
 
 
 class Mirror:
-    """files: by name. cut_after: bytes after which an answer ends, one entry an answer. ranges: asked for, in order."""
+    """files: by name. cut_after: bytes after which an answer ends, one entry an answer. ranges: asked for, in order.
+
+    framing: how an answer says where it ends: ``length``, ``chunks`` or ``close``, which does not. tags: whether it has
+    an ETag. dated: whether it has a Last-Modified, a day later for each of `later`, whose entries take the place of
+    `files` answer by answer. heeds: whether If-Range is read.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut_after: list[int] = []
         self.status: list[int] = []
         self.ranges: list[str | None] = []
-        self.knows_ranges = True
+        self.later: list[dict[str, bytes]] = []
+        self.day = 1
+        self.framing = "length"
+        self.knows_ranges = self.tags = self.heeds = True
+        self.dated = False
         self.content_type = "application/octet-stream"
         mirror = self
 
@@ -50,7 +60,8 @@ class Mirror:
             request.end_headers()
             return
         tag, start = f'"{hashlib.sha256(data).hexdigest()[:8]}"', 0
-        same = request.headers.get("If-Range") in (None, tag)
+        date = f"Mon, {self.day:02} Jan 2024 00:00:00 GMT"
+        same = not self.heeds or request.headers.get("If-Range") in (None, tag, date)
         if asked and self.knows_ranges and same:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
             if start >= len(data):
@@ -64,13 +75,26 @@ class Mirror:
         else:
             request.send_response(200)
         body = data[start:]
-        request.send_header("ETag", tag)
+        if self.tags:
+            request.send_header("ETag", tag)
+        if self.dated:
+            request.send_header("Last-Modified", date)
         request.send_header("Content-Type", self.content_type)
-        request.send_header("Content-Length", str(len(body)))
+        if self.framing == "length":
+            request.send_header("Content-Length", str(len(body)))
+        elif self.framing == "chunks":
+            request.send_header("Transfer-Encoding", "chunked")
         request.end_headers()
         cut = self.cut_after.pop(0) if self.cut_after else None
-        request.wfile.write(body[:cut])
+        if self.framing == "chunks":
+            for piece in (body[at : at + 1000] for at in range(0, len(body[:cut]), 1000)):
+                request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            request.wfile.write(b"0\r\n\r\n" if cut is None else b"")
+        else:
+            request.wfile.write(body[:cut])
         request.close_connection = True
+        if self.later:
+            self.files, self.day = self.files | self.later.pop(0), self.day + 1
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -104,6 +128,12 @@ def weights(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Asset:
     )
     monkeypatch.setitem(catalogue.CATALOGUE, "weights", known)
     return known
+
+
+@pytest.fixture
+def unknown(weights: Asset) -> Asset:
+    """The same, where nobody states a sum or a size."""
+    return replace(weights, sha256=None, size=None)
 
 
 @pytest.fixture(autouse=True)

@@ -215,3 +215,90 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(mirror, weights, tmp_pa
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(GigaganError, match=r"file/assets cannot be written \(.*\); set GIGAGAN_ASSETS"):
         fetch(weights, AssetFolder(tmp_path / "file" / "assets"), mirror.url)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "what"),
+    [
+        ("application/json", "a JSON document"),
+        ("application/problem+json; charset=utf-8", "a JSON document"),
+        ("application/xml", "an XML document"),
+        ("application/xhtml+xml", "an XML document"),
+    ],
+)
+def test_a_page_of_an_error_is_never_taken_for_a_file(mirror, unknown, content_type, what):
+    mirror.content_type = content_type
+    with pytest.raises(GigaganError, match=f"answers with {what} instead of the file; give --mirror"):
+        fetch(unknown, mirror=mirror.url)
+    assert AssetFolder().state(unknown).state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "is a git-LFS pointer"),
+    ],
+)
+def test_what_stands_for_a_file_is_not_pinned_as_the_file(mirror, weights, unknown, home, body, reason):
+    right, mirror.files["weights.bin"] = mirror.files["weights.bin"], body
+    for asset in (unknown, replace(weights, size=None)):
+        with pytest.raises(GigaganError, match=f"what .*weights.bin gave {reason}.*; it was deleted"):
+            fetch(asset, mirror=mirror.url)
+        assert not list((home / "assets").glob("weights*"))
+        assert AssetFolder().record("weights") is None
+    (home / "assets" / "weights.bin").write_bytes(body)  # by hand, as a clone without git-LFS leaves it
+    with pytest.raises(GigaganError, match=f"weights.bin {reason}.*; delete it and give"):
+        fetch(unknown, mirror=mirror.url)
+    (home / "assets" / "weights.bin").unlink()
+    mirror.files["weights.bin"] = right
+    assert fetch(unknown, mirror=mirror.url).pinned
+
+
+def test_a_file_whose_end_nobody_tells_is_not_pinned(mirror, unknown, home):
+    mirror.framing, mirror.cut_after = "close", [4000]
+    with pytest.raises(GigaganError, match=r"says neither how long weights.bin is nor .*; give --mirror URL"):
+        fetch(unknown, mirror=mirror.url)
+    assert not list((home / "assets").glob("weights*"))
+
+
+def test_the_catalogues_size_tells_a_cut_where_the_server_does_not(mirror, weights):
+    mirror.framing, mirror.cut_after = "close", [4000]
+    done = fetch(weights, mirror=mirror.url)
+    assert mirror.ranges == [None, "bytes=4000-"]
+    assert done.sha256 == weights.sha256
+
+
+def test_the_last_chunk_tells_a_cut_too(mirror, unknown):
+    mirror.framing, mirror.cut_after = "chunks", [4000]
+    done = fetch(unknown, mirror=mirror.url)
+    assert mirror.ranges == [None, "bytes=3072-"]
+    assert done.path.read_bytes() == mirror.files["weights.bin"]
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+@pytest.mark.parametrize("marks", ["etag", "date"])
+def test_two_versions_of_a_file_are_never_joined(mirror, unknown, heeds, marks):
+    new = b"2" * 9000
+    mirror.cut_after, mirror.later = [4000], [{"weights.bin": new}]
+    mirror.heeds, mirror.tags, mirror.dated = heeds, marks == "etag", marks == "date"
+    assert fetch(unknown, mirror=mirror.url).path.read_bytes() == new
+    assert mirror.ranges == ([None, "bytes=4000-"] if heeds else [None, "bytes=4000-", None])
+
+
+def test_an_unchanged_file_is_continued_by_its_date(mirror, unknown):
+    mirror.tags, mirror.dated, mirror.cut_after = False, True, [4000]
+    assert fetch(unknown, mirror=mirror.url).path.read_bytes() == mirror.files["weights.bin"]
+    assert mirror.ranges == [None, "bytes=4000-"]
+
+
+def test_without_a_sum_or_a_version_every_request_begins_anew(mirror, weights, unknown):
+    new = b"2" * 9000
+    mirror.tags, mirror.cut_after, mirror.later = False, [4000], [{"weights.bin": new}]
+    assert fetch(unknown, mirror=mirror.url).path.read_bytes() == new
+    assert mirror.ranges == [None, None]
+    # a pinned sum tells, as a published one does
+    (AssetFolder().root / "weights.bin").unlink()
+    mirror.ranges, mirror.cut_after = [], [4000]
+    fetch(unknown, mirror=mirror.url)
+    assert mirror.ranges == [None, "bytes=4000-"]
