@@ -10,7 +10,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gigagan_core import console
+from gigagan_core.assets.archive import CannotUnpack, unpack
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.assets.folder import PARTIAL, AssetFolder
 from gigagan_core.errors import GigaganError
@@ -40,7 +40,8 @@ _VERSION = {"etag": "ETag", "modified": "Last-Modified"}
 
 @dataclass(frozen=True)
 class Fetched:
-    """path: what `asset:NAME` stands for. how: ``fetched``, ``already there``, or ``taken in`` (put there by hand).
+    """path: what `asset:NAME` stands for. how: ``fetched``, ``already there``, ``taken in`` (put there by hand) or
+    ``unpacked again`` (what was unpacked of an archive had lost files).
 
     pinned: no source states the sum, so the file's own was recorded, and this is its first fetch.
     """
@@ -66,29 +67,23 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
         state = folder.state(asset)
         if state.state == "fetched" and state.record is not None:
             return Fetched(asset, folder.place(asset), state.record["sha256"], "already there", False)
-        file, how = folder.file(asset), "taken in"
         try:
-            if not file.is_file():
-                how, partial = "fetched", file.with_name(file.name + PARTIAL)
-                _Download(asset, address, partial, folder.has_sum(asset)).run()
-                partial.with_name(partial.name + ".json").unlink(missing_ok=True)
-                _check(asset, folder, partial, address)
-                partial.replace(file)
-            sha256 = _taken_in(asset, folder, file)
-            _unpack(asset, file, folder)
+            how, sha256 = _bring(asset, folder, address)
+            _unpack(asset, folder)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise _full(asset, folder.root) from error
             raise
         pinned = asset.sha256 is None and state.record is None
+        put = "put there by hand" if state.record is None else state.record.get("address")
         record = {
             "sha256": sha256,
             "sum": asset.sum_state,
-            "size": file.stat().st_size,
-            "address": address if how == "fetched" else "put there by hand",
+            "size": folder.file(asset).stat().st_size,
+            "address": address if how == "fetched" else put,
             "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        folder.keep(asset, record)
+        folder.keep(asset, record if asset.member is None else {**record, "members": folder.members(asset)})
     if pinned:
         console.warn(
             f"{asset.name}: no public source states its sha256"
@@ -109,10 +104,11 @@ def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
     if state.state == "unrecorded":
         return fetch(asset, folder).sha256
     found = folder.check(asset, folder.file(asset))
-    if not folder.place(asset).exists():
+    if state.record is not None and not folder.is_complete(asset, state.record):
         raise GigaganError(
-            f"asset {asset.name}: {folder.place(asset)} is gone from {folder.root}; `gigagan assets fetch "
-            f"{asset.name}` unpacks it again"
+            f"asset {asset.name}: {folder.place(asset)} {_held(folder.members(asset))} where "
+            f"{_counted(state.record.get('members'))} were unpacked; `gigagan assets fetch {asset.name}` unpacks it "
+            "again"
         )
     return found
 
@@ -294,8 +290,27 @@ def _stand_in(file: Path) -> str | None:
     return None if start else "is empty"
 
 
-def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> None:
-    """A file that is none, or has a wrong sum, does not stay: the next fetch begins anew."""
+def _bring(asset: Asset, folder: AssetFolder, address: str) -> tuple[str, str]:
+    """The file into its place, checked: how it came there, and its sha256."""
+    file = folder.file(asset)
+    if file.is_file():
+        reason = _stand_in(file)
+        if reason is not None:
+            raise GigaganError(
+                f"asset {asset.name}: {file} {reason}; delete it and give `gigagan assets fetch {asset.name}`"
+            )
+        again = asset.member is not None and folder.record(asset.name) is not None
+        return "unpacked again" if again else "taken in", folder.check(asset, file)
+    partial = file.with_name(file.name + PARTIAL)
+    _Download(asset, address, partial, folder.has_sum(asset)).run()
+    partial.with_name(partial.name + ".json").unlink(missing_ok=True)
+    sha256 = _check(asset, folder, partial, address)
+    partial.replace(file)
+    return "fetched", sha256
+
+
+def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> str:
+    """The sha256 of what was fetched. A file that is none, or has a wrong sum, does not stay: the next begins anew."""
     reason = _stand_in(partial)
     if reason is not None:
         partial.unlink()
@@ -304,7 +319,7 @@ def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> No
             f"place of {asset.file}"
         )
     try:
-        folder.check(asset, partial)
+        return folder.check(asset, partial)
     except GigaganError as error:
         found = sha256_file(partial)
         partial.unlink()
@@ -316,43 +331,34 @@ def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> No
         ) from error
 
 
-def _taken_in(asset: Asset, folder: AssetFolder, file: Path) -> str:
-    """The sha256 of a file that lies in its place. Raises GigaganError where it is another or none."""
-    reason = _stand_in(file)
-    if reason is not None:
-        raise GigaganError(
-            f"asset {asset.name}: {file} {reason}; delete it and give `gigagan assets fetch {asset.name}`"
-        )
-    return folder.check(asset, file)
-
-
-def _unpack(asset: Asset, file: Path, folder: AssetFolder) -> None:
-    """The wanted member of an archive into `ROOT/NAME/`, which is there only when whole."""
+def _unpack(asset: Asset, folder: AssetFolder) -> None:
+    """The member of an archive. One that cannot be unpacked stays only where a sum says that it is the right file."""
     if asset.member is None:
         return
-    final, temporary = folder.root / asset.name, folder.root / f".{asset.name}.unpacking"
-    shutil.rmtree(temporary, ignore_errors=True)
+    file = folder.file(asset)
     try:
-        with zipfile.ZipFile(file) as archive:
-            names = [
-                name
-                for name in archive.namelist()
-                if name == asset.member or name.startswith(f"{asset.member}/")
-            ]
-            if not names:
-                raise GigaganError(
-                    f"asset {asset.name}: {file} holds no {asset.member}; delete it and fetch it again"
-                )
-            with console.progress(f"unpacking {asset.name}", total=len(names), unit="files") as bar:
-                for name in names:
-                    archive.extract(name, temporary)
-                    bar.advance(1)
-    except zipfile.BadZipFile as error:
+        unpack(asset, file, folder.root)
+    except CannotUnpack as error:
+        if folder.has_sum(asset):
+            raise GigaganError(
+                f"asset {asset.name}: {file} has the right sum and {error}; delete it and fetch it again, and look at "
+                "the disk if that does not help"
+            ) from error
+        file.unlink()
         raise GigaganError(
-            f"asset {asset.name}: {file} is no whole archive ({error}); delete it and fetch it again"
+            f"asset {asset.name}: {file} {error} and no source states its sum; it was deleted, so give the same "
+            "command again, with --mirror URL of another place if it stays so"
         ) from error
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
+
+
+def _held(members: dict[str, int] | None) -> str:
+    return "is gone" if members is None else f"holds {_counted(members)}"
+
+
+def _counted(members: dict[str, int] | None) -> str:
+    if not members:
+        return "files that nobody counted"
+    return f"{members['files']:,} file{'' if members['files'] == 1 else 's'} of {members['bytes']:,} bytes"
 
 
 def _full(asset: Asset, root: Path) -> GigaganError:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ PARTIAL = ".partial"
 @dataclass(frozen=True)
 class AssetState:
     """state: ``fetched``, ``partial`` (some bytes are there), ``unrecorded`` (a file that was put there by hand),
-    ``changed`` (its size is not the recorded one) or ``missing``. size: bytes here. record: of the manifest."""
+    ``changed`` (its size, or what was unpacked of it, is not as recorded) or ``missing``. size: bytes here. record: of
+    the manifest."""
 
     state: str
     size: int
@@ -51,18 +52,31 @@ class AssetFolder:
         return self._manifest().get(name)
 
     def state(self, each: Asset) -> AssetState:
-        """Whether an asset is here, by the manifest and the file's size; `verify` reads the whole file."""
+        """Whether an asset is here, by the manifest and the sizes of files; `verify` reads the whole file."""
         file, record = self.file(each), self.record(each.name)
         partial = file.with_name(file.name + PARTIAL)
         if file.is_file():
             size = file.stat().st_size
             if record is None:
                 return AssetState("unrecorded", size, None)
-            whole = size == record["size"] and self.place(each).exists()
+            whole = size == record["size"] and self.is_complete(each, record)
             return AssetState("fetched" if whole else "changed", size, record)
         if partial.is_file():
             return AssetState("partial", partial.stat().st_size, record)
         return AssetState("missing", 0, record)
+
+    def members(self, each: Asset) -> dict[str, int] | None:
+        """`files` and `bytes` of what was unpacked; None of an asset that is no archive, or where nothing is there."""
+        place = self.place(each)
+        if each.member is None or not place.exists():
+            return None
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
+        sizes = [os.lstat(path).st_size for path in (found if place.is_dir() else [place])]
+        return {"files": len(sizes), "bytes": sum(sizes)}
+
+    def is_complete(self, each: Asset, record: Mapping[str, Any]) -> bool:
+        """Whether what was unpacked has as many files and bytes as recorded; True of an asset that is no archive."""
+        return each.member is None or self.members(each) == record.get("members", {})
 
     def expected_sha256(self, each: Asset) -> str | None:
         """The catalogue's sum, or the one that the first fetch pinned, or None."""

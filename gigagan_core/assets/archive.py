@@ -1,0 +1,50 @@
+"""Archives: the wanted member unpacked, whole or not at all."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+from gigagan_core import console
+from gigagan_core.assets.catalogue import Asset
+
+# Of an encrypted file, and of a compression that Python lacks, zipfile says so with a RuntimeError; of a damaged
+# directory it may stumble over a name or an offset.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+
+
+class CannotUnpack(Exception):
+    """An archive that is damaged or lacks the member; its text is what can be said of the archive."""
+
+
+def unpack(asset: Asset, file: Path, root: Path) -> None:
+    """The wanted member of an archive into `ROOT/NAME/`, which is there only when whole.
+
+    What lay there is replaced. Raises CannotUnpack.
+    """
+    final, temporary = root / asset.name, root / f".{asset.name}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _extract(asset, archive, temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.replace(final)
+    except _DAMAGE as error:
+        raise CannotUnpack(f"cannot be unpacked ({error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _extract(asset: Asset, archive: zipfile.ZipFile, target: Path) -> None:
+    names = [
+        name for name in archive.namelist() if name == asset.member or name.startswith(f"{asset.member}/")
+    ]
+    if not names:
+        raise CannotUnpack(f"holds no {asset.member}")
+    with console.progress(f"unpacking {asset.name}", total=len(names), unit="files") as bar:
+        for name in names:
+            archive.extract(name, target)
+            bar.advance(1)
