@@ -27,7 +27,8 @@ class Asset:
     sha256: of the file at the address, or None where nobody states it; weaker: (algorithm, sum) that is checked too.
     sum_source: who states them. size: bytes, or None where unknown. member: of an archive, the file or folder inside
     that is wanted; it is unpacked, and is what ``asset:NAME`` stands for. reader: what stands before the colon where an
-    extractor, a CLIP or LPIPS is named by it, such as ``ViT-B-32-quickgelu``. needed_by: commands and settings.
+    extractor, a CLIP or LPIPS is named by it, such as ``ViT-B-32-quickgelu``. images: how many a folder of them has.
+    needed_by: commands and settings.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Asset:
     size: int | None = None
     member: str | None = None
     reader: str | None = None
+    images: int | None = None
 
     @property
     def sum_state(self) -> str:
@@ -217,6 +219,7 @@ _ALL = (
         sum_source="sha1 stated by two versions of one public script",
         size=6_645_013_297,
         member="val2014",
+        images=40_504,
     ),
     Asset(
         name="coco-2014-captions",
@@ -243,6 +246,7 @@ _ALL = (
         sum_source=_MANY,
         size=815_585_330,
         member="val2017",
+        images=5_000,
     ),
     Asset(
         name="coco-2017-captions",

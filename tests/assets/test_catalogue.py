@@ -30,6 +30,7 @@ def test_an_asset_says_where_it_comes_from_and_how_sure_its_sum_is(each):
         assert re.fullmatch(r"[0-9a-f]{64}", each.sha256)
     assert (each.sum_source == "no public source found") == (each.sum_state == "unknown")
     own = ("inception", "inception-legacy_pytorch", *DINO, "vgg", "alex")
+    assert each.images is None or each.member
     assert each.reader is None or each.reader in own or each.reader in architectures()
     # torchvision, pytorch-fid and OpenAI put the sum, or its beginning, into the file's name or address
     named = re.search(r"-([0-9a-f]{8})\.pth", each.file)

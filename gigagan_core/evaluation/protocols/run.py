@@ -264,6 +264,12 @@ def _cautions(
         found.append(
             f"{count:,} images where protocol {protocol.name} has {protocol.count:,}: do not quote these figures as its"
         )
+    known = CATALOGUE.get(str(protocol.reference))
+    if known is not None and known.images not in (None, facts[REAL]["count"]):
+        found.append(
+            f"{facts[REAL]['count']:,} real images where {known.name} has {known.images:,}: a distance to them is "
+            "not the protocol's"
+        )
     made = read_config(Path(place_of(run.model.upsampler or run.model.base)))["image_size"]
     if made != protocol.made:
         found.append(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import extraction
@@ -77,6 +78,15 @@ def test_the_whole_protocol_gives_what_generating_saving_and_comparing_folders_g
     assert "is not the published inception" in said
     assert "is not the published clip-vit-b32" in said
     assert "makes images of 32 px and protocol gigagan-coco-30k is for 512 px" in said
+    assert "29 real images where coco-2014-val has 40,504: a distance to them is not the protocol's" in said
+
+
+def test_the_reference_s_own_count_of_images_is_not_cautioned(run, monkeypatch):
+    whole = replace(CATALOGUE["coco-2014-val"], images=IMAGES + 1)
+    monkeypatch.setitem(CATALOGUE, "coco-2014-val", whole)
+    said = " ".join(evaluate(run(limit=12), no_ray).cautions)
+    assert "12 images where" in said
+    assert "real images where" not in said
 
 
 def test_the_authors_mode_truncates_before_clip_and_leaves_inception_alone(run):
