@@ -19,17 +19,19 @@ from typing import Any, BinaryIO
 from gigagan_core import console
 from gigagan_core.assets.archive import CannotUnpack, unpack
 from gigagan_core.assets.catalogue import Asset
-from gigagan_core.assets.folder import PARTIAL, AssetFolder
+from gigagan_core.assets.folder import PARTIAL, AssetFolder, WrongSum
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
 
 PIECE = 1 << 20
 TRIES = 5
-"""Requests in a row that bring no byte before a fetch is given up."""
+"""Requests in a row that get no further than those before until a fetch is given up."""
 TIMEOUT = 60.0
 WAIT = 1.0
 """Seconds before another request; twice as long after each that brings nothing."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
+# refused and cut connections, TLS, answers that are no HTTP, host names that cannot be written
+_NETWORK = (OSError, http.client.HTTPException, UnicodeError)
 _MB = 1e6
 _LFS = b"version https://git-lfs"
 _ERRORS = {"html": "a web page", "json": "a JSON document", "xml": "an XML document"}
@@ -71,9 +73,7 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
             how, sha256 = _bring(asset, folder, address)
             _unpack(asset, folder)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _full(asset, folder.root) from error
-            raise
+            raise _not_written(asset, folder.root, error) from error
         pinned = asset.sha256 is None and state.record is None
         put = "put there by hand" if state.record is None else state.record.get("address")
         record = {
@@ -97,6 +97,11 @@ def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
     """The sha256 of an asset that is here, read anew. Raises GigaganError where it is missing or another."""
     folder = folder or AssetFolder()
     state = folder.state(asset)
+    if state.state in ("missing", "partial") and state.record is not None:
+        raise GigaganError(
+            f"asset {asset.name}: {folder.file(asset)} was fetched and is gone; `gigagan assets fetch {asset.name}` "
+            "gets it again"
+        )
     if state.state in ("missing", "partial"):
         raise GigaganError(
             f"asset {asset.name} is not in {folder.root}; `gigagan assets fetch {asset.name}` gets it"
@@ -117,7 +122,14 @@ def address_of(asset: Asset, mirror: str | None) -> str:
     """Where an asset is fetched from. Raises GigaganError for a mirror that is no HTTP address."""
     if mirror is None:
         return asset.address
-    if urllib.parse.urlsplit(mirror).scheme not in ("http", "https"):
+    try:
+        parts = urllib.parse.urlsplit(mirror)
+        # reading the port checks it; other characters would be refused when the request is sent
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and mirror.isascii() and mirror.isprintable() and " " not in mirror
+    except ValueError:
+        usable = False
+    if not usable:
         raise GigaganError(
             f"--mirror {mirror} is no http or https address; give one below which the files lie"
         )
@@ -145,14 +157,14 @@ class _Download:
         total = None if self._total is None else self._total / _MB
         with console.progress(self._asset.name, total=total, unit="MB") as bar:
             bar.start_from(self._here / _MB)
-            failed = 0
+            best, failed = self._here, 0
             while True:
-                before = self._here
                 try:
                     self._request(lambda: bar.set(self._here / _MB))
                     return
                 except _Interrupted as error:
-                    failed = 0 if self._here > before else failed + 1
+                    failed = 0 if self._here > best else failed + 1
+                    best = max(best, self._here)
                     if failed >= TRIES:
                         raise self._cut_off(error) from error
                     time.sleep(WAIT * 2**failed)
@@ -175,10 +187,9 @@ class _Download:
             headers["Range"] = f"bytes={here}-"
             headers |= {"If-Range": version} if version else {}
         try:
-            with urllib.request.urlopen(
+            answer = urllib.request.urlopen(
                 urllib.request.Request(self._address, headers=headers), timeout=TIMEOUT
-            ) as answer:
-                self._receive(answer, here, on_piece)
+            )
         except urllib.error.HTTPError as error:
             if error.code == 416 and here:
                 self._range_refused(error, here)
@@ -189,10 +200,11 @@ class _Download:
                     f"asset {self._asset.name}: {self._address} answers HTTP {error.code}; give --mirror URL with "
                     f"another place of {self._asset.file}"
                 ) from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise _Interrupted(
-                str(getattr(error, "reason", None) or error or type(error).__name__)
-            ) from error
+        except _NETWORK as error:
+            raise _Interrupted(_why(error)) from error
+        else:
+            with answer:
+                self._receive(answer, here, on_piece)
 
     def _receive(self, answer: Any, here: int, on_piece: Callable[[], None]) -> None:
         self._refuse_error_page(answer.headers.get_content_type())
@@ -261,10 +273,22 @@ class _Download:
 
 
 def _copy(source: Any, target: BinaryIO, on_piece: Callable[[], None]) -> None:
-    while piece := source.read(PIECE):
+    while piece := _read(source):
         target.write(piece)
         target.flush()
         on_piece()
+
+
+def _read(source: Any) -> bytes:
+    """Apart from writing, whose faults are the disk's and no reason to ask again."""
+    try:
+        return source.read(PIECE)
+    except _NETWORK as error:
+        raise _Interrupted(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
 def _version(headers: dict[str, Any]) -> str | None:
@@ -293,6 +317,10 @@ def _stand_in(file: Path) -> str | None:
 def _bring(asset: Asset, folder: AssetFolder, address: str) -> tuple[str, str]:
     """The file into its place, checked: how it came there, and its sha256."""
     file = folder.file(asset)
+    if file.is_dir():
+        raise GigaganError(
+            f"asset {asset.name}: {file} is a folder; move it away and give the same command again"
+        )
     if file.is_file():
         reason = _stand_in(file)
         if reason is not None:
@@ -320,7 +348,7 @@ def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> st
         )
     try:
         return folder.check(asset, partial)
-    except GigaganError as error:
+    except WrongSum as error:
         found = sha256_file(partial)
         partial.unlink()
         expected = folder.expected_sha256(asset)
@@ -361,9 +389,14 @@ def _counted(members: dict[str, int] | None) -> str:
     return f"{members['files']:,} file{'' if members['files'] == 1 else 's'} of {members['bytes']:,} bytes"
 
 
-def _full(asset: Asset, root: Path) -> GigaganError:
-    free = shutil.disk_usage(root).free / _MB
+def _not_written(asset: Asset, root: Path, error: OSError) -> GigaganError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free / _MB
+        return GigaganError(
+            f"asset {asset.name}: no space left on the disk of {root} ({free:,.0f} MB free); free some and give the "
+            "same command again, what was fetched stays"
+        )
     return GigaganError(
-        f"asset {asset.name}: no space left on the disk of {root} ({free:,.0f} MB free); free some and give the same "
-        "command again, what was fetched stays"
+        f"asset {asset.name}: {error.filename or root}: {error.strerror or error}; mend that and give the same command "
+        "again, what was fetched stays"
     )

@@ -33,6 +33,10 @@ class AssetState:
     record: dict[str, Any] | None
 
 
+class WrongSum(GigaganError):
+    """A file that is another than the expected one."""
+
+
 class AssetFolder:
     """Fetched files in one folder, flat, beside `manifest.json`, which says where each came from and its sha256."""
 
@@ -87,23 +91,28 @@ class AssetFolder:
         return each.weaker is not None or self.expected_sha256(each) is not None
 
     def check(self, each: Asset, file: Path) -> str:
-        """A file's sha256. Raises GigaganError where it, or the weaker sum, is not the expected one."""
-        found, expected = sha256_file(file), self.expected_sha256(each)
+        """A file's sha256. Raises WrongSum where it, or the weaker sum, is not the expected one, and GigaganError where
+        the file cannot be read."""
+        try:
+            found, weaker = sha256_file(file), _weaker_sum(each, file)
+        except OSError as error:
+            raise GigaganError(
+                f"asset {each.name}: {file} cannot be read ({error.strerror}); mend that, or delete it and give "
+                f"`gigagan assets fetch {each.name}`"
+            ) from error
+        expected = self.expected_sha256(each)
         if expected is not None and found != expected:
             whose = "the catalogue's" if each.sha256 else f"the one pinned in {self.root / MANIFEST}"
-            raise GigaganError(
+            raise WrongSum(
                 f"asset {each.name}: {file} has sha256 {found} and {whose} is {expected}; delete it and give "
                 f"`gigagan assets fetch {each.name}`, from another --mirror if the address serves another file"
             )
-        if each.weaker is not None:
+        if each.weaker is not None and weaker != each.weaker[1]:
             algorithm, wanted = each.weaker
-            with open(file, "rb") as stream:
-                weaker = hashlib.file_digest(stream, algorithm).hexdigest()
-            if weaker != wanted:
-                raise GigaganError(
-                    f"asset {each.name}: {file} has {algorithm} {weaker} and the catalogue's is {wanted}; delete it "
-                    f"and give `gigagan assets fetch {each.name}`"
-                )
+            raise WrongSum(
+                f"asset {each.name}: {file} has {algorithm} {weaker} and the catalogue's is {wanted}; delete it "
+                f"and give `gigagan assets fetch {each.name}`"
+            )
         return found
 
     def keep(self, each: Asset, record: dict[str, Any]) -> None:
@@ -131,13 +140,24 @@ class AssetFolder:
     def _manifest(self) -> dict[str, Any]:
         path = self.root / MANIFEST
         try:
-            return json.loads(path.read_text())["assets"]
+            records = json.loads(path.read_text())["assets"]
+            for name, record in records.items():
+                if not (isinstance(record["sha256"], str) and isinstance(record["size"], int)):
+                    raise ValueError(f"sha256 or size of {name}")
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise GigaganError(
                 f"{path} is damaged ({error}); delete it and fetch again: files that are there are checked, not fetched"
             ) from error
+        return records
+
+
+def _weaker_sum(each: Asset, file: Path) -> str | None:
+    if each.weaker is None:
+        return None
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, each.weaker[0]).hexdigest()
 
 
 def resolve(place: str, folder: AssetFolder | None = None) -> str:

@@ -109,7 +109,7 @@ def verify_assets(names: NamesArgument = None, as_json: JsonOption = False) -> N
         wanted = [
             each
             for each in assets(names or [])
-            if names or folder.state(each).state not in ("missing", "partial")
+            if names or folder.record(each.name) or folder.state(each).state == "unrecorded"
         ]
         right, wrong = {}, {}
         for each in wanted:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import io
 import json
 import shutil
+import ssl
 import threading
 import zipfile
 from dataclasses import replace
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from gigagan_core.assets import fetch as fetching
+from gigagan_core.assets import folder as folder_module
 from gigagan_core.assets.fetch import fetch, verify
 from gigagan_core.assets.folder import AssetFolder
 from gigagan_core.errors import GigaganError
@@ -302,3 +306,103 @@ def test_without_a_sum_or_a_version_every_request_begins_anew(mirror, weights, u
     mirror.ranges, mirror.cut_after = [], [4000]
     fetch(unknown, mirror=mirror.url)
     assert mirror.ranges == [None, "bytes=4000-"]
+
+
+def test_a_server_that_keeps_cutting_at_other_places_is_given_up(mirror, weights):
+    mirror.knows_ranges, mirror.cut_after = False, [4000, 2000] * 20
+    with pytest.raises(GigaganError, match="was cut off after"):
+        fetch(weights, mirror=mirror.url)
+    assert len(mirror.ranges) == 1 + fetching.TRIES
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError(1, "bad record mac")], ids=type
+)
+@pytest.mark.parametrize("where", ["begin", "read"])
+def test_a_fault_of_the_network_is_tried_again(mirror, weights, monkeypatch, fault, where):
+    faults, original = [fault], getattr(http.client.HTTPResponse, where)
+
+    def faulty(self, *arguments):
+        if faults:
+            raise faults.pop()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(http.client.HTTPResponse, where, faulty)
+    assert fetch(weights, mirror=mirror.url).sha256 == weights.sha256
+    assert faults == []
+    faults += [fault] * fetching.TRIES
+    (AssetFolder().root / "weights.bin").unlink()
+    with pytest.raises(GigaganError, match=f"was cut off after .*{fault.strerror}"):
+        fetch(weights, mirror=mirror.url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://host:port/", "http://a b/", "http://ä/", "http:///x", "x"]
+)
+def test_a_mirror_that_is_no_address_is_one_sentence(weights, url):
+    with pytest.raises(GigaganError, match="is no http or https address"):
+        fetch(weights, mirror=url)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {"assets": []},
+        {"assets": {"weights": 3}},
+        {"assets": {"weights": {}}},
+        {"assets": {"weights": {"sha256": "0", "size": "1"}}},
+    ],
+    ids=json.dumps,
+)
+def test_a_damaged_manifest_is_one_sentence(weights, home, document):
+    (home / "assets").mkdir(parents=True)
+    (home / "assets" / "weights.bin").write_bytes(b"x")
+    (home / "assets" / "manifest.json").write_text(json.dumps(document))
+    for ask in (lambda: AssetFolder().state(weights), lambda: fetch(weights), lambda: verify(weights)):
+        with pytest.raises(GigaganError, match=r"manifest\.json is damaged .*; delete it and fetch again"):
+            ask()
+
+
+def test_what_is_no_file_in_the_assets_folder_is_one_sentence(mirror, weights, home):
+    root = home / "assets"
+    (root / "weights.bin").mkdir(parents=True)
+    with pytest.raises(GigaganError, match=r"weights\.bin is a folder; move it away"):
+        fetch(weights, mirror=mirror.url)
+    assert mirror.ranges == []
+    (root / "weights.bin").rmdir()
+    (root / "weights.bin.partial").mkdir()
+    with pytest.raises(
+        GigaganError, match=r"asset weights: .*weights\.bin\.partial: Is a directory; mend that"
+    ):
+        fetch(weights, mirror=mirror.url)
+    (root / "weights.bin.partial").rmdir()
+    (root / "manifest.json").mkdir()
+    with pytest.raises(GigaganError, match=r"manifest\.json is damaged"):
+        fetch(weights, mirror=mirror.url)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence_and_stays(mirror, weights, monkeypatch):
+    path = fetch(weights, mirror=mirror.url).path
+
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(folder_module, "sha256_file", failing)
+    with pytest.raises(GigaganError, match=r"weights\.bin cannot be read \(Input/output error\)"):
+        verify(weights)
+    path.rename(f"{path}.partial")
+    with pytest.raises(GigaganError, match=r"weights\.bin\.partial cannot be read"):
+        fetch(weights, mirror=mirror.url)
+    assert Path(f"{path}.partial").is_file()
+
+
+def test_verify_names_a_fetched_file_that_is_gone(mirror, weights):
+    path = fetch(weights, mirror=mirror.url).path
+    path.rename(f"{path}.partial")  # as a fetch that goes on leaves it
+    for _ in range(2):
+        with pytest.raises(
+            GigaganError, match=r"weights\.bin was fetched and is gone; `gigagan assets fetch weights`"
+        ):
+            verify(weights)
+        Path(f"{path}.partial").unlink(missing_ok=True)

@@ -52,6 +52,11 @@ def test_fetch_verify_list(inside, mirror, tmp_path, capfd):
     assert list(document["wrong"]) == ["parti-prompts"]
     assert document["right"] == {}
     assert "parti-prompts" in document["error"]
+    file.unlink()
+    gone = inside("assets", "verify")
+    assert gone.exit_code == 1
+    assert "1 of 1 assets are not as they should be (parti-prompts)" in gone.stderr
+    assert "PartiPrompts.tsv was fetched and is gone" in " ".join(gone.stderr.split())
 
 
 def test_what_is_misspelt_or_not_named_is_one_sentence(inside):
