@@ -193,12 +193,12 @@ def load_encoder(
                 "ViT-L-14:/weights/open_clip_model.safetensors"
             )
         path = Path(file).expanduser()
-        model = load_outside(name, path)
+        model, sha256 = load_outside(name, path)
         encoder = ClipEncoder(
             model,
             _preprocessing(_read_config(path.parent, required=False)),
             name=name,
-            sha256=sha256_file(path),
+            sha256=sha256,
             text_layer=text_layer,
         )
     return encoder.to(device)

@@ -28,14 +28,14 @@ LARGE = 50_000_000
 """Parameters from which on a model is not filled with values only to be overwritten."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Name -> tensor of a .safetensors or torch file, or of OpenAI's TorchScript archives by their published sums.
 
-    Raises GigaganError where it is none of these, or holds more.
+    sha256: of the file, where it is known already. Raises GigaganError where it is none of these, or holds more.
     """
     try:
         if _is_torchscript(path):
-            return _published_archive(path)
+            return _published_archive(path, sha256 or sha256_file(path))
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -60,9 +60,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in stored.items()}
 
 
-def _published_archive(path: Path) -> dict[str, Tensor]:
+def _published_archive(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive. Opening one runs its code, so the catalogue must name this very file."""
-    if sha256_file(path) not in {each.sha256 for each in CATALOGUE.values()}:
+    if sha256 not in {each.sha256 for each in CATALOGUE.values()}:
         raise GigaganError(
             f"weight file {path} is a TorchScript archive and none that `gigagan assets` knows, so it is not opened; "
             "save its state_dict as .safetensors"
@@ -126,11 +126,11 @@ def architecture_config(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def load_outside(name: str, path: Path) -> nn.Module:
-    """An open_clip model of a named architecture from a weight file; frozen later by the caller.
+def load_outside(name: str, path: Path) -> tuple[nn.Module, str]:
+    """An open_clip model of a named architecture from a weight file, and the file's sha256; the caller freezes it.
 
     Raises GigaganError for an unknown architecture, one whose text tower or tokenizer would have to be
-    downloaded, a missing or damaged file, or weights that do not fit.
+    downloaded, a missing or damaged file, weights that do not fit, or published ones of another architecture.
     """
     config = architecture_config(name)
     if not path.is_file():
@@ -143,16 +143,28 @@ def load_outside(name: str, path: Path) -> nn.Module:
             f"{name}: its text tower or tokenizer is not part of open_clip and would have to be downloaded; "
             "take an architecture with open_clip's own, such as ViT-L-14"
         )
+    sha256 = sha256_file(path)
+    _refuse_another_architecture(name, path, sha256)
     architecture = ClipArchitecture.from_config(config)
-    if architecture is not None:
-        return load_plain(architecture, read_weights(path), f"encoder {name}:{path}")
-    return _load_with_open_clip(name, path)
+    if architecture is None:
+        return _load_with_open_clip(name, path, sha256), sha256
+    return load_plain(architecture, read_weights(path, sha256), f"encoder {name}:{path}"), sha256
 
 
-def _load_with_open_clip(name: str, path: Path) -> nn.Module:
+def _refuse_another_architecture(name: str, path: Path, sha256: str) -> None:
+    """Weights trained with QuickGELU fit an architecture with GELU, and give other features without a word."""
+    known = next((each for each in CATALOGUE.values() if each.sha256 == sha256), None)
+    if known is not None and known.reader in architectures() and known.reader != name:
+        raise GigaganError(
+            f"encoder {name}:{path} is {known.what} (asset {known.name}), whose architecture is {known.reader}; write "
+            f"{known.reader}:{path}"
+        )
+
+
+def _load_with_open_clip(name: str, path: Path, sha256: str) -> nn.Module:
     import open_clip
 
-    read_weights(path)  # its errors are sentences
+    read_weights(path, sha256)  # its errors are sentences
     try:
         return open_clip.create_model(name, pretrained=str(path), weights_only=True, pretrained_text=False)
     except RuntimeError as error:

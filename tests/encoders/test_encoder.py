@@ -206,6 +206,30 @@ def test_an_outside_weight_file_is_loaded_by_its_architecture(
         assert encoder.image_embed(images).dtype == torch.float32
 
 
+def test_published_weights_are_refused_under_an_architecture_that_is_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GELU and QuickGELU have the same parameters: only the sum tells which a file was trained with."""
+    from gigagan_core.assets.catalogue import CATALOGUE
+    from gigagan_core.encoders import weights
+
+    monkeypatch.setattr(weights, "architecture_config", lambda name: TINY.to_config())
+    path = tmp_path / "ViT-B-32.pt"
+    torch.save(make_model().state_dict(), path)
+    published = replace(CATALOGUE["clip-vit-b32"], sha256=sha256_file(path))
+    monkeypatch.setitem(CATALOGUE, "clip-vit-b32", published)
+    hashed, sha256 = [], weights.sha256_file
+    monkeypatch.setattr(weights, "sha256_file", lambda file: hashed.append(file) or sha256(file))
+    sentence = f"encoder ViT-B-32:{path} is OpenAI's CLIP ViT-B/32 .*; write ViT-B-32-quickgelu:{path}"
+    with pytest.raises(GigaganError, match=sentence):
+        load_encoder(f"ViT-B-32:{path}")
+    hashed.clear()
+    assert load_encoder(f"ViT-B-32-quickgelu:{path}").sha256 == published.sha256
+    assert hashed == [path]  # of a gigabyte, so once
+    monkeypatch.setitem(CATALOGUE, "clip-vit-b32", replace(published, sha256="0" * 64))
+    assert load_encoder(f"ViT-B-32:{path}").name == "ViT-B-32"
+
+
 def test_a_convolutional_tower_is_left_to_open_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: torch.Tensor
 ) -> None:
