@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import zipfile
@@ -33,6 +34,11 @@ def unpack(asset: Asset, file: Path, root: Path) -> None:
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
     except _DAMAGE as error:
+        raise CannotUnpack(f"cannot be unpacked ({error})") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        # bzip2's word for damage has no number, and a directory that is damaged may ask for an offset below zero
         raise CannotUnpack(f"cannot be unpacked ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

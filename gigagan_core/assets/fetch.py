@@ -227,6 +227,10 @@ class _Download:
                 "another place"
             )
         self._require_room(here)
+        if (
+            not here
+        ):  # before the notes are of this version: a kill must not leave them beside bytes of another
+            self._partial.unlink(missing_ok=True)
         self._notes.write_text(json.dumps({"address": self._address, **note}))
         with open(self._partial, "ab" if here else "wb") as file:
             _copy(answer, file, on_piece)

@@ -80,7 +80,8 @@ class AssetFolder:
 
     def is_complete(self, each: Asset, record: Mapping[str, Any]) -> bool:
         """Whether what was unpacked has as many files and bytes as recorded; True of an asset that is no archive."""
-        return each.member is None or self.members(each) == record.get("members", {})
+        found = self.members(each)
+        return each.member is None or (found is not None and found == record.get("members"))
 
     def expected_sha256(self, each: Asset) -> str | None:
         """The catalogue's sum, or the one that the first fetch pinned, or None."""
@@ -142,8 +143,7 @@ class AssetFolder:
         try:
             records = json.loads(path.read_text())["assets"]
             for name, record in records.items():
-                if not (isinstance(record["sha256"], str) and isinstance(record["size"], int)):
-                    raise ValueError(f"sha256 or size of {name}")
+                _require_numbers(name, record)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -151,6 +151,14 @@ class AssetFolder:
                 f"{path} is damaged ({error}); delete it and fetch again: files that are there are checked, not fetched"
             ) from error
         return records
+
+
+def _require_numbers(name: str, record: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError, AttributeError or ValueError for a record that nobody could compare with."""
+    members = record.get("members", {"files": 0, "bytes": 0})
+    sizes = (record["size"], members["files"], members["bytes"])
+    if not (isinstance(record["sha256"], str) and all(isinstance(size, int) for size in sizes)):
+        raise ValueError(f"sums or sizes of {name}")
 
 
 def _weaker_sum(each: Asset, file: Path) -> str | None:

@@ -20,9 +20,9 @@ FILES = {f"val/{number}.txt": f"picture {number} " * 40 for number in range(5)}
 CENTRAL = b"PK\x01\x02"
 
 
-def packed(files: dict[str, str]) -> bytes:
+def packed(files: dict[str, str], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", method) as archive:
         for name, text in files.items():
             archive.writestr(name, text)
     return stream.getvalue()
@@ -51,6 +51,15 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "it is encrypted": lambda data: in_directory(changed(data, 6, b"\x01"), 8, b"\x01"),
     "its compression is unknown": lambda data: in_directory(changed(data, 8, b"\x63"), 10, b"\x63"),
     "its checksum is another": lambda data: in_directory(data, 16, b"\x00\x00\x00\x00"),
+    "its bzip2 stream is broken": lambda data: changed(
+        packed(FILES, zipfile.ZIP_BZIP2), 40 + len("val/0.txt"), b"\xff" * 6
+    ),
+    "its LZMA stream is broken": lambda data: changed(
+        packed(FILES, zipfile.ZIP_LZMA), 40 + len("val/0.txt"), b"\xff" * 6
+    ),
+    "its names are no text": lambda data: data.replace(b"val/0.txt", b"val/\xff.txt").replace(
+        b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x08"
+    ),
     "it is another archive": lambda data: packed({"train/1.txt": "one"}),
 }
 

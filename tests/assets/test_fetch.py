@@ -290,6 +290,25 @@ def test_two_versions_of_a_file_are_never_joined(mirror, unknown, heeds, marks):
     assert mirror.ranges == ([None, "bytes=4000-"] if heeds else [None, "bytes=4000-", None])
 
 
+def test_a_kill_never_leaves_notes_of_one_version_beside_bytes_of_another(mirror, unknown, monkeypatch):
+    mirror.cut_after = [4000] + [0] * fetching.TRIES
+    with pytest.raises(GigaganError, match="was cut off"):
+        fetch(unknown, mirror=mirror.url)
+    mirror.files["weights.bin"] = b"2" * 9000
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetching, "open", killed, raising=False)
+        with pytest.raises(Killed):
+            fetch(unknown, mirror=mirror.url)
+    assert fetch(unknown, mirror=mirror.url).path.read_bytes() == b"2" * 9000
+
+
 def test_an_unchanged_file_is_continued_by_its_date(mirror, unknown):
     mirror.tags, mirror.dated, mirror.cut_after = False, True, [4000]
     assert fetch(unknown, mirror=mirror.url).path.read_bytes() == mirror.files["weights.bin"]
@@ -352,6 +371,7 @@ def test_a_mirror_that_is_no_address_is_one_sentence(weights, url):
         {"assets": {"weights": 3}},
         {"assets": {"weights": {}}},
         {"assets": {"weights": {"sha256": "0", "size": "1"}}},
+        {"assets": {"weights": {"sha256": "0", "size": 1, "members": None}}},
     ],
     ids=json.dumps,
 )
