@@ -3,7 +3,7 @@
 A shard is a fixed run of pictures. What is computed of it (a stream) is kept in the work folder under a name made of
 the pictures' contents and of everything that decides the stream, as .npy beside a .json with its sha256, written last:
 a killed evaluation continues with the shards that lack it, and a second model is judged against the same real images
-without computing theirs again. A stream whose file does not have its sum is computed again.
+without computing theirs again. A stream whose file does not have its sum, or has a damaged record, is computed again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from gigagan_core.store.fingerprint import digest, sha256_file
 
 REAL, FAKE = "real", "fake"
 FEATURES, CAPTIONS, PATCHES, PAIRS = "features", "captions", "patches", "pairs"
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+"""What a record raises that is no JSON, or not of its form."""
 RAY_IN_FLIGHT = 2
 """Shards in flight for each GPU, or CPU where there is none: one works, one waits."""
 
@@ -84,7 +86,7 @@ class Shard:
 @dataclass(frozen=True)
 class ShardResult:
     """Where a shard's streams are. files: (stream, role, extractor's key) -> .npy. facts: by role, as in
-    `shard_pass.Done`. fresh: something had to be computed."""
+    `shard_pass.Done`, but for corrupt: [name, reason]. fresh: something had to be computed."""
 
     files: Mapping[tuple[str, str, str], Path]
     facts: Mapping[str, dict[str, Any]]
@@ -172,11 +174,10 @@ def _in_ray(
 def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
     """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures.
 
-    Raises GigaganError where the work folder cannot be written.
+    Raises GigaganError where the work folder cannot be written or a picture cannot be read; nothing is kept then.
     """
-    files, missing, facts_file = _planned(shard, plan, work)
-    fresh = bool(missing) or not facts_file.is_file()
-    if fresh:
+    files, missing, facts_file, facts = _planned(shard, plan, work)
+    if missing:
         from gigagan_core.evaluation.shard_pass import ShardPass
 
         with _writing(work):
@@ -186,23 +187,34 @@ def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
             for stream, rows in done.rows.items():
                 _keep(files[stream], rows)
             _write(facts_file, json.dumps(done.facts).encode())
-    return ShardResult(files, json.loads(facts_file.read_text()), fresh)
+        facts = done.facts
+    return ShardResult(files, _with_names(facts, shard), bool(missing))
 
 
 def is_done(shard: Shard, plan: Plan, work: Path) -> bool:
     """Whether `extract_shard` would read no picture."""
-    _, missing, facts_file = _planned(shard, plan, work)
-    return not missing and facts_file.is_file()
+    return not _planned(shard, plan, work)[1]
+
+
+def forget(shard: Shard, plan: Plan, work: Path) -> None:
+    """Have the shard done again by the next `extract_shard`."""
+    _planned(shard, plan, work)[2].unlink(missing_ok=True)
 
 
 def _planned(
     shard: Shard, plan: Plan, work: Path
-) -> tuple[dict[tuple[str, str, str], Path], list[tuple[str, str, str]], Path]:
-    """The file of every stream, the streams whose file is not there whole, and the file of the facts."""
+) -> tuple[dict[tuple[str, str, str], Path], list[tuple[str, str, str]], Path, dict[str, Any]]:
+    """The file of every stream, the streams to be computed, the file of the facts, and these.
+
+    To be computed are the streams whose file is not there whole, and all where the facts are not, which say what
+    pictures have rows.
+    """
     folder = work / digest([digest_of(shard.pictures[role]) for role in sorted(shard.pictures)])[:32]
     files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in _streams(shard, plan)}
-    missing = [stream for stream in files if not _whole(files[stream])]
-    return files, missing, folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
+    facts_file = folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
+    facts = _read_facts(facts_file)
+    missing = [stream for stream in files if not (facts and _whole(files[stream]))]
+    return files, missing, facts_file, facts
 
 
 def _streams(shard: Shard, plan: Plan) -> list[tuple[str, str, str]]:
@@ -255,8 +267,38 @@ def _writing(work: Path) -> Iterator[None]:
 
 
 def _whole(path: Path) -> bool:
-    done = path.with_suffix(".json")
-    return done.is_file() and path.is_file() and json.loads(done.read_text())["sha256"] == sha256_file(path)
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        return bool(record["sha256"] == sha256_file(path))
+    except (OSError, *_DAMAGED):
+        return False
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """`shard_pass.Done`'s facts by role, none where they are not there whole.
+
+    A corrupt picture is known by its place in the shard, for equal pictures of other names share these facts.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+        whole = all(
+            isinstance(each["count"], int)
+            and isinstance(each["sizes"], dict)
+            and all(isinstance(position, int) for position, _ in each["corrupt"])
+            for each in facts.values()
+        )
+    except (OSError, *_DAMAGED):
+        return {}
+    return facts if whole else {}
+
+
+def _with_names(facts: Mapping[str, dict[str, Any]], shard: Shard) -> dict[str, dict[str, Any]]:
+    """The facts with [name, reason] of every corrupt picture, by the names that this shard has for them."""
+    return {
+        role: each
+        | {"corrupt": [[shard.pictures[role][place].name, reason] for place, reason in each["corrupt"]]}
+        for role, each in facts.items()
+    }
 
 
 def _keep(path: Path, rows: np.ndarray) -> None:

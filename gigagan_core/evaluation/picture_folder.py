@@ -42,7 +42,7 @@ def list_pictures(folder: Path, threads: int = 4) -> list[Picture]:
     if not names:
         raise GigaganError(f"{folder} holds no images ({', '.join(ENDINGS)}); give a folder that does")
     with ThreadPoolExecutor(threads) as pool:
-        sums = pool.map(lambda name: hashlib.sha256((folder / name).read_bytes()).hexdigest(), names)
+        sums = pool.map(lambda name: hashlib.sha256(_bytes_of(folder / name)).hexdigest(), names)
         return [
             Picture(name, str((folder / name).absolute()), found)
             for name, found in zip(names, sums, strict=True)
@@ -86,18 +86,26 @@ def pair_up(
 
 
 def decode(picture: Picture, size: int | None) -> np.ndarray | str:
-    """The picture as uint8 [H, W, 3], or what is wrong with it.
+    """The picture as uint8 [H, W, 3], or what Pillow finds wrong with it.
 
     Transparency is dropped and EXIF orientation not looked at, as clean-fid does. size: centre crop to the short side,
     then PIL Lanczos to size x size on uint8, the authors' rule for COCO; None: as it is.
+    Raises GigaganError where the file cannot be read, has other bytes than its sha256 says, or memory runs out: none of
+    that is a fault of the picture's, and what is wrong with a picture is kept for good.
     """
+    data = _bytes_of(Path(picture.path))
+    if hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise GigaganError(
+            f"{picture.path} changed while it was being judged; let nothing write there and give the same command again"
+        )
     try:
-        data = Path(picture.path).read_bytes()
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            return "the file changed while it was being judged"
         image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     except UnidentifiedImageError:  # its words hold an address in memory
         return "no image format that Pillow knows"
+    except MemoryError as error:
+        raise GigaganError(
+            f"memory ran out while {picture.path} was decoded; free some and give the same command again"
+        ) from error
     except Exception as error:  # PIL raises many kinds
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
     return image if size is None else cropped_and_resized(image, size)
@@ -111,6 +119,16 @@ def cropped_and_resized(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(
         Image.fromarray(np.ascontiguousarray(square)).resize((size, size), Image.Resampling.LANCZOS)
     )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise GigaganError(
+            f"{path} cannot be read ({reason}); mend that, or move the file away, and give the same command again"
+        ) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -38,8 +38,8 @@ _BATCHES_AHEAD = 2
 
 @dataclass
 class Done:
-    """rows: stream -> float32 [n, D]. facts: role -> count, sizes ("HxW" -> count), corrupt ([name, reason]) and kept
-    (positions in the shard of the pictures that have rows)."""
+    """rows: stream -> float32 [n, D]. facts: role -> count, sizes ("HxW" -> count), corrupt ([position, reason]) and
+    kept (positions in the shard of the pictures that have rows)."""
 
     rows: dict[Stream, np.ndarray] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -69,16 +69,16 @@ class ShardPass:
         self._measures = {"psnr": psnr, "ssim": ssim, "lpips": self._lpips}
 
     def run(self) -> Done:
-        """Raises GigaganError where pairs differ in size or a network does not take what it is given."""
+        """Raises GigaganError where a file cannot be read, pairs differ in size, or a network refuses its input."""
         rows: dict[Stream, list[np.ndarray]] = defaultdict(list)
         waiting: dict[Stream, list[np.ndarray]] = defaultdict(list)
-        corrupt: dict[str, list[list[str]]] = {role: [] for role in self._shard.pictures}
+        corrupt: dict[str, list[tuple[int, str]]] = {role: [] for role in self._shard.pictures}
         sizes: dict[str, Counter[str]] = {role: Counter() for role in self._shard.pictures}
         kept = []
         for position, place in enumerate(self._places()):
             for role, picture in place.pictures.items():
                 if isinstance(picture, str):
-                    corrupt[role].append([self._shard.pictures[role][position].name, picture])
+                    corrupt[role].append((position, picture))
             if not place.whole:
                 continue
             kept.append(position)
@@ -100,7 +100,7 @@ class ShardPass:
             done.rows[stream] = self._captions(self._extractors[stream[2]], kept)
         return done
 
-    def _facts(self, kept: list[int], corrupt: list[list[str]], sizes: Counter[str]) -> dict[str, Any]:
+    def _facts(self, kept: list[int], corrupt: list[tuple[int, str]], sizes: Counter[str]) -> dict[str, Any]:
         return {"count": len(kept), "sizes": dict(sizes), "corrupt": corrupt, "kept": kept}
 
     def _places(self) -> Iterator[_Place]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,63 @@ def test_damaged_features_are_computed_again(compare, tmp_path):
     data[-3] ^= 0x40
     kept.write_bytes(data)
     assert values(compare(metrics=("fd",))) == first
+
+
+@pytest.mark.parametrize("pattern", ["features-fake-*.json", "facts-fake-*.json"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fake": {"corrupt": [["0005.png", "gone"]]}}'])
+def test_a_damaged_record_is_computed_again(compare, tmp_path, pattern, content):
+    first = values(compare(metrics=("fd",)))
+    record = next((tmp_path / "work").rglob(pattern))
+    whole = record.read_text()
+    record.write_text(content)
+    assert values(compare(metrics=("fd",))) == first
+    assert record.read_text() == whole
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_file_that_could_not_be_read_once_is_judged_when_it_can(compare, sets, tmp_path, monkeypatch, skip):
+    undisturbed = values(compare(metrics=("fd",), work=tmp_path / "other"))
+    fake, away = tmp_path / "fake", tmp_path / "away.png"
+    shutil.copytree(sets[1], fake)
+    listed = folders.list_pictures
+
+    def loses_one(folder, threads):
+        found = listed(folder, threads)
+        if folder == fake:
+            (fake / "0003.png").rename(away)
+        return found
+
+    monkeypatch.setattr("gigagan_core.evaluation.folder_metrics.list_pictures", loses_one)
+    with pytest.raises(GigaganError, match=r"0003\.png cannot be read \(No such file or directory\)"):
+        compare(fake=fake, metrics=("fd",), skip_corrupt=skip)
+    monkeypatch.undo()
+    away.rename(fake / "0003.png")
+    found = compare(fake=fake, metrics=("fd",), skip_corrupt=skip)
+    assert values(found) == undisturbed
+    assert found.record["sets"]["fake"]["corrupt"] == []
+
+
+def test_what_is_no_fault_of_a_pictures_is_raised_and_never_its_verdict(sets, monkeypatch):
+    picture = folders.list_pictures(sets[0])[0]
+    with pytest.raises(GigaganError, match=r"0000\.png changed while it was being judged"):
+        folders.decode(replace(picture, sha256="0" * 64), None)
+
+    def without_memory(data):
+        raise MemoryError
+
+    monkeypatch.setattr(folders.Image, "open", without_memory)
+    with pytest.raises(GigaganError, match=r"memory ran out while .*0000\.png was decoded"):
+        folders.decode(picture, None)
+
+
+def test_a_corrupt_picture_of_kept_features_has_the_name_that_it_has_now(compare, sets, tmp_path):
+    for folder, name in (("broken", "0000.png"), ("renamed", "00000.png")):
+        fake = tmp_path / folder
+        shutil.copytree(sets[1], fake)
+        (fake / "0000.png").unlink()
+        (fake / name).write_bytes(b"text")
+        found = compare(fake=fake, metrics=("fd",), skip_corrupt=True)
+        assert found.record["sets"]["fake"]["corrupt"] == [[name, "no image format that Pillow knows"]]
 
 
 def test_changed_pictures_of_the_same_name_size_and_time_are_not_taken_for_the_old_ones(

@@ -29,6 +29,7 @@ from gigagan_core.evaluation.extraction import (
     Shard,
     ShardResult,
     extract_shard,
+    forget,
     is_done,
 )
 from gigagan_core.evaluation.patches import shrink
@@ -99,18 +100,22 @@ def judge_shard(shard: Shard | PromptShard, plan: Plan, work: Path) -> ShardResu
 
 
 def generate_shard(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
-    """The streams of a shard of captions; images are made where they, or features of them, are missing.
+    """The streams of a shard of captions; images are made where they, or features of them, are missing or damaged.
 
     Raises GigaganError for a model that does not fit, and for a source that does not decode.
     """
     folder = shard.folder(work)
     recorded = _recorded(folder)
     if recorded is None or not (
-        is_done(_with(shard, recorded), plan, work)
-        or all(Path(picture.path).is_file() for picture in recorded)
+        is_done(_with(shard, recorded), plan, work) or all(_is_as_made(picture) for picture in recorded)
     ):
         recorded = _make(shard, folder)
     result = extract_shard(_with(shard, recorded), plan, work)
+    if result.facts[FAKE][
+        "corrupt"
+    ]:  # what we made decodes: the fault is this machine's, and another run's chance
+        forget(_with(shard, recorded), plan, work)
+        (folder / _RECORD).unlink()
     for number, picture in enumerate(recorded, shard.first):
         if number >= shard.keep:
             Path(picture.path).unlink(missing_ok=True)
@@ -123,7 +128,7 @@ def kept_images(shard: PromptShard, work: Path) -> dict[int, Path]:
     return {
         number: Path(picture.path)
         for number, picture in enumerate(recorded, shard.first)
-        if Path(picture.path).is_file() and sha256_file(Path(picture.path)) == picture.sha256
+        if _is_as_made(picture)
     }
 
 
@@ -220,9 +225,14 @@ def _low(shard: PromptShard) -> Tensor:
 def _recorded(folder: Path) -> tuple[Picture, ...] | None:
     try:
         rows = json.loads((folder / _RECORD).read_text())
-    except (FileNotFoundError, ValueError):
+        return tuple(Picture(name, str((folder / name).absolute()), sha256) for name, sha256 in rows)
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-    return tuple(Picture(name, str((folder / name).absolute()), sha256) for name, sha256 in rows)
+
+
+def _is_as_made(picture: Picture) -> bool:
+    path = Path(picture.path)
+    return path.is_file() and sha256_file(path) == picture.sha256
 
 
 def _with(shard: PromptShard, pictures: tuple[Picture, ...]) -> Shard:

@@ -217,12 +217,13 @@ def _prompt_shards(run: ProtocolRun, prompts: PromptSet, sources: list[Any]) -> 
 
 
 def _refuse_corrupt(result: ShardResult) -> None:
-    for facts in result.facts.values():
+    mend = {REAL: "remove or replace it", FAKE: "give the same command again, which makes it anew"}
+    for role, facts in result.facts.items():
         if facts["corrupt"]:
             name, reason = facts["corrupt"][0]
             raise GigaganError(
-                f"real image {name} does not decode ({plain(reason)}); remove or replace it: the protocol judges by "
-                "all of them"
+                f"{WHO[role].removesuffix('s')} {name} does not decode ({plain(reason)}); {mend[role]}: the protocol "
+                "judges by all of them"
             )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation import extraction
+from gigagan_core.evaluation import extraction, shard_pass
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.folder_metrics import FolderMetrics, measure
 from gigagan_core.evaluation.protocols import generation
@@ -181,6 +181,34 @@ def test_a_corrupt_real_image_ends_it_in_a_sentence(run, coco, tmp_path):
     changed = {**run().assets, "coco-2014-val": images}
     with pytest.raises(GigaganError, match=r"COCO_val2014_000000000003.jpg does not decode"):
         evaluate(run(assets=changed), no_ray)
+
+
+def test_a_damaged_generated_image_is_made_again(run, tmp_path):
+    whole = values(evaluate(run(work=tmp_path / "undisturbed"), no_ray))
+    assert values(evaluate(run(keep=IMAGES), no_ray)) == whole
+    (damaged,) = (tmp_path / "work").rglob("00000002.png")
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:100])
+    for record in (tmp_path / "work").rglob("features-*.json"):
+        record.unlink()
+    assert values(evaluate(run(keep=IMAGES), no_ray)) == whole
+    assert damaged.read_bytes() == data
+
+
+def test_a_generated_image_that_does_not_decode_is_called_so_and_not_for_good(run, monkeypatch):
+    decode = shard_pass.decode
+    monkeypatch.setattr(
+        shard_pass,
+        "decode",
+        lambda picture, size: "a bad day" if picture.name == "00000002.png" else decode(picture, size),
+    )
+    with pytest.raises(
+        GigaganError, match=r"generated image 00000002\.png does not decode \(a bad day\); give"
+    ):
+        evaluate(run(), no_ray)
+    monkeypatch.undo()
+    (figure, *_) = evaluate(run(), no_ray).figures
+    assert figure.fake == IMAGES
 
 
 @pytest.mark.slow
