@@ -37,8 +37,8 @@ def read_captions(path: Path) -> dict[str, str]:
     """File name -> caption, of JSONL (a file and a caption on each line), CSV or TSV with a header, or text.
 
     A line of a text file is NAME, a tab, the caption. Columns may be called file_name, file, filename, name, image or
-    key, and caption, text or prompt. Raises GigaganError, with the line, for what is not so, and for a name given
-    twice with different captions.
+    key, and caption, text or prompt. Raises GigaganError, with the line, for what is not so, for a caption that is no
+    text or blank, and for a name given twice with different captions.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -55,6 +55,10 @@ def read_captions(path: Path) -> dict[str, str]:
         rows = _text_lines(text, path)
     found: dict[str, str] = {}
     for number, name, caption in rows:
+        if not caption.strip():
+            raise GigaganError(
+                f"captions {path}, line {number}: the caption of {name!r} is blank; write one, or delete the line"
+            )
         if found.setdefault(name, caption) != caption:
             raise GigaganError(
                 f"captions {path}, line {number}: {name!r} has a second caption; keep one for each"
@@ -64,23 +68,29 @@ def read_captions(path: Path) -> dict[str, str]:
     return found
 
 
-def captions_of(files: Iterable[str], captions: dict[str, str], where: str) -> list[str]:
+def captions_of(files: Iterable[str], captions: dict[str, str], where: str) -> tuple[list[str], int]:
     """One caption for each file, by its relative path, its name, or its name without ending, in this order.
 
-    Raises GigaganError, naming the first file, where some have none; captions of other files are left out.
+    Returns them, and how many captions belong to no file. Raises GigaganError, naming the first file, where some have
+    none, and where one caption would serve several files: a name does not say in which folder.
     """
-    files = list(files)
-    found = [
-        next((captions[key] for key in (file, Path(file).name, Path(file).stem) if key in captions), None)
-        for file in files
-    ]
-    missing = [file for file, caption in zip(files, found, strict=True) if caption is None]
+    files, owners = list(files), dict[str, str]()
+    missing = []
+    for file in files:
+        key = next((key for key in (file, Path(file).name, Path(file).stem) if key in captions), None)
+        if key is None:
+            missing.append(file)
+        elif owners.setdefault(key, file) != file:
+            raise GigaganError(
+                f"captions {where}: {key!r} may be {owners[key]} or {file}; name files by their path in the folder, "
+                "with their ending"
+            )
     if missing:
         raise GigaganError(
             f"{len(missing)} of {len(files)} images have no caption in {where} (first: {missing[0]}); add them, or "
             "move these images away: CLIP score needs one for every image"
         )
-    return [caption for caption in found if caption is not None]
+    return [captions[key] for key in owners], len(captions) - len(owners)
 
 
 def _text_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
@@ -111,22 +121,35 @@ def _json_lines(text: str, path: Path) -> Iterable[tuple[int, str, str]]:
 
 
 def _table(text: str, path: Path, delimiter: str) -> Iterable[tuple[int, str, str]]:
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    for row in reader:
-        try:
+    # strict: a quotation mark that is never closed would swallow the lines after it
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    begins = 1  # where csv fails, line_num does not say in which line the row began
+    try:
+        if reader.fieldnames:
+            begins = reader.line_num + 1
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    "more fields than the header has columns (a caption that holds the separator needs quotation marks)"
+                )
             yield reader.line_num, *_name_and_caption(row)
-        except (LookupError, TypeError) as error:
-            raise GigaganError(
-                f"captions {path}, line {reader.line_num}: {error}; the header must name a file and a caption column, "
-                "such as file_name,caption"
-            ) from error
+            begins = reader.line_num + 1
+    except (LookupError, TypeError) as error:
+        raise GigaganError(
+            f"captions {path}, line {reader.line_num}: {error}; the header must name a file and a caption column, such "
+            "as file_name,caption"
+        ) from error
+    except (ValueError, csv.Error) as error:
+        raise GigaganError(f"captions {path}, line {begins}: {error}; mend that line") from error
 
 
 def _name_and_caption(row: dict) -> tuple[str, str]:
-    def first(columns: tuple[str, ...]) -> str:
+    def first(columns: tuple[str, ...], kinds: type | tuple[type, ...]) -> str:
         for column in columns:
             if row.get(column) is not None:
+                if not isinstance(row[column], kinds):
+                    raise TypeError(f"{column} is no text but {str(row[column])[:40]!r}")
                 return str(row[column])
         raise LookupError(f"none of {', '.join(columns)}")
 
-    return first(_FILE_COLUMNS), first(_CAPTION_COLUMNS)
+    return first(_FILE_COLUMNS, (str, int)), first(_CAPTION_COLUMNS, str)

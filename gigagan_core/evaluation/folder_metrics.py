@@ -121,10 +121,10 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
     if paired:
         pairs = pair_up(pictures[REAL], pictures[FAKE], (settings.real, settings.fake))
         pictures = dict(zip((REAL, FAKE), pairs, strict=True))
-    captions = None
+    captions, unused = None, 0
     if settings.captions is not None:
         names = [picture.name for picture in pictures[FAKE]]
-        captions = captions_of(names, read_captions(settings.captions), str(settings.captions))
+        captions, unused = captions_of(names, read_captions(settings.captions), str(settings.captions))
     plan = _plan(settings, extractors, paired)
     shards = cut(pictures, captions, settings.shard_size, bool(paired))
     work = settings.work or environment.home() / "metrics"
@@ -136,6 +136,8 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
     figures = _figures(settings, extractors, metrics, results, plan, naming)
     record = _record(settings, extractors, pictures, facts, results, captions)
     cautions = _cautions(settings, pictures, facts)
+    if unused:
+        cautions.append(f"{unused} captions of {settings.captions} belong to no image")
     if left_out:
         cautions.append(f"too few images for {', '.join(left_out)}")
     return Measured(tuple(figures), record, tuple(cautions))

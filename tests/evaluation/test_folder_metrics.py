@@ -19,7 +19,7 @@ from gigagan_core.encoders.perceptual import load_lpips
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import picture_folder as folders
 from gigagan_core.evaluation.bootstrap import bootstrap_mean
-from gigagan_core.evaluation.captions import read_captions
+from gigagan_core.evaluation.captions import captions_of, read_captions
 from gigagan_core.evaluation.clip_score import clip_score
 from gigagan_core.evaluation.extraction import loaded
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
@@ -498,6 +498,14 @@ def test_what_a_metric_needs_is_said_before_any_work(compare, judge, scripted_in
         ("a.jsonl", '{"caption": "a"}\n', "line 1: not a JSON object with a file and a caption"),
         ("a.csv", "picture,words\na.png,b\n", "line 2: .*header must name"),
         ("a.tsv", "file\tcaption\na.png\tb\na.png\tc\n", "line 3: 'a.png' has a second caption"),
+        ("a.csv", "file,caption\na.png,a cat, sitting\n", "line 2: more fields than the header has columns"),
+        ("a.csv", "file,caption\na.png,\n", "line 2: the caption of 'a.png' is blank"),
+        ("a.csv", 'file,caption\na.png,"a cat\nb.png,a dog\n', "line 2: unexpected end of data; mend"),
+        ("a.tsv", "file\tcaption\na.png\t" + 140_000 * "x" + "\n", r"line 2: field larger than .*; mend"),
+        ("a.txt", "a.png\t \n", "line 1: the caption of 'a.png' is blank"),
+        ("a.jsonl", '{"file": "a", "caption": ["b", "c"]}', "line 1: .*caption is no text"),
+        ("a.jsonl", '{"file": ["a"], "caption": "b"}', "line 1: .*file is no text"),
+        ("a.jsonl", '{"file": "a", "caption": 7}', "line 1: .*caption is no text but '7'"),
         ("a.txt", "0000.png\ta cat\n", r"39 of 40 images have no caption in .* \(first: 0001.png\)"),
     ],
 )
@@ -507,6 +515,25 @@ def test_captions_that_cannot_be_read_or_do_not_cover_the_images_are_named(
     (tmp_path / name).write_text(text)
     with pytest.raises(GigaganError, match=wanted):
         compare(metrics=("clip-score",), captions=tmp_path / name)
+
+
+def test_captions_of_no_image_are_said(compare, sets, tmp_path):
+    file = tmp_path / "captions.txt"
+    file.write_text("".join(f"{row:04}\tdisc {row}\n" for row in range(43)))
+    cautions = compare(metrics=("clip-score",), captions=file).cautions
+    assert cautions == (f"3 captions of {file} belong to no image",)
+
+
+def test_one_caption_serves_one_file():
+    captions = {"a/0.png": "cat", "0.png": "dog", "1": "bird"}
+    assert captions_of(["a/0.png", "b/0.png", "b/1.png"], captions, "x") == (["cat", "dog", "bird"], 0)
+    for files in (["b/0.png", "c/0.png"], ["0.png", "b/0.png"]):
+        with pytest.raises(
+            GigaganError, match=f"'0.png' may be {files[0]} or {files[1]}; name files by their"
+        ):
+            captions_of(files, captions, "x")
+    with pytest.raises(GigaganError, match=r"'1' may be 1\.png or 1\.jpg"):
+        captions_of(["1.png", "1.jpg"], captions, "x")
 
 
 def test_captions_are_read_from_every_format(tmp_path):

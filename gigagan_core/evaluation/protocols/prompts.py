@@ -63,10 +63,11 @@ class PromptSet:
 def load_prompts(path: Path, layout: Layout, count: int, seed: int) -> PromptSet:
     """At most `count` prompts of a file, drawn by seed, in the file's order.
 
-    layout: ``coco``: a captions_*.json; one caption of each drawn image, drawn by the same seed. ``parti``: the TSV of
-    PartiPrompts. ``file``: JSONL (prompt, caption or text on each line), text, one prompt a line, or the
-    `prompts.jsonl` of an earlier report, whose sum is checked.
-    Raises GigaganError, with the line where there is one, for a file that is not so, or holds no prompt.
+    layout: ``coco``: a captions_*.json; one caption of each drawn image, drawn by the same seed, blank ones left out.
+    ``parti``: the TSV of PartiPrompts. ``file``: JSONL (prompt, caption or text on each line), text, one prompt a line,
+    or the `prompts.jsonl` of an earlier report, whose sum is checked.
+    Raises GigaganError, with the line where there is one, for a file that is not so, for a prompt that is no text or in
+    JSONL blank, and where there is none.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -101,7 +102,8 @@ def _coco(text: str, path: Path, count: int, seed: int) -> PromptSet:
         document = json.loads(text)
         files = {int(image["id"]): str(image["file_name"]) for image in document["images"]}
         for row in document["annotations"]:
-            captions[int(row["image_id"])].append((int(row["id"]), " ".join(str(row["caption"]).split())))
+            if caption := " ".join(_text(row["caption"]).split()):
+                captions[int(row["image_id"])].append((int(row["id"]), caption))
     except (ValueError, LookupError, TypeError) as error:
         raise GigaganError(
             f"prompts {path}: not COCO's captions ({type(error).__name__}: {error}); give a captions_*.json with "
@@ -124,27 +126,35 @@ def _coco(text: str, path: Path, count: int, seed: int) -> PromptSet:
 def _parti(text: str, path: Path) -> list[Prompt]:
     # quotation marks are part of the prompts
     rows = csv.DictReader(lines(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    if "Prompt" not in (rows.fieldnames or ()):
-        raise GigaganError(f"prompts {path}: no column Prompt; give PartiPrompts' TSV, with its header")
-    return [
-        Prompt(f"{number}/{row.get('Category')}/{row.get('Challenge')}", row["Prompt"].strip())
-        for number, row in enumerate(rows, 1)
-        if row["Prompt"].strip()
-    ]
+    found = []
+    try:
+        if "Prompt" not in (rows.fieldnames or ()):
+            raise GigaganError(f"prompts {path}: no column Prompt; give PartiPrompts' TSV, with its header")
+        for number, row in enumerate(rows, 1):
+            if prompt := _text(row["Prompt"]).strip():
+                found.append(Prompt(f"{number}/{row.get('Category')}/{row.get('Challenge')}", prompt))
+    except TypeError as error:
+        raise GigaganError(
+            f"prompts {path}, line {rows.line_num}: no prompt in its column ({error}); mend that line"
+        ) from error
+    except csv.Error as error:
+        raise GigaganError(f"prompts {path}, line {rows.line_num + 1}: {error}; mend that line") from error
+    return found
 
 
 def _json_lines(text: str, path: Path) -> list[Prompt]:
-    found, sha256 = [], None
+    found: list[Prompt] = []
+    sha256 = None
     for number, line in enumerate(lines(text), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             if number == 1 and row.keys() >= _MANIFEST:
-                sha256 = row["sha256"]
+                sha256 = str(row["sha256"])
                 continue
-            found.append(Prompt(str(_first(row, _IDS) or number), str(_required(row))))
-        except (ValueError, LookupError, AttributeError) as error:
+            found.append(Prompt(str(_first(row, _IDS) or number), _required(row)))
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise GigaganError(
                 f'prompts {path}, line {number}: no JSON object with a prompt ({error}); write {{"prompt": "..."}}'
             ) from error
@@ -160,8 +170,16 @@ def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _required(row: dict[str, Any]) -> Any:
+def _required(row: dict[str, Any]) -> str:
     found = _first(row, _TEXTS)
     if found is None:
         raise LookupError(f"none of {', '.join(_TEXTS)}")
-    return found
+    if not _text(found).strip():
+        raise ValueError("it is blank")
+    return _text(found)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text but {str(value)[:40]!r}")
+    return value

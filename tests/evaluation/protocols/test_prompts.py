@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,46 @@ def test_own_prompts_are_text_or_jsonl(tmp_path):
         load_prompts(lines, "coco", 10, seed=0)
     with pytest.raises(GigaganError, match="cannot be read"):
         load_prompts(tmp_path / "gone", "file", 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "text", "wanted"),
+    [
+        ("a.jsonl", "file", '{"prompt": ["x", "y"]}', "line 1: .*no text but"),
+        ("a.jsonl", "file", '{"prompt": "x"}\n{"prompt": "  "}', "line 2: .*blank"),
+        ("a.jsonl", "file", '{"prompt": 7}', "line 1: .*no text but '7'"),
+        ("a.tsv", "parti", "Category\tPrompt\nA\ta cat\nB\n", r"line 3: no prompt in its column \(no text"),
+        ("a.tsv", "parti", "Prompt\n" + 140_000 * "x", "line 2: field larger than"),
+    ],
+)
+def test_prompts_that_are_no_text_are_named(tmp_path, name, layout, text, wanted):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(GigaganError, match=wanted):
+        load_prompts(tmp_path / name, layout, 10, seed=0)
+
+
+@pytest.mark.parametrize("sha256", [5, None])
+def test_a_manifest_whose_sum_is_none_is_refused(tmp_path, sha256):
+    head = {"source": "x", "count": 1, "available": 1, "sha256": sha256}
+    (tmp_path / "a.jsonl").write_text(json.dumps(head) + '\n{"prompt": "a cat"}\n')
+    with pytest.raises(GigaganError, match="are not those of its first line"):
+        load_prompts(tmp_path / "a.jsonl", "file", 10, seed=0)
+
+
+def test_cocos_captions_are_texts_and_blank_ones_are_none(tmp_path):
+    def document(*captions: object) -> Path:
+        rows = [{"id": row, "image_id": 1, "caption": each} for row, each in enumerate(captions)]
+        (tmp_path / "captions.json").write_text(
+            json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": rows})
+        )
+        return tmp_path / "captions.json"
+
+    for seed in range(5):
+        assert load_prompts(document("", " \n", "a cat", ""), "coco", 5, seed).texts == ["a cat"]
+    with pytest.raises(GigaganError, match="no image has a caption"):
+        load_prompts(document(""), "coco", 5, seed=0)
+    with pytest.raises(GigaganError, match="no text but 'None'"):
+        load_prompts(document("a cat", None), "coco", 5, seed=0)
 
 
 def test_prompts_of_ones_own_take_the_place_of_the_protocols_and_that_is_said(run, tmp_path):
