@@ -43,6 +43,7 @@ from gigagan_core.evaluation.gathering import (
 from gigagan_core.evaluation.picture_folder import (
     ENDINGS,
     Picture,
+    dangling,
     digest_of,
     list_pictures,
     pair_up,
@@ -290,6 +291,8 @@ def _cautions(
                 f"{len(skipped)} files among the {WHO[role]} were left out by their ending (first: {skipped[0]}); "
                 f"taken are {', '.join(ENDINGS)}"
             )
+        if lost := dangling(getattr(settings, role)):
+            found.append(f"{len(lost)} links among the {WHO[role]} lead to no file (first: {lost[0]})")
         if corrupt:
             found.append(
                 f"{len(corrupt)} of {len(pictures[role])} {WHO[role]} do not decode and were left out"

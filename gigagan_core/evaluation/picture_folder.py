@@ -32,7 +32,8 @@ class Picture:
 def list_pictures(folder: Path, threads: int = 4) -> list[Picture]:
     """Every picture in a folder and the folders below it, by name; links are followed, hidden files left out.
 
-    Raises GigaganError where the folder is missing or holds no picture.
+    Raises GigaganError where the folder is missing, holds no picture, or where one of its folders or pictures cannot be
+    read.
     """
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; give one that holds images")
@@ -54,6 +55,15 @@ def passed_over(folder: Path) -> list[str]:
     endings = {*Image.registered_extensions(), ".npy"} - set(ENDINGS)
     return sorted(
         path.relative_to(folder).as_posix() for path in _files(folder) if path.suffix.lower() in endings
+    )
+
+
+def dangling(folder: Path) -> list[str]:
+    """Links that lead nowhere and that by their ending were pictures or folders, by name."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in _files(folder, dangling=True)
+        if path.suffix.lower() in (*ENDINGS, "")
     )
 
 
@@ -125,16 +135,24 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise GigaganError(
-            f"{path} cannot be read ({reason}); mend that, or move the file away, and give the same command again"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file that is not hidden, each folder once, however often links lead to it."""
+def _unreadable(path: str | Path, error: OSError | MemoryError) -> GigaganError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return GigaganError(
+        f"{path} cannot be read ({reason}); mend that, or move it away, and give the same command again"
+    )
+
+
+def _files(folder: Path, dangling: bool = False) -> Iterator[Path]:
+    """Every file that is not hidden, each folder once, however often links lead to it; or links that lead nowhere."""
+
+    def refuse(error: OSError) -> None:  # os.walk would leave such a folder out without a word
+        raise _unreadable(error.filename, error) from error
+
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(parent)
         # a link back to where one comes from would go on for ever
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
@@ -142,5 +160,9 @@ def _files(folder: Path) -> Iterator[Path]:
             seen.add(real)
             for name in files:
                 path = Path(parent, name)
-                if not name.startswith(".") and path.is_file():
+                try:
+                    wanted = not path.exists() if dangling else path.is_file()
+                except OSError as error:  # a folder that lists its names and no more
+                    raise _unreadable(path, error) from error
+                if wanted and not name.startswith("."):
                     yield path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -244,6 +245,38 @@ def test_every_file_counts_or_is_said_to_be_left_out(compare, picture_folder, se
     assert said.startswith(
         "2 files among the generated images were left out by their ending (first: odd.gif)"
     )
+
+
+def test_links_that_lead_nowhere_are_said(compare, sets, tmp_path):
+    fake = tmp_path / "fake"
+    shutil.copytree(sets[1], fake)
+    for name in ("more", "x.png", "notes.txt"):
+        (fake / name).symlink_to(tmp_path / "nowhere")
+    measured = compare(fake=fake, metrics=("fd",))
+    assert measured.figures[0].fake == 40
+    assert measured.cautions == ("2 links among the generated images lead to no file (first: more)",)
+
+
+@pytest.mark.parametrize(
+    ("what", "call"), [("sub", "is_file"), ("sub/0001.png", "is_file"), ("sub/0001.png", "read_bytes")]
+)
+def test_what_may_not_be_read_is_one_sentence(compare, sets, tmp_path, monkeypatch, what, call):
+    fake = tmp_path / "fake"
+    shutil.copytree(sets[1], fake / "sub")
+
+    def refusing(known):
+        # permissions do not bind root, who may run the tests
+        def act(path):
+            if Path(path) == fake / what:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return known(path)
+
+        return act
+
+    for owner, name in ((os, "scandir"), (Path, call)):
+        monkeypatch.setattr(owner, name, refusing(getattr(owner, name)))
+    with pytest.raises(GigaganError, match=rf"{what} cannot be read \(Permission denied\); mend that"):
+        compare(fake=fake, metrics=("fd",))
 
 
 def test_few_images_leave_out_what_they_do_not_allow_unless_it_is_asked_for(compare, picture_folder):

@@ -37,7 +37,7 @@ from gigagan_core.evaluation.gathering import (
     resolution_of,
     worked,
 )
-from gigagan_core.evaluation.picture_folder import digest_of, list_pictures
+from gigagan_core.evaluation.picture_folder import dangling, digest_of, list_pictures
 from gigagan_core.evaluation.protocols import reference
 from gigagan_core.evaluation.protocols.generation import (
     Model,
@@ -175,7 +175,12 @@ def _real(run: ProtocolRun, data: reference.DataSet | None) -> list[Any]:
         return []
     if wanted == "data":
         return list(data.pictures) if data is not None else []
-    return list_pictures(run.assets[wanted])
+    folder = run.assets[wanted]
+    if lost := dangling(folder):
+        raise GigaganError(
+            f"{folder / lost[0]} leads to no file; mend or remove that link: the protocol judges by all of the images"
+        )
+    return list_pictures(folder)
 
 
 def _place(judge: Judge, assets: Mapping[str, Path]) -> ExtractorPlace:

@@ -183,6 +183,14 @@ def test_a_corrupt_real_image_ends_it_in_a_sentence(run, coco, tmp_path):
         evaluate(run(assets=changed), no_ray)
 
 
+def test_a_link_among_the_real_images_that_leads_nowhere_ends_it_in_a_sentence(run, coco, tmp_path):
+    images = tmp_path / "val"
+    shutil.copytree(coco / "val2014", images)
+    (images / "more.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(GigaganError, match=r"val/more\.jpg leads to no file; mend or remove that link"):
+        evaluate(run(assets={**run().assets, "coco-2014-val": images}), no_ray)
+
+
 def test_a_damaged_generated_image_is_made_again(run, tmp_path):
     whole = values(evaluate(run(work=tmp_path / "undisturbed"), no_ray))
     assert values(evaluate(run(keep=IMAGES), no_ray)) == whole
