@@ -14,16 +14,17 @@ from gigagan_core.evaluation.moments import require_finite
 _ROWS_AT_ONCE = 2048
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 """Jayasumana et al. 2024, "Rethinking FID", and their released code (google-research/cmmd): bandwidth and factor."""
-CMMD_NETWORK = "ViT-L-14-336"
-"""The network whose features they take (OpenAI's weights)."""
+CMMD_NETWORK, CMMD_ASSET = "ViT-L-14-336", "clip-vit-l14-336"
+"""The network whose features they take, and the name of its weights (OpenAI's) in the catalogue of assets."""
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """value: mean over subsets. spread: standard deviation over subsets, each of subset_size images of either set."""
+    """value: mean over subsets. spread: standard deviation over subsets, each of subset_size images of either set; None
+    where every subset is all images."""
 
     value: float
-    spread: float
+    spread: float | None
     subsets: int
     subset_size: int
 
@@ -34,13 +35,17 @@ def kid(
     """Kernel Inception Distance of features [N, D] and [M, D] (Binkowski et al. 2018, eq. 4, unbiased).
 
     The kernel is (x.y / D + 1)^3, in float64. Subsets are drawn without repetition by seed; subset_size is lowered to
-    the smaller set. May be negative: it is unbiased. Raises GigaganError for non-finite features or a single image.
+    the smaller set, and where a subset is all of either set there is one. May be negative: it is unbiased.
+    Raises GigaganError for non-finite features or a single image.
     """
     for name, features in (("real images", real), ("generated images", fake)):
         require_finite(features, name)
     size = min(len(real), len(fake), subset_size)
     if size < 2:
         raise GigaganError("KID needs at least 2 images of either set; evaluate more of them")
+    is_one_subset = size == len(real) == len(fake)
+    if is_one_subset:  # the order of the images moves nothing but the last digits
+        subsets = 1
     generator = torch.Generator().manual_seed(seed)
     values = torch.stack(
         [
@@ -48,7 +53,8 @@ def kid(
             for _ in range(subsets)
         ]
     )
-    return KernelDistance(float(values.mean()), float(values.std(correction=0)), subsets, size)
+    spread = None if is_one_subset else float(values.std(correction=0))
+    return KernelDistance(float(values.mean()), spread, subsets, size)
 
 
 def _draw(features: Tensor, size: int, generator: torch.Generator) -> Tensor:

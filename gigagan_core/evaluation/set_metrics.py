@@ -10,6 +10,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import bootstrap_mean, wilson
 from gigagan_core.evaluation.extractors.base import Extractor
@@ -18,7 +19,14 @@ from gigagan_core.evaluation.figures import Figure, Naming
 from gigagan_core.evaluation.frechet import Reference
 from gigagan_core.evaluation.frechet_error import distance_interval, extrapolate
 from gigagan_core.evaluation.inception_score import inception_score
-from gigagan_core.evaluation.kernel_distances import CMMD_NETWORK, CMMD_SCALE, CMMD_SIGMA, cmmd, kid
+from gigagan_core.evaluation.kernel_distances import (
+    CMMD_ASSET,
+    CMMD_NETWORK,
+    CMMD_SCALE,
+    CMMD_SIGMA,
+    cmmd,
+    kid,
+)
 from gigagan_core.evaluation.moments import require_finite
 from gigagan_core.evaluation.precision_recall import DensityCoverage, Manifolds, manifolds
 
@@ -123,7 +131,14 @@ class SetMeasures:
             seed=options.seed,
         )
         details = {"subsets": found.subsets, "subset_size": found.subset_size, "seed": options.seed}
-        return [self._figure("kid", found.value, spread=found.spread, details=details)]
+        cautions = []
+        if found.subset_size < options.kid_subset_size:
+            cautions.append(f"subsets of {found.subset_size} images, not of {options.kid_subset_size}")
+        if found.spread is None:
+            cautions.append("no spread, for every subset would be all of the images")
+        return [
+            self._figure("kid", found.value, spread=found.spread, details=details, cautions=tuple(cautions))
+        ]
 
     def precision_recall(self) -> list[Figure]:
         """Improved precision and recall."""
@@ -167,8 +182,13 @@ class SetMeasures:
         """CLIP maximum mean discrepancy. Raises GigaganError for an extractor that is no CLIP."""
         self._require_clip("cmmd")
         cautions: tuple[str, ...] = ()
+        published = CATALOGUE[CMMD_ASSET].sha256
         if not self._extractor.name.startswith(CMMD_NETWORK):
             cautions = (f"published CMMD takes {CMMD_NETWORK}, this is {self._extractor.name}",)
+        elif published is not None and self._extractor.sha256 != published:
+            cautions = (
+                f"these weights of {CMMD_NETWORK} (sha256 {self._extractor.sha256[:12]}) are not the published CMMD's",
+            )
         details = {"sigma": CMMD_SIGMA, "scale": CMMD_SCALE}
         value = cmmd(self._real.all(), self._fake.all())
         return [self._figure("cmmd", value, details=details, cautions=cautions)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.feature_set import FeatureSet, MomentsAccumulator, SampleAccumulator
+from gigagan_core.evaluation.figures import Figure, Naming
 from gigagan_core.evaluation.frechet import Reference, frechet_distance
 from gigagan_core.evaluation.frechet_error import (
     difference_interval,
@@ -22,6 +25,7 @@ from gigagan_core.evaluation.inception_score import InceptionScoreAccumulator, i
 from gigagan_core.evaluation.kernel_distances import cmmd, kid
 from gigagan_core.evaluation.moments import Moments
 from gigagan_core.evaluation.precision_recall import manifolds
+from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
 from gigagan_core.evaluation.similarity import ssim
 
 
@@ -43,7 +47,7 @@ def test_kid_equals_clean_fids_where_a_subset_is_the_whole_set():
     theirs = kernel_distance(real.double().numpy(), FAKE.double().numpy(), num_subsets=1)
     ours = kid(real, FAKE, subsets=3)
     assert ours.value == pytest.approx(theirs, rel=1e-9)
-    assert ours.spread == pytest.approx(0, abs=1e-12)
+    assert (ours.spread, ours.subsets) == (None, 1)  # not 0: nothing is known of how far it would move
     assert ours.subset_size == 70
 
 
@@ -65,6 +69,44 @@ def test_kids_subsets_come_from_the_seed_and_it_is_unbiased():
     assert first.value != other.value
     assert first.spread > 0
     assert abs(kid(normal(400, 6, 5), normal(400, 6, 6), subset_size=100).value) < 0.05
+
+
+def figure_of(metric: str, real: torch.Tensor, fake: torch.Tensor, **extractor: object) -> Figure:
+    known = {"name": "ViT-B-32", "sha256": "0" * 64, "is_clip": True, "published": False, **extractor}
+    sets = FeatureSet.of(real, "real images"), FeatureSet.of(fake, "generated images")
+    (figure,) = SetMeasures(
+        SimpleNamespace(**known), *sets, Naming(256, len(fake)), MeasureOptions(kid_subset_size=80)
+    ).figures([metric])
+    return figure
+
+
+def test_kid_has_no_spread_where_every_subset_is_all_images_and_smaller_subsets_are_said():
+    one_set = figure_of("kid", REAL[:70], FAKE)
+    assert one_set.spread is None
+    assert one_set.cautions == (
+        "subsets of 70 images, not of 80",
+        "no spread, for every subset would be all of the images",
+    )
+    lowered = figure_of("kid", REAL, FAKE)
+    assert lowered.spread > 0
+    assert lowered.cautions == ("subsets of 70 images, not of 80",)
+    drawn = figure_of("kid", REAL, normal(90, 12, 3))
+    assert drawn.spread > 0
+    assert drawn.cautions == ()
+    every = figure_of("kid", REAL[:80], normal(80, 12, 3))
+    assert every.cautions == ("no spread, for every subset would be all of the images",)
+
+
+def test_cmmd_is_the_published_one_by_the_published_weights_alone():
+    published = CATALOGUE["clip-vit-l14-336"].sha256
+    for name, sha256, caution in (
+        ("ViT-L-14-336-quickgelu", published, None),
+        ("ViT-L-14-336-quickgelu", "12" * 32, "sha256 121212121212"),
+        ("ViT-B-32", published, "this is ViT-B-32"),
+    ):
+        said = figure_of("cmmd", REAL, FAKE, name=name, sha256=sha256).cautions
+        assert len(said) == (caution is not None)
+        assert all(caution in each for each in said)
 
 
 def test_cmmd_is_the_released_formula_and_0_for_equal_sets():
