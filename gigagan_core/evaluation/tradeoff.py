@@ -40,7 +40,7 @@ class Point:
     @property
     def key(self) -> str:
         """Its name in files."""
-        return f"psi-{self.psi:g}-prompt-{self.prompt_psi:g}"
+        return _key(self.psi, self.prompt_psi)
 
     @property
     def curve(self) -> str:
@@ -100,7 +100,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     points = []
     for psi, prompt_psi in settings.points():
-        path = folder / f"psi-{psi:g}-prompt-{prompt_psi:g}.json"
+        path = folder / f"{_key(psi, prompt_psi)}.json"
         point = _read(path) or judged(psi, prompt_psi)
         _write(path, point)
         points.append(point)
@@ -159,6 +159,12 @@ def read(file: Path) -> Sweep:
         raise GigaganError(
             f"{file}: no trade-off ({error}); name an artifact of `gigagan tradeoff`"
         ) from error
+
+
+def _key(psi: float, prompt_psi: float) -> str:
+    """The name of a truncation in files, with every digit: two truncations never share one."""
+    one, other = (repr(float(each)).removesuffix(".0") for each in (psi, prompt_psi))
+    return f"psi-{one}-prompt-{other}"
 
 
 def _write(path: Path, point: Point) -> None:

@@ -58,6 +58,19 @@ def test_every_point_is_judged_once():
     assert TradeoffSettings(psi=(), prompt_psi=()).points() == []
 
 
+def test_truncations_that_differ_in_the_last_digit_are_two_points(tmp_path):
+    settings, judged = TradeoffSettings(psi=(1.0, 0.9999999, 0.5), prompt_psi=()), []
+
+    def judge(psi, prompt_psi):
+        judged.append(psi)
+        return point(psi, prompt_psi, psi, psi)
+
+    for _ in range(2):
+        found = figures.sweep(settings, tmp_path, judge)
+        assert [each.psi for each in found] == judged == [1.0, 0.9999999, 0.5]
+    assert [each.key for each in found] == ["psi-1-prompt-1", "psi-0.9999999-prompt-1", "psi-0.5-prompt-1"]
+
+
 def test_the_front_holds_what_nothing_beats():
     points = [
         point(1, 1, 0.1, 0.2),
