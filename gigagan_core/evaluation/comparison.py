@@ -13,9 +13,11 @@ _ROLES = ("model", "upsampler", "control", "data", "train", "condition", "judge"
 
 @dataclass(frozen=True)
 class Compared:
-    """A figure that both reports have. difference: second - first. overlap: of the intervals, None where one has none.
+    """A figure that both reports have. difference: second - first. overlap: of the intervals, None where one has none
+    or a number is not finite.
 
-    better: "first" or "second", "undecided" where the intervals overlap or are missing, "equal".
+    better: "first" or "second", "equal", "undecided" where the intervals overlap or are missing, or a number is not
+    finite.
     """
 
     name: str
@@ -59,8 +61,8 @@ class Comparison:
 def compare(first: StoredReport, second: StoredReport) -> Comparison:
     """Every figure of two reports set against the other's.
 
-    Figures are compared where their full names agree, and their extractors' weights: a distance depends on extractor,
-    resolution and count.
+    Figures are compared where their full names agree, their extractors' weights and the counts of real images: a
+    distance depends on extractor, resolution and both counts.
     """
     shared = [name for name in first.figures if name in second.figures]
     other_weights = [name for name in shared if not _same_weights(first.figures[name], second.figures[name])]
@@ -72,6 +74,10 @@ def compare(first: StoredReport, second: StoredReport) -> Comparison:
             f"extractor {known[0].parts.extractor} (sha256 {_short(known[0].sha256)} and {_short(known[1].sha256)}): "
             "not compared; judge both models by one extractor"
         )
+    same_weights = [name for name in shared if name not in other_weights]
+    other_counts = [name for name in same_weights if first.figures[name].real != second.figures[name].real]
+    if other_counts:
+        refused.append(_other_counts(other_counts, first, second))
     only_first = [name for name in first.figures if name not in second.figures]
     only_second = [name for name in second.figures if name not in first.figures]
     for name in list(only_first):
@@ -83,7 +89,11 @@ def compare(first: StoredReport, second: StoredReport) -> Comparison:
     return Comparison(
         first.label,
         second.label,
-        [compared(first.figures[name], second.figures[name]) for name in shared if name not in other_weights],
+        [
+            compared(first.figures[name], second.figures[name])
+            for name in same_weights
+            if name not in other_counts
+        ],
         refused,
         only_first,
         only_second,
@@ -95,11 +105,13 @@ def compare(first: StoredReport, second: StoredReport) -> Comparison:
 def compared(first: Known, second: Known) -> Compared:
     """Two figures of one name."""
     difference, overlap = second.value - first.value, None
-    if first.interval and second.interval:
+    numbers = (first.value, second.value, *(first.interval or ()), *(second.interval or ()))
+    finite = all(math.isfinite(number) for number in numbers)
+    if finite and first.interval and second.interval:
         overlap = first.interval[0] <= second.interval[1] and second.interval[0] <= first.interval[1]
     better = "undecided"
     # the last digits depend on the number of threads
-    if math.isclose(first.value, second.value, rel_tol=1e-9):
+    if finite and math.isclose(first.value, second.value, rel_tol=1e-9):
         better = "equal"
     elif overlap is False:
         better = "second" if (difference < 0) == (first.better == "lower") else "first"
@@ -171,6 +183,15 @@ def _cautions(first: StoredReport, second: StoredReport) -> list[str]:
     if first.document["settings"].get("seed") != second.document["settings"].get("seed"):
         cautions.append("The seeds differ, and so do latents and the images drawn.")
     return cautions
+
+
+def _other_counts(names: list[str], first: StoredReport, second: StoredReport) -> str:
+    known = (report.figures[names[0]].real for report in (first, second))
+    counts = " and ".join("unknown" if count is None else str(count) for count in known)
+    return (
+        f"{len(names)} figures ({names[0]}, ...) have the same name and other counts of real images ({counts}): not "
+        "compared; judge both models by the same real images"
+    )
 
 
 def _short(sha256: str | None) -> str:

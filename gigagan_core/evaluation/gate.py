@@ -13,12 +13,14 @@ from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.report_file import Known, StoredReport
 
 _FORM = re.compile(r"\s*([A-Za-z0-9_\-./]+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+WHOLE = ("fd", "fid", "clip-score")
+"""Measures whose names begin those of others, as fd does fd-infinity: such a word means that measure alone."""
 _HOLDS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """What must hold of a figure. text: as it was written. figure: a full name, or a unique beginning of one."""
+    """What must hold of a figure. text: as it was written. figure: as `resolve` takes it."""
 
     text: str
     figure: str
@@ -80,12 +82,16 @@ def require(report: StoredReport, requirements: Sequence[str], strict: bool = Fa
 
 
 def resolve(report: StoredReport, wanted: str) -> Known:
-    """The figure that is meant: by its full name, its measure (the model's own), or a unique beginning of its name."""
+    """The figure that is meant: by its full name, its measure (the model's own), or a unique beginning of its name.
+
+    Raises GigaganError where there is none, or several; a word of WHOLE is never taken for a beginning.
+    """
     figures = report.figures
     if wanted in figures:
         return figures[wanted]
     measured = [name for name, known in figures.items() if known.parts[:2] == ("", wanted)]
-    begun = [name for name in figures if name.startswith(wanted)]
+    is_measure = wanted.rpartition("/")[2] in WHOLE
+    begun = [name for name in figures if name.startswith(f"{wanted}_" if is_measure else wanted)]
     found = measured if len(measured) == 1 else begun
     if len(found) == 1:
         return figures[found[0]]

@@ -20,6 +20,7 @@ class Known:
     """A figure of a report.
 
     parts: what its name says. interval: (low, high), or None where it has none. sha256: of its extractor's weights.
+    real: real images that took part, None where the report does not say.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Known:
     better: str
     interval: tuple[float, float] | None
     sha256: str | None
+    real: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,23 @@ def read_report(path: Path) -> StoredReport:
         missing = {"figures", "settings", "lineage"} - document.keys()
         if missing:
             raise KeyError(*sorted(missing))
-        if not isinstance(document["settings"], dict) or not all(
-            "role" in each for each in document["lineage"]
-        ):
+        if not isinstance(document["settings"], dict) or not _is_lineage(document["lineage"]):
             raise TypeError("settings are no object, or lineage is no list of roles")
         weights = _weights(document)
         figures = {name: _known(name, figure, weights) for name, figure in document["figures"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GigaganError(f"{file}: damaged figures ({error!r}); evaluate again") from error
     return StoredReport(str(file.absolute()), figures, document)
+
+
+def _is_lineage(lines: Any) -> bool:
+    """Whether these are lines of `lineage.trace`, as far as a reader looks at them."""
+    return isinstance(lines, list) and all(
+        isinstance(line, dict)
+        and isinstance(line.get("role"), str)
+        and isinstance(line.get("settings", {}), dict)
+        for line in lines
+    )
 
 
 def _weights(document: Mapping[str, Any]) -> dict[str, str]:
@@ -98,4 +108,5 @@ def _known(name: str, figure: Mapping[str, Any], weights: Mapping[str, str]) -> 
         better=figure["better"],
         interval=(float(interval["low"]), float(interval["high"])) if interval else None,
         sha256=weights.get(names.extractor_name(figure["extractor"])) if figure["extractor"] else None,
+        real=figure.get("images", {}).get("real"),
     )

@@ -11,7 +11,9 @@ import pytest
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import gate
 from gigagan_core.evaluation.comparison import compare
+from gigagan_core.evaluation.gathering import PAIRED, PATCH_FD
 from gigagan_core.evaluation.report_file import StoredReport, read_report
+from gigagan_core.evaluation.set_metrics import MEASURES
 
 FD = "fd_openmoji-judge_32_370"
 SCORE = "clip-score_openmoji-judge_32_370"
@@ -76,6 +78,10 @@ def test_figures_of_one_name_are_compared_and_overlap_is_said(stored):
         (0.40, 0.35, 0.45, "higher", "second"),
         (0.25, 0.22, 0.30, "lower", "undecided"),
         (0.40, None, None, "lower", "undecided"),
+        (float("nan"), float("nan"), float("nan"), "higher", "undecided"),
+        (float("inf"), 0.30, float("inf"), "lower", "undecided"),
+        (0.40, 0.35, float("nan"), "higher", "undecided"),
+        (0.20, float("nan"), 0.25, "lower", "undecided"),
     ],
 )
 def test_who_is_better_follows_the_intervals(stored, second, low, high, better, known):
@@ -112,6 +118,20 @@ def test_one_name_with_other_weights_is_refused(stored):
         "other weights of the extractor openmoji-judge (sha256 abababababab and cdcdcdcdcdcd)"
         in found.refused[0]
     )
+
+
+def test_one_name_with_another_count_of_real_images_is_refused(stored):
+    counts = [{"images": {"real": real, "fake": 370}} for real in (40504, 100, 40504)]
+    one, two, same = (
+        stored({FD: figure(0.2, **count), SCORE: figure(0.3, images={"real": 0, "fake": 370})})
+        for count in counts
+    )
+    found = compare(one, two)
+    assert [each.name for each in found.figures] == [SCORE]
+    assert f"1 figures ({FD}, ...) have the same name and other counts" in found.refused[0]
+    assert "real images (40504 and 100): not compared" in found.refused[0]
+    assert compare(one, same).refused == []
+    assert "(unknown and 100)" in compare(stored({FD: figure(0.2)}), two).refused[0]
 
 
 def test_a_protocols_report_names_its_networks_elsewhere(tmp_path):
@@ -166,6 +186,10 @@ def test_settings_that_differ_and_other_images_are_said(stored):
                 '"settings": null, "lineage": []',
                 '"settings": [1], "lineage": []',
                 '"settings": {}, "lineage": [{}]',
+                '"settings": {}, "lineage": ["role"]',
+                '"settings": {}, "lineage": {"role": 1}',
+                '"settings": {}, "lineage": [{"role": null}]',
+                '"settings": {}, "lineage": [{"role": "data", "settings": null}]',
             )
         ),
         (
@@ -247,6 +271,28 @@ def test_a_failed_gate_says_each_failure_with_what_was_measured(judged):
 def test_a_requirement_that_cannot_be_judged_is_a_sentence(judged, requirement, sentence):
     with pytest.raises(GigaganError, match=sentence):
         gate.judge(judged, [requirement])
+
+
+@pytest.mark.parametrize(
+    ("requirement", "other"),
+    [
+        ("fd<0.2", "fd-infinity"),
+        ("fid<0.2", "fid-infinity"),
+        ("clip-score<0.2", "clip-score-difference"),
+        ("baseline/blurred/fd<0.2", "baseline/blurred/fd-infinity"),
+    ],
+)
+def test_a_measure_is_never_taken_for_another_whose_name_it_begins(stored, requirement, other):
+    report = stored({f"{other}_openmoji-judge_32_370": figure(0.1)})
+    with pytest.raises(GigaganError, match=f"has no figure {requirement.split('<')[0]!r}"):
+        gate.judge(report, [requirement])
+    assert gate.judge(report, [f"{other}<0.2"])[0].holds
+
+
+def test_every_measure_that_begins_anothers_name_is_known():
+    names = {*MEASURES, "fid", "fid-infinity", "clip-score-difference", *PAIRED, PATCH_FD}
+    beginnings = {one for one in names for other in names if other.startswith(f"{one}-")}
+    assert beginnings == set(gate.WHOLE)
 
 
 def test_a_gate_without_a_requirement_is_none(judged):
