@@ -45,7 +45,9 @@ def numbers(column: pa.Array, judged: bool = True) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    is_text = (
+        _is_text(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    )
     if is_text:
         stripped = pc.utf8_trim_whitespace(texts(column))
         is_number = pc.match_substring_regex(stripped, _NUMBER)
@@ -56,6 +58,12 @@ def numbers(column: pa.Array, judged: bool = True) -> pa.Array:
         raise pa.ArrowInvalid("it holds no numbers")
     # Unsafe: whole numbers that float64 rounds are no sizes anyway.
     return column.cast(pa.float64(), safe=False)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def texts(column: pa.Array) -> pa.Array:
@@ -145,7 +153,6 @@ def _python_value(value: pa.Scalar) -> Any:
 def _readable(column: pa.Array) -> pa.Array:
     import pyarrow as pa
 
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
         try:
             return column.cast(pa.string())
@@ -153,7 +160,7 @@ def _readable(column: pa.Array) -> pa.Array:
             column = column.cast(pa.timestamp(column.type.unit))
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return column.cast(pa.string())  # Python's own dates end with the year 9999
-    return texts(column) if is_text else column
+    return texts(column) if _is_text(column.type) else column
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

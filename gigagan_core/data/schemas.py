@@ -281,5 +281,6 @@ def _cast(column: pa.Array, canonical: str, judged: bool) -> pa.Array:
     values = pc.if_else(finite, values, None)
     if canonical in SCORES:
         return values
-    possible = pc.and_(pc.greater_equal(values, 1), pc.less(values, 2**31))
-    return pc.if_else(possible, pc.round(values), None).cast(pa.int32())
+    rounded = pc.round(values)
+    possible = pc.and_(pc.greater_equal(values, 1), pc.less(rounded, 2**31))
+    return pc.if_else(possible, rounded, None).cast(pa.int32())

@@ -269,6 +269,8 @@ def test_of_columns_alike_but_for_case_the_published_spelling_counts_and_two_oth
         pa.array([" 640", "", "wide"]),
         pa.array(["6.4e2", None, "1_000"], pa.large_string()),
         pa.array(["640", None, "NaN"], pa.string_view()),
+        pa.array([b"640", b"\xff", b"wide"]),
+        pa.array([640.4, 0.9, 2**31 - 0.4]),
     ],
     ids=lambda column: str(column.type),
 )
