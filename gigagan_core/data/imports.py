@@ -216,13 +216,13 @@ def _captioned(found: Found, captions: Mapping[str, str | None]) -> Found:
     A class is called what the table calls its number, what `class_name` in the JSON says, or by its number; which of
     them is kept in `extra`, as `caption_from`.
     """
-    if found.name in captions:
+    if captions.get(found.name) is not None:
         return replace(found, caption=captions[found.name])
     if found.caption is not None:
         return found
     label, name = found.known.get("label"), found.known.get("class_name")
     number = str(label) if isinstance(label, int) and not isinstance(label, bool) else None
-    if number in captions:
+    if captions.get(number) is not None:
         origin, caption = "table of classes", captions[number]
     elif isinstance(name, str) and name.strip():
         origin, caption = "class_name", encodable(name)

@@ -119,6 +119,14 @@ def test_a_sample_with_a_class_and_no_caption_is_called_by_its_class(tmp_path: P
     assert artifact.notes["captions_from"] == {"class number": 1, "class_name": 1, "table of classes": 1}
 
 
+def test_a_table_without_a_caption_takes_none_from_a_sample(tmp_path: Path) -> None:
+    files = {"own.jpg": picture(0), "own.txt": b"a bird", "other.jpg": picture(1), "other.cls": b"7"}
+    table = tmp_path / "captions.parquet"
+    pq.write_table(pa.table({"key": ["own", "7"], "caption": pa.nulls(2, pa.string())}), table)
+    rows = by_name(run(write_tar(tmp_path / "in" / "0.tar", files).parent, tmp_path / "store", table))
+    assert {name: row["caption"] for name, row in rows.items()} == {"own": "a bird", "other": "class 7"}
+
+
 @pytest.mark.parametrize("cut", ["inside a picture", "between two samples", "to nothing"])
 def test_a_tar_that_was_cut_is_one_sentence_wherever_it_was(shards: Path, tmp_path: Path, cut: str) -> None:
     path = shards / "00001.tar"
