@@ -142,6 +142,8 @@ def _expand(uri: str, warn: Callable[[str], None]) -> list[str]:
             return [_name(fs, path)]
         # Not by a pattern, which a folder's own name may look like.
         entries = sorted(fs.ls(path, detail=True), key=lambda entry: entry["name"])
+        # Object stores may list the folder itself.
+        entries = [entry for entry in entries if entry["name"].rstrip("/") != path.rstrip("/")]
     except (ImportError, ValueError, OSError) as error:
         raise GigaganError(f"metadata {uri} cannot be read: {error}; check address and rights") from None
     listed = [entry["name"] for entry in entries if _is_table(entry)]

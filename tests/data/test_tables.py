@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from gigagan_core.config.ingest import IngestSettings, PartitionSettings
 from gigagan_core.data import download, openmoji, tables
@@ -334,6 +335,21 @@ def test_what_lies_beside_the_tables_and_is_not_taken_is_named(tmp_path: Path) -
         f"folder {tmp_path}: left out, since only its own *.parquet files are tables: 2 (c.csv, year=2020)",
         f"table {tmp_path}/same.parquet has the content of {tmp_path}/a.parquet and is left out",
     ]
+
+
+def test_a_folder_that_an_object_store_lists_in_itself_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet", {"url": ["http://a.example/"], "caption": ["x"]})
+    real = LocalFileSystem.ls
+
+    def ls(self: LocalFileSystem, path: str, detail: bool = False, **more: Any) -> list[Any]:
+        return [{"name": f"{path}/", "type": "directory", "size": 0}, *real(self, path, detail, **more)]
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    said: list[str] = []
+    assert len(find_tables(tmp_path, said.append)) == 1
+    assert said == []
 
 
 def test_an_ingest_says_what_it_leaves_out(
