@@ -29,17 +29,30 @@ class DataSet:
 def unpack(shard_set: Any, work: Path) -> DataSet:
     """The selected pictures of a shard set as files below `work`, their bytes unchanged; done once for each set.
 
-    shard_set: an artifact. Raises GigaganError where it has none.
+    Done again where a file is gone or has lost bytes. shard_set: an artifact. Raises GigaganError where it has none.
     """
     folder = work / "reference" / str(shard_set.output_digest)[:32]
-    if not (folder / _INDEX).is_file():
-        _write_files(shard_set, folder)
-    document = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    pictures = tuple(Picture(name, str(folder / name), sha256) for name, sha256, _ in document["pictures"])
-    return DataSet(pictures, tuple(row[2] for row in document["pictures"]), document["lost"])
+    return _unpacked(folder) or _write_files(shard_set, folder)
 
 
-def _write_files(shard_set: Any, folder: Path) -> None:
+def _unpacked(folder: Path) -> DataSet | None:
+    """What an earlier evaluation left, None where it is not there whole."""
+    try:
+        document = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        if any((folder / name).stat().st_size != size for name, _, _, size in document["pictures"]):
+            return None
+        return _data_set(folder, document)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _data_set(folder: Path, document: dict[str, Any]) -> DataSet:
+    rows = document["pictures"]
+    pictures = tuple(Picture(name, str(folder / name), sha256) for name, sha256, _, _ in rows)
+    return DataSet(pictures, tuple(caption for _, _, caption, _ in rows), document["lost"])
+
+
+def _write_files(shard_set: Any, folder: Path) -> DataSet:
     folder.mkdir(parents=True, exist_ok=True)
     samples, rows, lost = read_samples(shard_set), [], 0
     with console.progress("real images", total=len(samples), unit="images") as bar:
@@ -52,11 +65,13 @@ def _write_files(shard_set: Any, folder: Path) -> None:
             data = read_bytes(sample)
             name = f"{position:08}.image"
             (folder / name).write_bytes(data)
-            rows.append([name, hashlib.sha256(data).hexdigest(), sample.caption])
+            rows.append([name, hashlib.sha256(data).hexdigest(), sample.caption, len(data)])
     if not rows:
         raise GigaganError(
             f"shard set {shard_set.short} has no picture to judge by; select more or ingest more"
         )
     temporary = folder / f".{_INDEX}.{os.getpid()}"
-    temporary.write_text(json.dumps({"pictures": rows, "lost": lost}), encoding="utf-8")
+    document = {"pictures": rows, "lost": lost}
+    temporary.write_text(json.dumps(document), encoding="utf-8")
     os.replace(temporary, folder / _INDEX)
+    return _data_set(folder, document)

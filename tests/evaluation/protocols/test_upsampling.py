@@ -13,7 +13,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.folder_metrics import FolderMetrics, measure
 from gigagan_core.evaluation.picture_folder import cropped_and_resized
-from gigagan_core.evaluation.protocols import generation
+from gigagan_core.evaluation.protocols import generation, reference
 from gigagan_core.evaluation.protocols.generation import Model
 from gigagan_core.evaluation.protocols.protocol import Judge, Protocol
 from gigagan_core.evaluation.protocols.run import ProtocolRun, evaluate
@@ -79,6 +79,24 @@ def test_an_upsampler_is_judged_on_real_images_shrunk(judges, models, drawings, 
     assert set(found) == {figure.name for figure in known.figures} | {"clip-score_ViT-B-32-quickgelu_32_16"}
     for figure in known.figures:
         assert found[figure.name] == pytest.approx(figure.value, rel=1e-4), figure.name
+
+
+@pytest.mark.parametrize("damaged", ["index.json", "00000002.image"])
+@pytest.mark.parametrize("content", [None, b"", b"[]"])
+def test_real_images_are_unpacked_once_and_again_where_they_are_damaged(
+    tmp_path, drawings, shard_set, monkeypatch, damaged, content
+):
+    held_out = shard_set(tmp_path / "set", drawings(4, 16, 6), [f"disc {row}" for row in range(4)])
+    first = reference.unpack(held_out, tmp_path / "work")
+    (file,) = (tmp_path / "work").rglob(damaged)
+    whole = file.read_bytes()
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    assert reference.unpack(held_out, tmp_path / "work") == first
+    assert file.read_bytes() == whole
+    monkeypatch.setattr(reference, "read_samples", lambda shard_set: pytest.fail("it is unpacked"))
+    assert reference.unpack(held_out, tmp_path / "work") == first
 
 
 def test_an_upsampler_of_another_size_is_refused(models):
