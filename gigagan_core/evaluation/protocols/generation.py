@@ -111,9 +111,8 @@ def generate_shard(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
     ):
         recorded = _make(shard, folder)
     result = extract_shard(_with(shard, recorded), plan, work)
-    if result.facts[FAKE][
-        "corrupt"
-    ]:  # what we made decodes: the fault is this machine's, and another run's chance
+    if result.facts[FAKE]["corrupt"]:
+        # Pillow wrote these files, so this is a fault of the moment and not to be kept
         forget(_with(shard, recorded), plan, work)
         (folder / _RECORD).unlink()
     for number, picture in enumerate(recorded, shard.first):
