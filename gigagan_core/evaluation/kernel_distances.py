@@ -35,7 +35,7 @@ def kid(
     """Kernel Inception Distance of features [N, D] and [M, D] (Binkowski et al. 2018, eq. 4, unbiased).
 
     The kernel is (x.y / D + 1)^3, in float64. Subsets are drawn without repetition by seed; subset_size is lowered to
-    the smaller set, and where a subset is all of either set there is one. May be negative: it is unbiased.
+    the smaller set, and where that is all of both sets there is one subset. May be negative: it is unbiased.
     Raises GigaganError for non-finite features or a single image.
     """
     for name, features in (("real images", real), ("generated images", fake)):

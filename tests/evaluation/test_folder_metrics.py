@@ -324,7 +324,15 @@ def test_damaged_features_are_computed_again(compare, tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["features-fake-*.json", "facts-fake-*.json"])
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fake": {"corrupt": [["0005.png", "gone"]]}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"fake": {"count": 39, "sizes": {"48x48": 39}, "corrupt": [["0005.png", "gone"]], "kept": []}}',
+    ],
+)
 def test_a_damaged_record_is_computed_again(compare, tmp_path, pattern, content):
     first = values(compare(metrics=("fd",)))
     record = next((tmp_path / "work").rglob(pattern))
