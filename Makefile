@@ -4,7 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin
 SOURCES := flows gigagan_core tests benchmarks
-# Processes that share the tests, file by file. One thread of torch each: two that ask for all cores hold each other up.
+# Processes that share the tests, file by file, as they come: reordered, the files with the fewest and longest tests would
+# be last. One thread of torch each: two that ask for all cores hold each other up.
 WORKERS ?= 2
 
 .PHONY: help install demo ui stack test test-slow e2e lint format lock bench clean clean-data
@@ -27,7 +28,7 @@ stack: install  ## PostgreSQL, Prefect and a worker, MLflow, S3 and Ray as proce
 	@$(RUN)/gigagan stack up
 
 test: install  ## every test that needs no GPU, server or browser and is not slow
-	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	    -m "not slow and not gpu and not stack and not browser"
 
 test-slow: install  ## the slow rest
