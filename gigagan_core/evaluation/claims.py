@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -39,13 +40,15 @@ class Claim:
 
 
 def figure(value: float, unit: str = "") -> str:
-    """A figure as reports print it: about three digits; unit "%" prints a share as a percentage."""
+    """A figure as reports print it: about three digits, two of a tiny one; unit "%" prints a share as a percentage."""
     if value != value:
         return "n/a"
     if unit == "%":
         return f"{value:.1%}"
     size = abs(value)
     decimals = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 or size == 0 else 4
+    if 0 < size < 1e-3:  # the end of an interval beside 0 must not read as 0
+        decimals = min(1 - math.floor(math.log10(size)), 9)
     return f"{value:.{decimals}f}"
 
 

@@ -243,6 +243,17 @@ def test_the_distance_must_beat_both_baselines(generated, untrained, blurred, st
     assert claims.distance_claim(generated, untrained, blurred, 8).status == status
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((1234.56, "1234.6"), (12.345, "12.35"), (0.5634, "0.563"), (0.00542, "0.0054"), (0, "0.000")),
+        *((-1.2246e-05, "-0.000012"), (0.00099, "0.00099"), (float("nan"), "n/a")),
+    ],
+)
+def test_a_figure_beside_zero_does_not_read_as_zero(value, shown):
+    assert claims.figure(value) == shown
+
+
 def test_a_claim_about_the_upsampler_turns_with_its_figures():
     below, around = (Interval(-0.2, high, 0.95, "bootstrap") for high in (-0.01, 0.01))
     assert claims.patch_claim(0.2, 0.3, 0.1, below).status == "shown"
