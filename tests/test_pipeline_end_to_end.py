@@ -118,6 +118,7 @@ def test_one_stage_runs_alone_on_artifacts_that_exist(first: dict, home: Path) -
     assert curated["counts"]["out"] < before["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_upsampler_of_that_run_is_trained_again_on_more_data(first: dict, home: Path) -> None:
     more = home / "more"

@@ -109,6 +109,7 @@ def undisturbed(cluster, inputs, validated, tmp_path_factory) -> dict[str, torch
     return train(cluster, inputs, tmp_path_factory.mktemp("undisturbed"), see, validation_images=8)
 
 
+@pytest.mark.slow
 def test_ray_measures_every_checkpoint_beside_training(undisturbed, validated) -> None:
     assert sorted(validated) == list(range(EVERY, IMAGES + 1, EVERY))
     for figures in validated.values():
