@@ -5,8 +5,10 @@ VENV := .venv
 RUN := $(VENV)/bin
 SOURCES := flows gigagan_core tests benchmarks
 # Processes that share the tests, file by file, as they come: reordered, the files with the fewest and longest tests would
-# be last. One thread of torch each: two that ask for all cores hold each other up.
+# be last. One thread of torch each: two that ask for all cores hold each other up. Tests of flows come after them in one
+# process: each process would start a `gigagan ui`, and two that start at once may choose the same ports.
 WORKERS ?= 2
+QUICK := not slow and not gpu and not stack and not browser
 
 .PHONY: help install demo ui stack test test-slow e2e lint format lock bench clean clean-data
 
@@ -29,7 +31,8 @@ stack: install  ## PostgreSQL, Prefect and a worker, MLflow, S3 and Ray as proce
 
 test: install  ## every test that needs no GPU, server or browser and is not slow
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	    -m "not slow and not gpu and not stack and not browser"
+	    --ignore tests/flows -m "$(QUICK)"
+	@$(RUN)/python -m pytest tests/flows -m "$(QUICK)"
 
 test-slow: install  ## the slow rest
 	@$(RUN)/python -m pytest -m "slow and not gpu and not stack and not browser"

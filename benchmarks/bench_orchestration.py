@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -45,8 +44,6 @@ def main() -> None:
             measure_pipeline("orchestration_cached_cold", options, chosen.repeats)
             with served(home):
                 measure_pipeline("orchestration_cached_warm", options, chosen.repeats)
-                with cluster() as address:
-                    measure_stages({**options, "ray": address}, chosen.repeats)
 
 
 def measure_partitions(name: str, options: dict[str, Any], repeats: int) -> None:
@@ -76,53 +73,6 @@ def measure_pipeline(name: str, options: dict[str, Any], repeats: int) -> None:
     )
     write({**found, "options": public})
     print(f"    of torch and ray imported: {found['ours']['imported']}")
-
-
-def measure_stages(options: dict[str, Any], repeats: int) -> None:
-    """Adds seconds a stage: the whole command over its stages, so that its start is in them too."""
-    found = compare(
-        "orchestration_uncached",
-        "uncached",
-        SIDE,
-        None,
-        "",
-        options,
-        repeats,
-        "no stage cached, each of them one task of Ray: servers and cluster run, start of the command included",
-    )
-    count = found["ours"]["stages"]
-    found["ours"]["seconds_per_stage"] = summary([each / count for each in found["ours"]["seconds"]])
-    write({**found, "options": {"preset": options["preset"]}})
-    print(f"    seconds a stage, of {count}: {found['ours']['seconds_per_stage']}")
-
-
-@contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """A Ray of its own on this machine, as `ray start --head` makes it; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    quiet = {"--include-dashboard=false", "--disable-usage-stats", "--num-cpus=2"}
-    process = subprocess.Popen(
-        [*command, *sorted(quiet)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("`ray start --head` did not start")
-            time.sleep(0.5)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager

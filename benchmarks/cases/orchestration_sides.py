@@ -86,48 +86,28 @@ class CachedPipeline:
         self.run()
 
     def run(self) -> None:
-        done = self._done([sys.executable, "-c", COMMAND, self._options["preset"]], self._environment)
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, self._options["preset"]],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise SystemExit(done.stderr[-2000:])
         stages = json.loads(done.stdout)["stages"]
         assert all(stage["cached"] for stage in stages), [s["label"] for s in stages if not s["cached"]]
         heavy = next(line for line in done.stderr.splitlines() if line.startswith("HEAVY"))
         self._modules = {"imported": json.loads(heavy.removeprefix("HEAVY "))}
-
-    def _done(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise SystemExit(done.stderr[-2000:])
-        return done
 
     def facts(self) -> dict[str, Any]:
         """What the last run had imported of torch and ray."""
         return self._modules
 
 
-class UncachedPipeline(CachedPipeline):
-    """The same where no stage has an artifact, and each does nothing but one task of a Ray cluster that runs."""
-
-    def run(self) -> None:
-        script = str(Path(__file__).parent / "stubbed_pipeline.py")
-        environment = {**self._environment, "RAY_ADDRESS": self._options["ray"], "GIGAGAN_STUB_RAY": "1"}
-        with tempfile.TemporaryDirectory() as store:
-            command = [
-                sys.executable,
-                script,
-                "--preset",
-                self._options["preset"],
-                "--store",
-                store,
-                "--json",
-            ]
-            stages = json.loads(self._done(command, environment).stdout)["stages"]
-        assert not any(stage["cached"] for stage in stages)
-        self._modules = {"stages": len(stages)}
-
-
 if __name__ == "__main__":
     import importlib.metadata
 
     answer(
-        {"partitions": Partitions, "pipeline": CachedPipeline, "uncached": UncachedPipeline},
+        {"partitions": Partitions, "pipeline": CachedPipeline},
         {name: importlib.metadata.version(name) for name in ("prefect", "mlflow", "ray")},
     )

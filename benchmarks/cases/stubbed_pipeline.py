@@ -1,11 +1,7 @@
-"""`gigagan pipeline` whose stages commit artifacts with nothing in them, so that the next one finds all of them.
-
-With GIGAGAN_STUB_RAY=1 each stage also waits for a task of Ray, as one that works does.
-"""
+"""`gigagan pipeline` whose stages commit artifacts with nothing in them, so that the next one finds all of them."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,6 @@ _make = base._make
 
 def nothing(work: base.StageWork) -> base.Outcome:
     """No work; an encoder says its role, since later stages ask for it."""
-    if os.environ.get("GIGAGAN_STUB_RAY") == "1":
-        ray = work.ray()
-        assert ray.get(ray.remote(int).remote("7")) == 7
     (work.output / "report.json").write_text("{}")
     role = getattr(work.settings, "role", None)
     return base.Outcome(notes={"role": role} if role else {})
