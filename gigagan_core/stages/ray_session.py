@@ -16,6 +16,8 @@ from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 
 DASHBOARD_PORT = 8265
+_chosen: dict[int, socket.socket] = {}
+"""Ports that this process has chosen, each with what tells other processes so."""
 START_TRIES = 3
 
 
@@ -147,8 +149,9 @@ def _tell_worker_lines(batch: Mapping[str, Any]) -> None:
 
 
 def free_port(wanted: int, host: str = "127.0.0.1", tries: int = 50) -> int:
-    """`wanted`, or the next port above it that nothing listens on.
+    """`wanted`, or the next port above it that nothing listens on and no other process of ours has chosen.
 
+    A server listens seconds after its port was chosen, so the choice is known to others until this process ends.
     Raises GigaganError after `tries` taken ports.
     """
     for port in range(wanted, wanted + tries):
@@ -158,8 +161,24 @@ def free_port(wanted: int, host: str = "127.0.0.1", tries: int = 50) -> int:
                 probe.bind((host, port))
             except OSError:
                 continue
+        if _choose(port):
             return port
     raise GigaganError(f"ports {wanted} to {wanted + tries - 1} on {host} are all taken; free one of them")
+
+
+def _choose(port: int) -> bool:
+    """Whether this process has the port now, or had it already; False where another one has."""
+    if port in _chosen:
+        return True
+    # A name of Linux's abstract namespace (unix(7)): no file, gone with the process, one for each network namespace.
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0gigagan/port/{port}")
+    except OSError:
+        claim.close()
+        return False
+    _chosen[port] = claim
+    return True
 
 
 def any_port(host: str = "127.0.0.1") -> int:

@@ -43,6 +43,29 @@ def test_a_taken_port_is_replaced_by_the_next_free_one() -> None:
         assert taken < servers.free_port(taken) <= taken + 50
 
 
+CHOOSES = """
+import sys, time
+from gigagan_core import servers
+print(servers.free_port(int(sys.argv[1])), flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_that_choose_before_either_listens_get_two_ports() -> None:
+    with listen() as listening:
+        wanted = listening.getsockname()[1]
+    first = subprocess.Popen([sys.executable, "-c", CHOOSES, str(wanted)], stdout=subprocess.PIPE, text=True)
+    try:
+        chosen = int(first.stdout.readline())
+        here = servers.free_port(chosen)
+        assert here > chosen
+        assert servers.free_port(here) == here, "this process may choose it again"
+    finally:
+        first.kill()
+        first.communicate()
+    assert servers.free_port(chosen) == chosen, "a process that has ended keeps nothing"
+
+
 def test_a_server_that_ends_at_once_is_one_sentence_with_its_log(home: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('port in use')"]
     server = servers._start("MLflow server", command, {}, "http://x", "http://127.0.0.1:9/health", "mlflow")
