@@ -77,6 +77,8 @@ class RaySession:
             folder = Path("/tmp/ray")
         self._init_in_own_thread(
             ray,
+            # Without a word Ray joins what the last `ray start` of this machine has left in a file, living or dead.
+            address="local",
             num_cpus=self._num_cpus,
             _temp_dir=str(folder),
             # The object store only carries small results here; its default takes 30% of the memory.

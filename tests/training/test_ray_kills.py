@@ -43,7 +43,9 @@ def cluster() -> Iterator[ModuleType]:
         launch_ray._train_worker(config)  # in the worker's process the real one
 
     ray.shutdown()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20)
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch_ray, "_train_worker", slow_worker)
         yield ray

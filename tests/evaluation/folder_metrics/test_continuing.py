@@ -134,7 +134,7 @@ def test_ray_gives_the_same_figures_and_the_same_sentences(compare, sets, tmp_pa
     import ray
 
     plain = values(compare(metrics=("fd", "psnr"), shard_size=16))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         again = compare(ray=ray, metrics=("fd", "psnr"), shard_size=16, work=tmp_path / "on ray")
         assert values(again) == pytest.approx(plain, rel=1e-5)
