@@ -55,7 +55,7 @@ class ServeSettings(Settings):
     """Pictures made in one forward pass."""
 
     batch_wait_seconds: float = Field(0.005, ge=0.0)
-    """How long the first picture of a batch waits for others."""
+    """A batch goes when nobody has come for so long, or it is full, or its first has waited ten times as long."""
 
     page: bool = True
     """Serve the page for people at / besides the API."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.models.condition import Condition
+from gigagan_core.models.text import TextCode
 
 if TYPE_CHECKING:
     from gigagan_core.encoders.protocol import Encoder
@@ -39,6 +40,19 @@ def condition_of(network: nn.Module, encoder: Encoder | None, prompts: Sequence[
     if wrong != "":
         raise GigaganError(f"the model is conditioned on captions, and {wrong!r} is none; give text")
     return encoder.text_tokens(encoder.tokenize(list(prompts)).to(device))
+
+
+def code_of(network: nn.Module, encoder: Encoder | None, prompts: Sequence[Prompt]) -> TextCode | None:
+    """N prompts as N codes, each distinct prompt read once; None for a network without condition.
+
+    Raises GigaganError as `condition_of` does.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    code = network.encode(condition_of(network, encoder, distinct))
+    if code is None or len(distinct) == len(prompts):
+        return code
+    place = {prompt: row for row, prompt in enumerate(distinct)}
+    return code.index(torch.tensor([place[prompt] for prompt in prompts], device=code.t_global.device))
 
 
 def check_prompts(network: nn.Module, prompts: Sequence[Prompt]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.inference.conditions import Prompt, condition_of
+from gigagan_core.inference.conditions import Prompt, code_of, condition_of
 from gigagan_core.inference.latents import LATENT, LOW_NOISE, fixed_noise
 from gigagan_core.models.randomness import keyed_normal
 from gigagan_core.training.checkpoint import load_bundle, load_untrained
@@ -73,7 +73,7 @@ def draw(
     """
     device = next(network.parameters()).device
     z = keyed_normal(seed, LATENT, indices.to(device), (network.settings.z_dim,))
-    code = network.encode(condition_of(network, encoder, captions))
+    code = code_of(network, encoder, captions)
     w = network.map(z, code)
     if prompt_psi != 1.0:
         w = network.truncate(w, prompt_psi, network.prompt_mean(code))

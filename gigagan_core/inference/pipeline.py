@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
-from gigagan_core.inference.conditions import Prompt, check_prompts, condition_of, cut_prompts
+from gigagan_core.inference.conditions import Prompt, check_prompts, code_of, cut_prompts
 from gigagan_core.inference.editing import Styles, lay_out
 from gigagan_core.inference.generate import check_bundle, finite, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
@@ -225,7 +225,7 @@ class GigaGANPipeline:
         """N prompts as the network sees them; None for a model without condition. Raises GigaganError."""
         check_prompts(self.network, prompts)
         self._warn_of_cut(prompts)
-        return self.network.encode(condition_of(self.network, self.encoder, prompts))
+        return code_of(self.network, self.encoder, prompts)
 
     @torch.no_grad()
     def styles(self, points: Sequence[Point]) -> Styles:
@@ -258,7 +258,7 @@ class GigaGANPipeline:
         check_prompts(self.network, prompts)
         keys = Keys(tuple(point.seed for point in points), tuple(point.index for point in points))
         z = draw_z(keys, self.network.settings.z_dim, self.device)
-        code = self.network.encode(condition_of(self.network, self.encoder, prompts))
+        code = code_of(self.network, self.encoder, prompts)
         psis = [point.truncation for point in points], [point.prompt_truncation for point in points]
         return z, Styles(truncate_each(self.network, self.network.map(z, code), code, *psis), code)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.inference import pictures
-from gigagan_core.inference.conditions import Prompt, check_prompts, condition_of
+from gigagan_core.inference.conditions import Prompt, check_prompts, code_of
 from gigagan_core.inference.latents import LOW_NOISE, Keys, draw_z, each, keys_of, truncate_each
 from gigagan_core.inference.memory import OutOfMemory, batch_that_fits, free_bytes, in_batches
 from gigagan_core.inference.tiles import Axis, axis, mirrored, tile_noise
@@ -167,7 +167,7 @@ class TiledUpsampler:
     ) -> tuple[Tensor, TextCode | None]:
         prompts = [self.prompt if prompt is None else prompt for prompt in prompts]
         check_prompts(self.network, prompts)
-        code = self.network.encode(condition_of(self.network, self.encoder, prompts))
+        code = code_of(self.network, self.encoder, prompts)
         z = draw_z(keys, self.network.settings.z_dim, self.device)
         w = truncate_each(self.network, self.network.map(z, code), code, truncation, [1.0] * len(z))
         return w, code

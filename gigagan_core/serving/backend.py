@@ -11,6 +11,7 @@ from PIL import Image
 
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
+from gigagan_core.serving.batches import Batches, BatchRules
 from gigagan_core.serving.jobs import Made, PictureJob, UpsampleJob
 from gigagan_core.serving.replica import DEPLOYMENT, Refused
 
@@ -30,22 +31,24 @@ class ReplicaBackend:
         facts: dict[str, Any],
         application: str,
         tries: int,
+        batches: BatchRules,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
         """tries: replicas that may die under one request. on_retry: told of every further try."""
         self.facts = facts
         self.on_retry = on_retry
         self._handle, self._application, self._tries = handle, application, tries
+        self._batches = Batches(self._send, batches)
         self._seen: tuple[float, int] = (-_STATUS_SECONDS, 0)
         self._looking = asyncio.Lock()
 
     async def pictures(self, jobs: Sequence[PictureJob]) -> list[Made]:
-        """One picture a job. Raises GigaganError, or ReplicasLost."""
-        return await self._ask(self._handle.pictures, list(jobs))
+        """One picture a job, each batched with those of other requests. Raises GigaganError, or ReplicasLost."""
+        return [_not_refused(answer) for answer in await self._batches.answers(jobs)]
 
     async def upsample(self, job: UpsampleJob) -> Image.Image:
         """The picture, enlarged. Raises GigaganError, or ReplicasLost."""
-        return await self._ask(self._handle.upsample, job)
+        return _not_refused(await self._ask(self._handle.upsample, job, self._tries))
 
     async def ready_replicas(self) -> int:
         """How many replicas serve, as the controller saw it within the last half second."""
@@ -63,23 +66,41 @@ class ReplicaBackend:
             return 0
         return found.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0)
 
-    async def _ask(self, method: Any, job: Any) -> Any:
+    async def _send(self, jobs: list[PictureJob]) -> Sequence[Made | Refused | Exception]:
+        try:
+            return await self._ask(self._handle.pictures, jobs, 1 if len(jobs) > 1 else self._tries)
+        except ReplicasLost:
+            if len(jobs) == 1:
+                raise
+            # One of them may be what killed it: it shall not take the others along again.
+            return [await self._send_alone(job) for job in jobs]
+
+    async def _send_alone(self, job: PictureJob) -> Made | Refused | Exception:
+        try:
+            return (await self._ask(self._handle.pictures, [job], self._tries - 1))[0]
+        except Exception as error:
+            return error
+
+    async def _ask(self, method: Any, argument: Any, tries: int) -> Any:
         """Ray Serve finds another replica for what no replica has taken; what one has taken down with it is ours."""
         from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
-        for _ in range(self._tries):
-            response = method.remote(job)
+        for _ in range(tries):
+            response = method.remote(argument)
             try:
-                answer = await response
+                return await response
             except (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError) as error:
                 # A picture depends on its job alone: made twice, it is the same.
-                console.note(f"a replica ended ({type(error).__name__}); its request goes to another one")
+                console.note(f"a replica ended ({type(error).__name__}); its requests go to another one")
                 self.on_retry()
-                continue
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-            if isinstance(answer, Refused):
-                raise GigaganError(answer.sentence)
-            return answer
         raise ReplicasLost(f"{self._tries} replicas ended while they worked on one request")
+
+
+def _not_refused(answer: Any) -> Any:
+    """Raises GigaganError with the sentence of a refusal."""
+    if isinstance(answer, Refused):
+        raise GigaganError(answer.sentence)
+    return answer

@@ -1,4 +1,4 @@
-"""A Ray Serve deployment: processes that hold the model and make pictures, batch by batch."""
+"""A Ray Serve deployment: processes that hold the model and make the pictures of one batch after another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class Replica:
     def __init__(self, models: ServedModels, settings: ServeSettings, threads: int) -> None:
         """threads: of torch, this replica's share of the cores."""
         import torch
-        from ray import serve
 
         from gigagan_core.serving.models import describe
 
@@ -42,30 +41,37 @@ class Replica:
         self._pipe = models.open()
         self._facts = describe(self._pipe, models)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
-        self._free = asyncio.Event()
-        self._free.set()
-        self._picture = serve.batch(
-            max_batch_size=settings.max_batch_size, batch_wait_timeout_s=settings.batch_wait_seconds
-        )(self._make_batch)
         self._warm_up()
 
     async def facts(self) -> dict[str, Any]:
         """What is served, and by which process."""
         return {**self._facts, "process": os.getpid()}
 
-    async def pictures(self, jobs: Sequence[PictureJob]) -> list[Made] | Refused:
-        """One picture a job, each batched with those of other requests."""
+    async def pictures(self, jobs: Sequence[PictureJob]) -> list[Made | Refused]:
+        """A batch: what became of each job. One that this model cannot make leaves the others alone."""
+        from gigagan_core.serving.painting import make_pictures
+
+        answers = [self._refusal(job) for job in jobs]
+        sound = [place for place, refused in enumerate(answers) if refused is None]
+        if sound:
+            try:
+                made = await self._in_thread(
+                    make_pictures, self._pipe, [jobs[place] for place in sound], self._settings.max_batch_size
+                )
+            except GigaganError as error:
+                made = [Refused(str(error))] * len(sound)
+            for place, answer in zip(sound, made, strict=True):
+                answers[place] = answer
+        return answers
+
+    def _refusal(self, job: PictureJob) -> Refused | None:
         from gigagan_core.serving.painting import check
 
         try:
-            for job in jobs:
-                check(self._pipe, job)
-            # `serve.batch` closes a batch after its wait also while another one runs, which under load leaves
-            # batches of two or three in a row. Whoever comes meanwhile waits here, and all go in together.
-            await self._free.wait()
-            return await asyncio.gather(*(self._picture(job) for job in jobs))
+            check(self._pipe, job)
         except GigaganError as error:
             return Refused(str(error))
+        return None
 
     async def upsample(self, job: UpsampleJob) -> Image.Image | Refused:
         """One picture, enlarged; its tiles are its batch."""
@@ -75,15 +81,6 @@ class Replica:
             return await self._in_thread(enlarge, self._pipe, job)
         except GigaganError as error:
             return Refused(str(error))
-
-    async def _make_batch(self, jobs: list[PictureJob]) -> list[Made]:
-        from gigagan_core.serving.painting import make_pictures
-
-        self._free.clear()
-        try:
-            return await self._in_thread(make_pictures, self._pipe, jobs, self._settings.max_batch_size)
-        finally:
-            self._free.set()
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -117,7 +114,7 @@ def application(models: ServedModels, settings: ServeSettings, cores: int, gpus:
     deployed = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=settings.replicas,
-        # The front refuses what is too much; what it has accepted waits in the replicas, where batches are made.
+        # The front refuses what is too much, and gives a replica no more than it can have ready next.
         max_ongoing_requests=limits.waiting_requests,
         ray_actor_options=share(settings.replicas, cores, 0 if models.device == "cpu" else gpus),
         # A dead process is seen by the next check. A batch on a CPU keeps its own thread busy, not the checks'.

@@ -86,6 +86,7 @@ def replicas(models: ServedModels, settings: ServeSettings) -> Iterator[Any]:
         from ray import serve
 
         from gigagan_core.serving.backend import ReplicaBackend
+        from gigagan_core.serving.batches import BatchRules
         from gigagan_core.serving.replica import application
 
         cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
@@ -102,7 +103,8 @@ def replicas(models: ServedModels, settings: ServeSettings) -> Iterator[Any]:
         facts = handle.facts.remote().result(timeout_s=_FACTS_SECONDS)
         del facts["process"]
         try:
-            yield ReplicaBackend(handle, facts, name, settings.limits.tries)
+            rules = BatchRules(settings.max_batch_size, settings.batch_wait_seconds, settings.replicas)
+            yield ReplicaBackend(handle, facts, name, settings.limits.tries, rules)
         finally:
             serve.delete(name)
     finally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.inference.conditions import condition_of, cut_prompts
+from gigagan_core.inference.conditions import code_of, condition_of, cut_prompts
 from gigagan_core.training.loop import Batch
 from gigagan_core.training.samples import BaseSampler, UpsamplerSampler
 
@@ -59,6 +59,18 @@ def test_a_network_of_captions_needs_an_encoder_and_text(encoder) -> None:
         condition_of(network, None, ["dog"])
     with pytest.raises(GigaganError, match="3 is none; give text"):
         condition_of(network, encoder, ["dog", 3])
+
+
+def test_a_prompt_is_read_once_however_often_it_is_asked_for(encoder, monkeypatch) -> None:
+    network, prompts = make_generator(), ["a dog", "a cat", "a dog", "a dog"]
+    each = network.encode(condition_of(network, encoder, prompts))
+    read = []
+    tokenize = encoder.tokenize
+    monkeypatch.setattr(encoder, "tokenize", lambda texts: read.append(list(texts)) or tokenize(texts))
+    code = code_of(network, encoder, prompts)
+    assert read == [["a dog", "a cat"]]
+    for found, expected in zip(code, each, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_exactly_the_prompts_that_lose_their_end_are_known(encoder) -> None:

@@ -103,7 +103,8 @@ def _address(process: subprocess.Popen[str], errors: Path) -> str:
     text, until = "", time.monotonic() + START_SECONDS
     for line in process.stdout:
         text += line
-        with contextlib.suppress(ValueError):
+        # A KeyError: the command has answered with what went wrong.
+        with contextlib.suppress(ValueError, KeyError):
             return json.loads(text)["url"]
         assert time.monotonic() < until
     raise AssertionError(f"the server did not start: {errors.read_text()[-3000:]}")

@@ -10,10 +10,12 @@ from ray.exceptions import ActorDiedError
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.recipes import Point
 from gigagan_core.serving.backend import ReplicaBackend, ReplicasLost
+from gigagan_core.serving.batches import BatchRules
 from gigagan_core.serving.jobs import PictureJob
 from gigagan_core.serving.replica import Refused
 
 JOB = PictureJob(Point(prompt="a"))
+RULES = BatchRules(size=4)
 
 
 class Response:
@@ -31,24 +33,24 @@ class Response:
 
 
 class Handle:
-    """Answers each call with the next of the outcomes."""
+    """Answers each call with the next of the outcomes, or with what it makes of the jobs."""
 
-    def __init__(self, *outcomes):
-        self.outcomes, self.responses = list(outcomes), []
+    def __init__(self, *outcomes, make=None):
+        self.outcomes, self.make, self.asked, self.responses = list(outcomes), make, [], []
 
     @property
     def pictures(self):
         return self
 
     def remote(self, jobs):
-        assert jobs == [JOB]
-        self.responses.append(Response(self.outcomes.pop(0)))
+        self.asked.append([job.what.prompt for job in jobs])
+        self.responses.append(Response(self.make(jobs) if self.make else self.outcomes.pop(0)))
         return self.responses[-1]
 
 
 def ask(handle: Handle, tries: int = 3):
     retries = []
-    backend = ReplicaBackend(handle, {}, "app", tries, lambda: retries.append(1))
+    backend = ReplicaBackend(handle, {}, "app", tries, RULES, lambda: retries.append(1))
     try:
         return asyncio.run(backend.pictures([JOB])), len(retries)
     except Exception as error:
@@ -66,7 +68,7 @@ def test_a_request_that_kills_every_replica_is_given_up() -> None:
 
 
 def test_a_refusal_is_its_sentence_and_is_not_tried_again() -> None:
-    error, retries = ask(Handle(Refused("the model has no layer 9")))
+    error, retries = ask(Handle([Refused("the model has no layer 9")]))
     assert isinstance(error, GigaganError)
     assert str(error) == "the model has no layer 9"
     assert retries == 0
@@ -80,11 +82,31 @@ def test_a_defect_is_not_tried_again() -> None:
 
 def test_a_request_that_is_given_up_is_cancelled_in_the_replica() -> None:
     async def give_up(handle: Handle) -> None:
-        backend = ReplicaBackend(handle, {}, "app", 3)
+        backend = ReplicaBackend(handle, {}, "app", 3, RULES)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.001):
+            async with asyncio.timeout(0.005):
                 await backend.pictures([JOB])
+        await asyncio.sleep(0)
 
     handle = Handle(["made"])
     asyncio.run(give_up(handle))
     assert handle.responses[0].cancelled
+
+
+def test_a_request_that_kills_replicas_does_not_take_others_along() -> None:
+    def make(jobs):
+        return ActorDiedError() if deadly in jobs else [f"made {job.what.prompt}" for job in jobs]
+
+    deadly = PictureJob(Point(prompt="deadly"))
+    others = [PictureJob(Point(prompt=name)) for name in ("b", "c")]
+
+    async def together():
+        backend = ReplicaBackend(handle, {}, "app", 3, RULES)
+        asked = [[others[0]], [deadly], [others[1]]]
+        return await asyncio.gather(*(backend.pictures(jobs) for jobs in asked), return_exceptions=True)
+
+    handle = Handle(make=make)
+    first, lost, last = asyncio.run(together())
+    assert (first, last) == (["made b"], ["made c"])
+    assert isinstance(lost, ReplicasLost)
+    assert handle.asked == [["b", "deadly", "c"], ["b"], ["deadly"], ["deadly"], ["c"]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from ray import serve
@@ -15,6 +14,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.inference.recipes import Point, PromptMixing
 from gigagan_core.serving import painting
 from gigagan_core.serving.backend import ReplicaBackend
+from gigagan_core.serving.batches import BatchRules
 from gigagan_core.serving.jobs import PictureJob, UpsampleJob
 from gigagan_core.serving.models import ServedModels
 from gigagan_core.serving.replica import application, share
@@ -23,20 +23,15 @@ from .running import write_models
 
 
 @pytest.fixture
-def backend(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_tiny_encoder: Callable[..., None]
-) -> ReplicaBackend:
+def backend(tmp_path: Path, save_tiny_encoder: Callable[..., None]) -> ReplicaBackend:
     """One replica, in batches of at most 8."""
     base, encoder, upsampler = write_models(tmp_path, save_tiny_encoder)[1::2]
     models = ServedModels(base, "small", encoder, upsampler, "large", "cpu")
-    # The local mode has no context, which the batching asks for its limit.
-    context = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=256))
-    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
-    settings = ServeSettings(max_batch_size=8, batch_wait_seconds=0.01)
+    settings = ServeSettings(max_batch_size=8)
     deployed = application(models, settings, cores=1, gpus=0)
     handle = serve.run(deployed, name=f"local-{tmp_path.name}", route_prefix=None, _local_testing_mode=True)
     facts = handle.facts.remote().result(timeout_s=60)
-    return ReplicaBackend(handle, facts, "local", tries=1)
+    return ReplicaBackend(handle, facts, "local", tries=1, batches=BatchRules(8, wait_seconds=0.01))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +80,12 @@ def test_requests_that_come_while_a_batch_runs_share_the_next_one(backend, monke
 
 
 def test_a_request_of_many_pictures_is_cut_into_batches(backend) -> None:
-    made = asyncio.run(backend.pictures(points(11)))
+    async def in_turn():
+        return await backend.pictures(points(11)), await backend.pictures(points(11)[10:])
+
+    made, alone = asyncio.run(in_turn())
     assert len(made) == 11
     assert sorted(each.batch.pictures for each in made if each.batch) == [3, 8]
-    alone = asyncio.run(backend.pictures(points(11)[10:]))
     assert made[10].image.tobytes() == alone[0].image.tobytes()
 
 
