@@ -97,24 +97,30 @@ def replicas(models: ServedModels, settings: ServeSettings) -> Iterator[Any]:
         serve.start(proxy_location="Disabled", logging_config=quiet)
         deployed = application(models, settings, int(cores), int(gpus))
         try:
-            handle = serve.run(deployed, name=name, route_prefix=None, logging_config=quiet)
-        except RuntimeError as error:
-            raise GigaganError(_reason(error)) from None
-        facts = handle.facts.remote().result(timeout_s=_FACTS_SECONDS)
-        del facts["process"]
-        try:
+            try:
+                handle = serve.run(deployed, name=name, route_prefix=None, logging_config=quiet)
+            except RuntimeError as error:
+                raise GigaganError(_reason(error, serve.status().applications.get(name))) from None
+            facts = handle.facts.remote().result(timeout_s=_FACTS_SECONDS)
+            del facts["process"]
             rules = BatchRules(settings.max_batch_size, settings.batch_wait_seconds, settings.replicas)
             yield ReplicaBackend(handle, facts, name, settings.limits.tries, rules)
         finally:
+            # Also one that failed, which would be started again and again in somebody's cluster.
             serve.delete(name)
     finally:
         session.close()
 
 
-def _reason(error: Exception) -> str:
-    """The sentence of a replica that did not start, from the traceback that Serve hands on as text."""
-    sentences = re.findall(rf"{GigaganError.__name__}: (.+)", str(error))
-    return sentences[-1].strip() if sentences else f"the replicas did not start: {plain(error, 2000)}"
+def _reason(error: Exception, application: Any) -> str:
+    """The sentence of a replica that did not start, from the traceback that Serve hands on as text.
+
+    application: its status; some versions of Serve say more there than in the error. None where it has none.
+    """
+    deployments = application.deployments.values() if application else ()
+    said = "\n".join([str(error), *(deployment.message for deployment in deployments)])
+    sentences = re.findall(rf"{GigaganError.__name__}: (.+)", said)
+    return sentences[-1].strip() if sentences else f"the replicas did not start: {plain(said, 2000)}"
 
 
 class _Server(uvicorn.Server):

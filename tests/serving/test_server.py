@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -62,8 +63,10 @@ def test_a_model_that_a_replica_cannot_open_is_its_sentence() -> None:
     trace = (
         "Traceback ...\n  raise GigaganError(x)\ngigagan_core.errors.GigaganError: bundle b is damaged\n more"
     )
-    assert _reason(RuntimeError(trace)) == "bundle b is damaged"
-    assert "did not start: no memory" in _reason(RuntimeError("no memory"))
+    status = SimpleNamespace(deployments={"pictures": SimpleNamespace(message=trace)})
+    assert _reason(RuntimeError(trace), None) == "bundle b is damaged"
+    assert _reason(RuntimeError("failed to update"), status) == "bundle b is damaged"
+    assert "did not start: no memory" in _reason(RuntimeError("no memory"), None)
 
 
 def test_what_is_served_is_pinned_when_the_server_starts(
