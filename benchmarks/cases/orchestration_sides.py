@@ -1,4 +1,4 @@
-"""What orchestration costs where there is no work: partitions that fetch nothing, a pipeline that finds all."""
+"""What orchestration costs where there is next to no work: empty partitions, a cached pipeline, a stage of one URL."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Partitions:
             return fetch_partitions(cut(tables, settings.rows_per_partition), work)
 
 
+MAIN = "from gigagan_core.cli import main; main()"
 COMMAND = """
 import atexit, json, sys
 heavy = lambda: "HEAVY " + json.dumps(sorted({"torch", "ray"} & set(sys.modules)))
@@ -104,10 +105,63 @@ class CachedPipeline:
         return self._modules
 
 
+FLOW = """
+import json, sys
+from flows.ingest import ingest
+metadata, hosts = sys.argv[1:]
+print(ingest(preset="tiny", metadata=metadata, overrides=[f"fetch.hosts={hosts}"]))
+"""
+
+
+class UncachedStage:
+    """The flow `ingest`, in a process of its own, of a table with one URL, which no artifact has yet.
+
+    environment: of a shell that uses running servers. port: of a site with pictures.
+    """
+
+    parameters, calls = None, 1
+
+    def __init__(self, options: dict[str, Any]):
+        self._environment = {**os.environ, **options["environment"], "PYTHONPATH": str(ROOT)}
+        self._port = options["port"]
+        self._folder = tempfile.TemporaryDirectory()
+        self._made: list[str] = []
+
+    def warm_up(self) -> None:
+        self.run()
+
+    def run(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = Path(self._folder.name) / f"{len(self._made)}.parquet"
+        url = f"http://images.example/{os.getpid()}-{len(self._made)}/0.jpg"
+        pq.write_table(pa.table({"url": [url], "caption": ["a picture"]}), table)
+        hosts = json.dumps({"images.example": f"127.0.0.1:{self._port}"})
+        fingerprint = self._said("-c", FLOW, str(table), hosts).split()[-1]
+        assert fingerprint not in self._made
+        self._made.append(fingerprint)
+
+    def facts(self) -> dict[str, Any]:
+        """Pictures in the shard set of each run but the first; by the store, after the last one."""
+        shown = [
+            json.loads(self._said("-c", MAIN, "store", "show", each, "--json")) for each in self._made[1:]
+        ]
+        return {"pictures": [each["manifest"]["counts"]["out"] for each in shown]}
+
+    def _said(self, *command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], env=self._environment, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise SystemExit(done.stderr[-2000:])
+        return done.stdout
+
+
 if __name__ == "__main__":
     import importlib.metadata
 
     answer(
-        {"partitions": Partitions, "pipeline": CachedPipeline},
+        {"partitions": Partitions, "pipeline": CachedPipeline, "stage": UncachedStage},
         {name: importlib.metadata.version(name) for name in ("prefect", "mlflow", "ray")},
     )

@@ -155,7 +155,6 @@ def demo() -> PipelineSettings:
     return PipelineSettings(
         source=SourceSettings(kind="openmoji"),
         ingest=IngestSettings(
-            table_schema="laion2B-en-joined",
             image_size=128,
             encode_format="png",
             site="openmoji",

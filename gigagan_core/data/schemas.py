@@ -211,6 +211,11 @@ def detect(
     for schema in SCHEMAS:
         if name in ("auto", schema.name) and (found := schema.spelled_as(columns)) is not None:
             return found
+    if name != "auto":
+        raise GigaganError(
+            f"{where} has the columns {', '.join(columns) or '(none)'}, and table_schema {name!r} needs others; set "
+            "table_schema=auto to have it recognised"
+        )
     known = "; ".join(f"{schema.name} ({', '.join(sorted(schema.required))})" for schema in PUBLISHED)
     known += f"; url-caption (one of {'/'.join(_URL_NAMES)}, one of {'/'.join(_CAPTION_NAMES)})"
     raise GigaganError(

@@ -105,7 +105,9 @@ def test_the_encoder_of_a_model_can_be_a_weight_file_or_be_gone(maker: Maker) ->
 
 def test_own_tables_are_not_given_the_embedded_site_nor_its_licence() -> None:
     assert references.settings_of("demo", "ingest").site == "openmoji"
-    assert references.settings_of("demo", "ingest", own_tables=True).site is None
+    own_settings = references.settings_of("demo", "ingest", own_tables=True)
+    assert own_settings.site is None
+    assert own_settings.table_schema == "auto"
     own = ["source.kind=tables", "source.train=a.parquet", "source.heldout=b.parquet"]
     assert references.pipeline_settings("demo", own).ingest.site is None
     assert references.pipeline_settings("demo").ingest.site == "openmoji"

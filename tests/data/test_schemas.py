@@ -124,7 +124,9 @@ def test_a_table_of_no_known_schema_is_one_sentence_with_both_sides() -> None:
     assert LAION_JOINED.name in str(raised.value)
     with pytest.raises(GigaganError, match=r"'laion' is not known; .*laion2B-en-joined"):
         detect(("URL", "TEXT"), "t", name="laion")
-    with pytest.raises(GigaganError, match="no schema known"):
+    with pytest.raises(
+        GigaganError, match="columns URL, TEXT, and table_schema 'laion2B-en-joined' needs others"
+    ):
         detect(("URL", "TEXT"), "t", name="laion2B-en-joined")
 
 
