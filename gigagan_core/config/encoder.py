@@ -40,8 +40,8 @@ class EncoderSettings(Settings):
     role: Literal["condition", "judge"] = "condition"
     """`condition` conditions the GAN; `judge` gives every reported figure and is seen by no training stage."""
 
-    name: str = Field("openmoji-condition", pattern=r"^[A-Za-z0-9\-]+$")
-    """For the names of scores and metrics, e.g. ``fd_openmoji-judge_32_370``."""
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9\-]+$")
+    """For the names of scores and metrics, e.g. ``fd_openmoji-judge_32_370``; without one the data's and the role."""
 
     seed: int = 0
 
@@ -103,7 +103,6 @@ def demo_encoder(role: Literal["condition", "judge"]) -> EncoderSettings:
         return EncoderSettings()
     return EncoderSettings(
         role="judge",
-        name="openmoji-judge",
         seed=1,
         vision=TowerSettings(width=160, layers=4, heads=5),
         text=TowerSettings(width=96, layers=3, heads=3),

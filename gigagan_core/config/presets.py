@@ -219,8 +219,8 @@ def tiny() -> PipelineSettings:
         "batch_size": 32,
         "warmup_images": 64,
     }
-    condition = EncoderSettings(role="condition", name="openmoji-condition", **small)
-    judge = EncoderSettings(role="judge", name="openmoji-judge", seed=1, **small)
+    condition = EncoderSettings(role="condition", **small)
+    judge = EncoderSettings(role="judge", seed=1, **small)
     schedule = ScheduleSettings(
         batch_size=8,
         total_images=64,

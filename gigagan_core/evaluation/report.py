@@ -23,6 +23,7 @@ from gigagan_core.evaluation.report_file import FILE, SCHEMA, SCHEMA_VERSION
 from gigagan_core.evaluation.tradeoff import Sweep
 
 GALLERIES = "galleries"
+OWN_PROTOCOL = "own-heldout"
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,18 @@ class Report:
         """The judge's name, as it stands in every figure's name."""
         return extractor_name(self.judge["name"])
 
+    @property
+    def protocol(self) -> str:
+        """What the figures are measured by; the protocol of the drawings has another name on other pictures."""
+        return self.settings.protocol if "OpenMoji" in " ".join(self.attribution) else OWN_PROTOCOL
+
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report without its pictures, JSON-able; captions raw, for JSON needs no other escaping."""
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
-        "protocol": report.settings.protocol,
+        "protocol": report.protocol,
         "settings": all_settings(report.settings),
         "count": report.count,
         "independent": report.independent,

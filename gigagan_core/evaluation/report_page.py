@@ -33,7 +33,7 @@ def render(report: Report, metrics: Mapping[str, float]) -> str:
     environment.filters |= {"visible": plain, "figure": figure}
     settings = report.settings
     return environment.from_string(TEMPLATE).render(
-        title=settings.protocol,
+        title=report.protocol,
         style=Markup(STYLE),
         lead=_lead(report),
         tally=_tally(report),
@@ -41,7 +41,7 @@ def render(report: Report, metrics: Mapping[str, float]) -> str:
         cautions=report.cautions,
         samples_note=(
             f"Held-out captions, drawn by seed {settings.seed}, not by hand: one image for each, at "
-            f"truncation psi = {settings.psi:g}, beside the real drawing of that name."
+            f"truncation psi = {settings.psi:g}, beside the real picture of that caption."
         ),
         samples=[_shown(sample) for sample in report.samples],
         strips=[_shown(sample) for sample in report.strips],
@@ -160,7 +160,7 @@ def _upsampler_table(report: Report) -> dict[str, Any]:
         "upsampler_columns": ["patch distance", "PSNR", "SSIM", "difference to input"],
         "upsampler_rows": rows,
         "upsampler_note": (
-            f"Held-out real drawings, shrunk to {settings.image_size} pixels and enlarged to "
+            f"Held-out real pictures, shrunk to {settings.image_size} pixels and enlarged to "
             f"{settings.upsampled_size}. The patch distance compares crops of {settings.patch_size} x "
             f"{settings.patch_size} pixels at full resolution, {settings.patches_per_image} an image, at the "
             "same places in every set."
@@ -196,7 +196,7 @@ def _terms(report: Report) -> list[tuple[str, str]]:
     settings = report.settings
     sha = str(report.judge.get("sha256", ""))[:12]
     drawn = (
-        f"The interval draws the {report.independent} drawings behind the {report.count} images, each with "
+        f"The interval draws the {report.independent} pictures behind the {report.count} images, each with "
         "all its variants."
         if report.independent < report.count
         else "The interval draws images."

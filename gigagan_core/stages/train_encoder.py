@@ -58,7 +58,7 @@ def _produce(work: StageWork) -> Outcome:
     finally:
         torch.set_num_threads(threads)
     model = training.trained()
-    save_encoder(work.output, model, PREPROCESSING, name=settings.name, role=settings.role)
+    save_encoder(work.output, model, PREPROCESSING, name=_name(work), role=settings.role)
     curves.write(work.output / CURVES)
     work.run.log_artifact(work.output / CURVES)
     return Outcome(
@@ -72,11 +72,20 @@ def _produce(work: StageWork) -> Outcome:
         },
         notes={
             "role": settings.role,
-            "name": settings.name,
+            "name": _name(work),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             **_origin(work.inputs["data"]),
         },
     )
+
+
+def _name(work: StageWork) -> str:
+    """As the settings say, or after what it is trained on: a figure's name must not tell of other data."""
+    from gigagan_core.data.openmoji import ATTRIBUTION
+
+    settings: EncoderSettings = work.settings
+    data = "openmoji" if work.inputs["data"].notes.get("attribution") == ATTRIBUTION else "own"
+    return settings.name or f"{data}-{settings.role}"
 
 
 def _origin(data: Artifact) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def _train(training: ContrastiveTraining, work: StageWork) -> _Curves:
         work.run.log_metrics(
             {name: value for name, value in row.items() if name != "images"}, step=int(row["images"])
         )
-    with console.progress(f"training {settings.name}", total=settings.total_images, unit="images") as bar:
+    with console.progress(f"training {_name(work)}", total=settings.total_images, unit="images") as bar:
         bar.start_from(training.images_seen)
         losses: list[float] = []
         while not training.finished:

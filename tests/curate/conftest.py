@@ -78,6 +78,7 @@ def shard_set(context: RunContext) -> Callable[..., Artifact]:
         corrupt: tuple[str, ...] = (),
         captions: Mapping[str, str | None] = {},
         phashes: Mapping[str, str] = {},
+        attribution: str = "drawn by a test",
     ) -> Artifact:
         def produce(work: StageWork) -> Outcome:
             written: list[Shard] = []
@@ -108,12 +109,16 @@ def shard_set(context: RunContext) -> Callable[..., Artifact]:
                 written.append(write_shard(work.output, number, tar, table))
             write_index(work.output, written)
             (work.output / ATTRIBUTION_FILE).write_text("drawn by a test\n")
-            notes = {"licence": "CC0", "attribution": "drawn by a test"}
+            notes = {"licence": "CC0", "attribution": attribution}
             return Outcome({"in": 12 * shards, "out": 10 * shards, "rejected": {"x": 2 * shards}}, {}, notes)
 
         spec = StageSpec("ingest", kind="shard-set", module="gigagan_core.text")
         return materialise(
-            spec, Named(name=f"{name}/{shards}/{corrupt}/{captions}/{phashes}"), {}, context, produce
+            spec,
+            Named(name=f"{name}/{shards}/{corrupt}/{captions}/{phashes}/{attribution}"),
+            {},
+            context,
+            produce,
         )
 
     return make

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gigagan_core.config.encoder import EncoderSettings, TowerSettings
+from gigagan_core.data import openmoji
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.encoders.roles import require_role
 from gigagan_core.encoders.training import ContrastiveTraining
@@ -57,6 +58,18 @@ def test_the_artifact_is_an_encoder_with_role_figures_and_curves(
     assert [images for images, _ in curves["retrieval_r10"]] == [32, 64, 96]
     assert set(curves) == {"loss", "learning_rate", "logit_scale", "retrieval_r1", "retrieval_r10"}
     assert train_encoder.run(TINY, inputs, context) == artifact
+
+
+@pytest.mark.parametrize(
+    ("attribution", "name"), [(openmoji.ATTRIBUTION, "openmoji-judge"), ("drawn by a test", "own-judge")]
+)
+def test_a_name_that_is_not_given_tells_of_the_data(
+    context: RunContext, shard_set: Make, attribution: str, name: str
+) -> None:
+    settings = TINY.model_copy(update={"name": None, "total_images": 16, "evaluate_every": 16})
+    data = shard_set(attribution=attribution)
+    artifact = train_encoder.run(settings, {"data": data, "heldout": shard_set("others", 1)}, context)
+    assert (artifact.notes["name"], load_encoder(artifact.path).name) == (name, name)
 
 
 def test_cut_off_and_given_again_it_ends_with_the_same_files(

@@ -6,13 +6,14 @@ import html.parser
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation import charts, claims, gate, judging, report
+from gigagan_core.evaluation import charts, claims, gate, judging, report, report_page
 from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
 from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
@@ -127,6 +128,14 @@ class Page(html.parser.HTMLParser):
 
 def test_a_good_model_is_shown_to_be_good(whole):
     assert [claim.status for claim in whole.claims] == ["shown"] * 5
+
+
+def test_a_report_of_other_pictures_does_not_speak_of_drawings(whole):
+    own = replace(whole, attribution=["photographs · CC0"])
+    assert [report.as_json(each)["protocol"] for each in (whole, own)] == ["openmoji-heldout", "own-heldout"]
+    page = report_page.render(own, report.metrics(own)).replace("openmoji-judge", "").lower()
+    assert "openmoji" not in page
+    assert "drawings" not in page
 
 
 def test_an_image_set_goes_through_the_encoder_once(encoder, judged):
