@@ -61,8 +61,10 @@ def code_digest(module: str) -> tuple[str, dict[str, str]]:
     known = _known(environment.home())
     while waiting:
         name = waiting.pop()
+        if name in seen or _is_not_deciding(name):
+            continue
         path = _module_path(name)
-        if name in seen or path is None or _is_not_deciding(name):
+        if path is None:
             continue
         source = _read_module(name, path, path.stat().st_mtime_ns, known)
         seen[name] = source.digest
