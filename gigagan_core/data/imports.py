@@ -22,6 +22,7 @@ from gigagan_core.errors import GigaganError
 
 Layout = Literal["shards", "captions", "classes"]
 _PACKED = ("gz", "tgz", "bz2", "tbz2", "xz", "txz", "zst", "zip")
+_TABLES = ("csv", "tsv", "parquet")
 _END_BYTES = 2**16
 
 
@@ -69,8 +70,9 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
     """
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; name the one that holds the tars or pictures")
-    table = read_captions(captions) if captions else {}
     files = _files(folder)
+    there = {name for file in files for name in (file, _class_of(file))}
+    table = read_captions(captions, there) if captions else {}
     tars = [name for name in files if name.lower().endswith(".tar")]
     readable = [name for name in files if _ending(name) in ENDINGS]
     layout = _layout(folder, settings.layout, tars, readable, files, table)
@@ -81,6 +83,7 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
         pictures = [name for name in pictures if "/" in name]
         classes = sorted({_class_of(name) for name in pictures})
         labels = {name: number for number, name in enumerate(classes)}
+        _require_some_named(folder, table, classes, "class folder")
     elif layout == "captions":
         # What the table names is a row, whether or not it is there and a picture.
         lost = frozenset(table) - files.keys()
@@ -172,12 +175,26 @@ def _layout(
     by_file = any(_caption_file(name) in files for name in pictures) or not table.keys().isdisjoint(pictures)
     if by_file or not has_classes:
         if not by_file:
+            _require_some_named(folder, table, pictures, "picture")
+            beside = next((name for name in files if _ending(name) in _TABLES), None)
             raise GigaganError(
                 f"{folder} holds {len(pictures)} pictures and no caption for them; put a .txt beside each, give a "
-                "table of captions, or sort them into one folder for each class"
+                f"table of captions{f' (such as {beside}, which is there)' if beside else ''}, or sort them into one "
+                "folder for each class"
             )
         return "captions"
     return "classes"
+
+
+def _require_some_named(
+    folder: Path, table: Mapping[str, str | None], names: Sequence[str], what: str
+) -> None:
+    """A table that names nothing of the folder is another folder's, or has its columns in another order."""
+    if table and table.keys().isdisjoint(names):
+        raise GigaganError(
+            f"the table of captions names no {what} of {folder}: it has {next(iter(table))!r} where {names[0]!r} lies; "
+            f"write the {what} as it is called in that folder into its first column, and the caption into the second"
+        )
 
 
 def _ending(name: str) -> str:

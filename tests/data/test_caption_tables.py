@@ -8,8 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data.caption_tables import read_captions
+from gigagan_core.data.imports import plan_import
 from gigagan_core.errors import GigaganError
+
+from .importing import picture, write_files
 
 
 def parquet(folder: Path, names: pa.Array, captions: pa.Array) -> Path:
@@ -68,3 +72,76 @@ def test_several_captions_of_one_picture_are_one_sentence_and_none_is_dropped(tm
     path.write_text(path.read_text() + "b.png,bee\n")
     with pytest.raises(GigaganError, match=r"names a\.png 3 times, and 1 others more than once"):
         read_captions(path)
+
+
+@pytest.mark.parametrize("first", ["a.png", "deep/A.JPEG", "scan.tiff", "0"])
+def test_a_table_without_a_header_keeps_its_first_row(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(f"{first},one\nb.png,two\n")
+    assert read_captions(path) == {first: "one", "b.png": "two"}
+
+
+def test_a_first_row_that_names_what_is_there_is_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "classes.tsv"
+    path.write_text("n01440764\ttench\nn01443537\tgoldfish\n")
+    assert read_captions(path, {"n01440764"}) == {"n01440764": "tench", "n01443537": "goldfish"}
+    assert read_captions(path) == {"n01443537": "goldfish"}
+
+
+@pytest.mark.parametrize("content", ["", "file,caption\n", "\n\n"])
+def test_a_table_without_a_row_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(content)
+    with pytest.raises(GigaganError, match=r"captions .*captions\.csv has no row with a name; write file"):
+        read_captions(path)
+
+
+def test_a_table_in_a_form_that_is_not_read_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file_name": "a.png", "text": "one"}\n')
+    with pytest.raises(
+        GigaganError, match=r"captions .* cannot be read \(\.jsonl is not read\); give a \.csv"
+    ):
+        read_captions(path)
+
+
+def test_a_table_without_a_header_captions_its_first_picture_too(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.png": picture(0, "PNG"), "b.png": picture(1, "PNG")})
+    table = tmp_path / "captions.csv"
+    table.write_text("a.png,one\nb.png,two\n")
+    plan = plan_import(source, ImportSettings(), table)
+    assert plan.captions == {"a.png": "one", "b.png": "two"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (
+            "id,file\n7,a.png\n",
+            "names no picture of .*: it has '7' where 'a.png' lies; write the picture as it",
+        ),
+        ("/x/a.png,one\n", "names no picture of .*: it has '/x/a.png' where 'a.png' lies"),
+    ],
+)
+def test_a_table_that_names_no_picture_is_one_sentence(tmp_path: Path, rows: str, sentence: str) -> None:
+    source = write_files(tmp_path / "in", {"a.png": picture(0, "PNG")})
+    table = tmp_path / "captions.csv"
+    table.write_text(rows)
+    with pytest.raises(GigaganError, match=sentence):
+        plan_import(source, ImportSettings(), table)
+
+
+def test_a_table_that_names_no_class_is_not_passed_over(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"n01/a.png": picture(0, "PNG")})
+    table = tmp_path / "classes.csv"
+    table.write_text("class,name\nn02,tench\n")
+    with pytest.raises(GigaganError, match=r"names no class folder of .*: it has 'n02' where 'n01' lies"):
+        plan_import(source, ImportSettings(), table)
+
+
+def test_a_table_that_lies_beside_its_pictures_is_pointed_at(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.png": picture(0, "PNG"), "metadata.csv": b"file_name,text\n"})
+    with pytest.raises(
+        GigaganError, match=r"give a table of captions \(such as metadata\.csv, which is there\)"
+    ):
+        plan_import(source, ImportSettings())
