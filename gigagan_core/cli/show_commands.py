@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,10 +129,26 @@ def data_report(
         page = report.data_report(
             read_index(artifact), title=f"{artifact.label} {artifact.short}", notes=_facts(artifact)
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        _write_page(path, page)
         console.note(f"{artifact.short}: {path}")
         answer({"report": str(path), "artifact": artifact.reference()})
+
+
+def _write_page(path: Path, page: str) -> None:
+    """Whole or not at all: half a page would count the rows wrong."""
+    from gigagan_core.errors import GigaganError
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise GigaganError(
+            f"report {path} cannot be written ({error.strerror}); make room, or name another file with --out"
+        ) from None
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import re
@@ -14,11 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from gigagan_core.cli.app import app
 from gigagan_core.data.histograms import Histogram
 from gigagan_core.data.report import data_report
 from gigagan_core.data.scores import SCORER, VERSION, score_field
 from gigagan_core.data.shards import Shard, read_index, write_shard
+
+from .importing import picture, run, write_files
 
 ROWS = 40
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e\"><img src=http://evil.example/p.png>"
@@ -167,3 +172,30 @@ def test_a_long_tail_is_cut_off_and_counted() -> None:
     assert histogram.above + histogram.everything.sum() == 1000
     assert histogram.above >= 1
     assert 'aria-label="&lt;b&gt;"' in histogram.svg("<b>")
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence_and_the_one_before_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_files(tmp_path / "in", {"a/b.png": picture(0, "PNG")}), tmp_path / "store")
+    command = ["data", "report", "--store", str(tmp_path / "store"), "--out"]
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "folder")])
+    assert done.exit_code == 1
+    assert re.search(
+        r"error: report .*/folder cannot be written \(Is a directory\); make room, or", done.stderr
+    )
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(app, [*command, str(page)]).exit_code == 0
+    before = page.read_bytes()
+
+    def write_half(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    done = CliRunner().invoke(app, [*command, str(page)])
+    assert done.exit_code == 1
+    assert "page.html cannot be written (No space left on device)" in done.stderr
+    assert page.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "in", "page.html", "store"]
