@@ -89,9 +89,15 @@ def show(run: Mapping[str, Any], seconds: float | None = None) -> None:
 
 
 def _show_last_stage(stages: Sequence[Mapping[str, Any]]) -> None:
-    """A single stage's figures, and where its artifact lies."""
+    """A single stage's rows by the reason that they left for, its figures, and where its artifact lies."""
     for stage in stages[-1:]:
         screen = console.console()
+        if rejected := stage["counts"].get("rejected"):
+            table = _table("rows rejected", "")
+            table.columns[1].justify = "right"
+            for reason, count in sorted(rejected.items(), key=lambda each: (-each[1], each[0])):
+                table.add_row(for_terminal(reason), f"{count:,}")
+            screen.print(table)
         if stage["summary"]:
             screen.print(_figures_table(stage["summary"]))
         screen.print(f"artifact  {for_terminal(stage['uri'], 1000)}", overflow="ignore", no_wrap=True)

@@ -84,3 +84,16 @@ def test_a_single_stage_shows_where_its_artifact_lies(
     shown = capsys.readouterr().err
     assert "kept_share" in shown
     assert str(tmp_path / "store" / "ingest") in shown
+
+
+def test_a_single_stage_shows_why_rows_left_the_most_frequent_reason_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_console", None)
+    counts = {"in": 1240, "out": 1, "rejected": {"http_404": 5, "no_caption": 1234}}
+    with RunContext.open(str(tmp_path / "store")) as context:
+        spec = StageSpec("ingest", kind="shard-set", module="gigagan_core.text")
+        materialise(spec, NoSettings(), {}, context, lambda work: Outcome(counts=counts))
+        closing.show(closing.document(context.history))
+    shown = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert shown.index(["no_caption", "1,234"]) < shown.index(["http_404", "5"])
