@@ -52,7 +52,7 @@ def pack(
         from gigagan_core.store.artifact import Artifact
         from gigagan_core.store.store import open_store
 
-        opened = open_store(store)
+        opened = open_store(store, for_reading=True)
         named = PRESETS.get(preset)
         section = part or (named.part if named and named.part else "base")
         settings = references.settings_of(preset, section, overrides)

@@ -124,7 +124,7 @@ def data_report(
         from gigagan_core.stages import references
         from gigagan_core.store.store import open_store
 
-        artifact = references.shard_set(open_store(store), data)
+        artifact = references.shard_set(open_store(store, for_reading=True), data)
         path = (out or Path(f"data-report-{artifact.short}.html")).expanduser().absolute()
         page = report.data_report(
             read_index(artifact), title=f"{artifact.label} {artifact.short}", notes=_facts(artifact)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gigagan_core.store.artifact import Artifact
     from gigagan_core.store.lineage import Lineage
     from gigagan_core.store.runs import RunRecord
+    from gigagan_core.store.store import Store
 
 store_app = typer.Typer(no_args_is_help=True, help="Look at the artifact store, and keep it small.")
 AnyArtifact = Annotated[
@@ -62,7 +63,7 @@ def ls(
         from gigagan_core.store import garbage
         from gigagan_core.store.store import open_store
 
-        opened = open_store(store)
+        opened = open_store(store, for_reading=True)
         begin = moment(since, "--since") if since else None
         kinds = [kind] if kind else []
         found = garbage.unused(opened) if unused else opened.artifacts(stage, kinds)
@@ -75,8 +76,24 @@ def ls(
             and (begin is None or datetime.fromisoformat(artifact.manifest["created"]) >= begin)
         ]
         answer([document(artifact) for artifact in artifacts])
+        if not artifacts:
+            _note_what_there_is(opened, stage, kind)
         if not as_json:
             print_table(COLUMNS, [row(artifact) for artifact in artifacts])
+
+
+def _note_what_there_is(store: Store, stage: str | None, kind: str | None) -> None:
+    """A misspelt name finds nothing, and so does one whose turn has not come."""
+    from gigagan_core import console
+
+    asked = [f"{name} {value!r}" for name, value in (("stage", stage), ("kind", kind)) if value]
+    there = store.artifacts() if asked else []
+    if there:
+        stages, kinds = sorted({each.stage for each in there}), sorted({each.kind for each in there})
+        console.note(
+            f"nothing of {' and '.join(asked)} is in {store.uri}; it has the stages {', '.join(stages)} and the kinds "
+            f"{', '.join(kinds)}"
+        )
 
 
 COLUMNS = ("artifact", "stage", "kind", "made (UTC)", "rows out / in", "size")
@@ -116,7 +133,7 @@ def show(artifact: AnyArtifact, store: StoreOption = None, as_json: JsonOption =
         from gigagan_core.store.lineage import Key, Lineage
         from gigagan_core.store.store import open_store
 
-        opened = open_store(store)
+        opened = open_store(store, for_reading=True)
         found = opened.resolve(artifact, ())
         lineage = Lineage(opened.artifacts())
         in_runs = [each for each in runs.records(opened) if Key.of(found) in set(each.names())]
@@ -253,7 +270,7 @@ def diff(
         from gigagan_core.store.difference import differences
         from gigagan_core.store.store import open_store
 
-        opened = open_store(store)
+        opened = open_store(store, for_reading=True)
         before, after = opened.resolve(one, ()), opened.resolve(other, ())
         if before.stage != after.stage:
             raise GigaganError(
@@ -285,7 +302,7 @@ def list_runs(store: StoreOption = None, as_json: JsonOption = False) -> None:
         from gigagan_core.store import runs
         from gigagan_core.store.store import open_store
 
-        known = runs.records(open_store(store))
+        known = runs.records(open_store(store, for_reading=True))
         answer([{**vars(record), "status": record.state} for record in known])
         if not as_json:
             columns = (

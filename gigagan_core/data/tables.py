@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.artifact import ExternalTable
+from gigagan_core.store.uris import require_slashes
 from gigagan_core.text import some_of
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ def _groups(parquet: Any, start: int, end: int) -> tuple[int, list[int]]:
 def _expand(uri: str, warn: Callable[[str], None]) -> list[str]:
     import fsspec
 
+    if not uri:
+        raise GigaganError("metadata '' is no place; name a parquet file or a folder of them")
+    require_slashes(uri, "metadata")
     try:
         fs, path = fsspec.core.url_to_fs(uri)
         if not fs.exists(path):

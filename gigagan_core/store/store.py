@@ -24,6 +24,7 @@ from gigagan_core.store.fingerprint import digest, sha256_file
 from gigagan_core.store.leases import WorkFolders
 from gigagan_core.store.names import StageNames, folder_name, parse_name
 from gigagan_core.store.resolving import resolve
+from gigagan_core.store.uris import require_slashes
 
 WORK, ACCEPTED = "_work", "_accepted"
 READ_AT_ONCE = 500
@@ -41,6 +42,7 @@ class Store:
         import fsspec
 
         self.uri = uri.rstrip("/")
+        require_slashes(self.uri, "store")
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.uri)
         except (ImportError, ValueError) as error:
@@ -219,7 +221,7 @@ class Store:
             os.utime(Path(artifact.uri) / MANIFEST)
         except FileNotFoundError:
             return False
-        except PermissionError:
+        except OSError:
             return True  # somebody else's, who may remove it and we may not
         return True
 
@@ -407,12 +409,21 @@ def _output_digest(kind: str, attempt: int, files: Mapping[str, Mapping[str, Any
     return digest({"kind": kind, "attempt": attempt, "files": sums})
 
 
-def open_store(uri: str | None = None) -> Store:
+def open_store(uri: str | None = None, for_reading: bool = False) -> Store:
     """Open a store by URI (default: `environment.store_uri()`), and see that it can be reached.
 
-    Raises GigaganError where it cannot be read or, for a local one, written.
+    for_reading: nothing will be made in it, so a local one may belong to others; it is not created. Raises
+    GigaganError where it cannot be read or, for a local one, written, and where one that was named to be read is not
+    there.
     """
     store = Store(uri or environment.store_uri())
+    if store.is_local and for_reading:
+        if uri and not os.path.lexists(store.uri):
+            raise GigaganError(
+                f"store {store.uri} does not exist; name the folder or URI of one with --store"
+            )
+        store.folders("")
+        return store
     if store.is_local:
         root = Path(store.uri)
         try:

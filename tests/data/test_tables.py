@@ -371,3 +371,15 @@ def test_a_plain_tables_sums_are_verified_and_its_sizes_are_filtered_by(
     settings = ingest_settings(filter={"min_side": 32})
     rows = rows_of(run_ingest(write(tmp_path / "t.parquet", columns | known), settings, tmp_path / "store"))
     assert [row["status"] for row in rows] == ["success", "sha256_mismatch", "small_in_table"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ("", "metadata '' is no place; name a parquet file or a folder"),
+        ("s3:/bucket/tables", r"metadata s3:/bucket/tables has no // behind s3:; write s3://bucket/tables"),
+    ],
+)
+def test_a_place_that_is_mistyped_is_one_sentence(metadata: str, sentence: str) -> None:
+    with pytest.raises(GigaganError, match=sentence):
+        find_tables(metadata)

@@ -1,0 +1,75 @@
+"""Stores that are only read: they may belong to others, and a misspelt one is not made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gigagan_core.errors import GigaganError
+from gigagan_core.store import store as store_module
+from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.store import Store, open_store
+
+Make = Callable[..., Artifact]
+
+
+@pytest.mark.parametrize("command", [["ls"], ["show", "latest"], ["diff", "latest", "latest"], ["runs"]])
+def test_what_only_reads_needs_no_right_to_write(
+    gigagan: Any, make: Make, store: Store, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    make("ingest", "shard-set")
+    # The tests may run as root, who has every right.
+    monkeypatch.setattr(store_module.os, "access", lambda path, mode: False)
+    with pytest.raises(GigaganError, match="cannot be written; check its owner and rights"):
+        open_store(store.uri)
+    assert gigagan(*command, "--json").exit_code == 0
+
+
+def test_a_store_that_is_not_there_is_one_sentence_and_is_not_made(gigagan: Any, tmp_path: Path) -> None:
+    done = gigagan("ls", "--store", str(tmp_path / "shore"))
+    assert done.exit_code == 1
+    assert "shore does not exist; name the folder or URI of one with --store" in done.stderr
+    assert not (tmp_path / "shore").exists()
+
+
+def test_the_default_store_is_empty_until_something_is_made(
+    gigagan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_STORE", str(tmp_path / "later"))
+    done = gigagan("ls", "--json")
+    assert (done.exit_code, done.stdout.strip()) == (0, "[]")
+    assert not (tmp_path / "later").exists()
+
+
+def test_a_kind_that_nothing_has_is_answered_with_those_there_are(gigagan: Any, make: Make) -> None:
+    make("ingest", "shard-set")
+    done = gigagan("ls", "--kind", "shardset")
+    said = " ".join(done.stderr.split())
+    assert "nothing of kind 'shardset' is in" in said
+    assert "it has the stages ingest and the kinds shard-set" in said
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/store", "s3:bucket/store", "S3:/bucket/store"])
+def test_a_uri_without_its_slashes_is_no_folder(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GigaganError, match=r"has no // behind [sS]3:; write s3://bucket/store, or \./"):
+        open_store(uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("./s3:store").is_local
+    assert open_store("s3:store").is_local
+    assert open_store("runs:today").is_local
+
+
+def test_a_chain_of_file_systems_is_no_misspelt_uri() -> None:
+    assert not Store("simplecache::memory://bucket/store").is_local
