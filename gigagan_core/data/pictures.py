@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# A large scan is no attack, and twice as many pixels are refused with an error. Not around each picture: threads share
+# the filters.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 ENDINGS = ("png", "jpg", "jpeg", "webp")
 LOST = -1
