@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gigagan_core.config.base import Settings, operational
 
@@ -111,6 +113,18 @@ class FilterSettings(Settings):
         return FilterSettings(**{**_FILTER_DEFAULTS, **preset, **given})
 
 
+_HOST = re.compile(r"[^\s/:@?#]+")
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IPv4 address, or an IPv6 one, in brackets or not."""
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 class FetchSettings(Settings):
     """How images are asked for."""
 
@@ -156,6 +170,21 @@ class FetchSettings(Settings):
 
     max_failed_share: float = operational(0.5, ge=0.0, le=1.0)
     """The error budget: a partition in which more of the URLs fail is not kept, and the run stops."""
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_mapped_to_addresses(cls, hosts: dict[str, str]) -> dict[str, str]:
+        for name, target in hosts.items():
+            if not _HOST.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no host; write its name alone, as it stands between // and / of a URL"
+                )
+            address, _, port = target.rpartition(":")
+            if not (_is_address(address) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+                raise ValueError(
+                    f"host {name} is mapped to {target!r}; write ADDRESS:PORT, such as 127.0.0.1:8080"
+                )
+        return hosts
 
 
 class RuleSettings(Settings):

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import json
+import re
 import resource
 import socket
 import threading
@@ -21,9 +23,11 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
-from gigagan_core.config.ingest import FetchSettings
+from gigagan_core.config.base import with_overrides
+from gigagan_core.config.ingest import FetchSettings, IngestSettings
 from gigagan_core.data.addresses import is_public
 from gigagan_core.data.fetch import OPT_OUT_DIRECTIVES, Fetched, fetch_all, opted_out
+from gigagan_core.errors import GigaganError
 
 BODY = b"a picture" * 100
 
@@ -468,3 +472,23 @@ def test_a_further_round_keeps_the_order_given(small_web: Web, monkeypatch: pyte
     urls = [(row, f"http://web.example/status/503/{row}") for row in (3, 0, 2, 1)]
     asyncio.run(fetch_all(urls, settings, ignore))
     assert asked == ["3", "0", "2", "1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sentence"),
+    [
+        ({"a.example": "127.0.0.1"}, "host a.example is mapped to '127.0.0.1'; write ADDRESS:PORT"),
+        ({"a.example": "127.0.0.1:http"}, "write ADDRESS:PORT, such as 127.0.0.1:8080"),
+        ({"a.example": "127.0.0.1:65536"}, "write ADDRESS:PORT"),
+        ({"a.example": "localhost:80"}, "write ADDRESS:PORT"),
+        ({"http://a.example": "127.0.0.1:80"}, "'http://a.example' is no host; write its name alone"),
+    ],
+)
+def test_a_host_that_cannot_be_mapped_is_one_sentence(hosts: dict[str, str], sentence: str) -> None:
+    with pytest.raises(GigaganError, match=re.escape(sentence)):
+        with_overrides(IngestSettings(), [f"fetch.hosts={json.dumps(hosts)}"])
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:1", "[::1]:65535"])
+def test_a_host_may_be_mapped_to_any_address_with_a_port(target: str) -> None:
+    assert FetchSettings(hosts={"a.example": target}).hosts == {"a.example": target}
