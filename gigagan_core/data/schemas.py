@@ -62,10 +62,12 @@ class TableSchema:
     def spelled_as(self, columns: tuple[str, ...]) -> TableSchema | None:
         """The schema with the columns that a table of these has, under its names; None where it is none of its kind.
 
-        Databases change the case of names: a column is known by them in any case, as long as only one has them.
+        Databases change the case of names and CSV files put blanks around them: a column is known in any case and
+        without them, as long as only one has the name.
         """
-        alike = Counter(column.casefold() for column in columns)
-        unique = {column.casefold(): column for column in columns if alike[column.casefold()] == 1}
+        plain = {column: column.strip().casefold() for column in columns}
+        alike = Counter(plain.values())
+        unique = {name: column for column, name in plain.items() if alike[name] == 1}
 
         def find(name: str) -> str | None:
             return name if name in columns else unique.get(name.casefold())

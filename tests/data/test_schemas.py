@@ -187,3 +187,14 @@ def test_metadata_that_is_no_metadata_is_one_sentence(tmp_path: Path, published:
     pq.write_table(laion(TEXT=["a"]).slice(0, 0), tmp_path / "empty.parquet")
     with pytest.raises(GigaganError, match=r"empty\.parquet is a parquet table without a row"):
         find_tables(tmp_path / "empty.parquet")
+
+
+def test_blanks_around_a_columns_name_are_no_part_of_it() -> None:
+    assert detect((" url", "Caption ", "\tWIDTH"), "t.parquet").columns == {
+        "url": " url",
+        "caption": "Caption ",
+        "width": "\tWIDTH",
+    }
+    # Two of one name but for blanks: nothing says which is meant.
+    with pytest.raises(GigaganError, match="which is no schema known here"):
+        detect((" url", "URL ", "caption"), "t.parquet")
