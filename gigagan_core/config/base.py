@@ -20,9 +20,10 @@ _OPERATIONAL = {"operational": True}
 
 
 class Settings(BaseModel):
-    """Base of every settings class: unknown keys are refused, values are frozen and validated."""
+    """Base of every settings class: unknown keys are refused, values are frozen, validated and finite (JSON has no
+    infinity: a record would say null)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def operational(default: Any, **kwargs: Any) -> Any:

@@ -87,3 +87,9 @@ def test_seeds_of_evaluations_have_64_bits(kind: type[Settings]) -> None:
     assert with_overrides(kind(), [f"seed={-(2**63)}"]).seed == -(2**63)
     with pytest.raises(GigaganError, match="seed"):
         with_overrides(kind(), [f"seed={2**63}"])
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN"])
+def test_a_number_that_json_cannot_record_is_refused(value: str) -> None:
+    with pytest.raises(GigaganError, match="finite number"):
+        with_overrides(Training(), [f"learning_rate={value}"])
