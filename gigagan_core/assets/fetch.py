@@ -208,6 +208,7 @@ class _Download:
 
     def _receive(self, answer: Any, here: int, on_piece: Callable[[], None]) -> None:
         self._refuse_error_page(answer.headers.get_content_type())
+        self._refuse_packed(answer.headers.get("Content-Encoding", "identity"))
         noted, note = self._noted(), {key: answer.headers.get(name) for key, name in _VERSION.items()}
         if answer.status == 206:
             start = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
@@ -245,6 +246,14 @@ class _Download:
                 f"--mirror URL with another place of {self._asset.file}"
             )
 
+    def _refuse_packed(self, encoding: str) -> None:
+        """Packed bytes are not the file's, and where no sum tells they would be pinned as if they were."""
+        if not self._has_sum and encoding.strip().lower() not in ("", "identity"):
+            raise GigaganError(
+                f"asset {self._asset.name}: {self._address} answers packed ({encoding}) though asked for the plain "
+                f"file; give --mirror URL with another place of {self._asset.file}"
+            )
+
     def _range_refused(self, error: urllib.error.HTTPError, here: int) -> None:
         """Everything is here already, or what is here belongs to another file."""
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
@@ -269,6 +278,11 @@ class _Download:
         return noted if isinstance(noted, dict) else {}
 
     def _cut_off(self, error: _Interrupted) -> GigaganError:
+        if not self._here:
+            return GigaganError(
+                f"asset {self._asset.name}: {self._address} gave nothing ({error}); look at the network, or give "
+                f"--mirror URL with another place of {self._asset.file}"
+            )
         of = f" of {self._total / _MB:,.1f}" if self._total else ""
         return GigaganError(
             f"asset {self._asset.name}: {self._address} was cut off after {self._here / _MB:,.1f}{of} MB ({error}); "

@@ -21,7 +21,7 @@ class Mirror:
 
     framing: how an answer says where it ends: ``length``, ``chunks`` or ``close``, which does not. tags: whether it has
     an ETag. dated: whether it has a Last-Modified, a day later for each of `later`, whose entries take the place of
-    `files` answer by answer. heeds: whether If-Range is read.
+    `files` answer by answer. heeds: whether If-Range is read. encoding: of its answers, such as gzip.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Mirror:
         self.framing = "length"
         self.knows_ranges = self.tags = self.heeds = True
         self.dated = False
-        self.content_type = "application/octet-stream"
+        self.content_type, self.encoding = "application/octet-stream", ""
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -80,6 +80,8 @@ class Mirror:
         if self.dated:
             request.send_header("Last-Modified", date)
         request.send_header("Content-Type", self.content_type)
+        if self.encoding:
+            request.send_header("Content-Encoding", self.encoding)
         if self.framing == "length":
             request.send_header("Content-Length", str(len(body)))
         elif self.framing == "chunks":

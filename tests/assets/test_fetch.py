@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import http.client
 import io
@@ -351,7 +352,7 @@ def test_a_fault_of_the_network_is_tried_again(mirror, weights, monkeypatch, fau
     assert faults == []
     faults += [fault] * fetching.TRIES
     (AssetFolder().root / "weights.bin").unlink()
-    with pytest.raises(GigaganError, match=f"was cut off after .*{fault.strerror}"):
+    with pytest.raises(GigaganError, match=f"gave nothing .*{fault.strerror}"):
         fetch(weights, mirror=mirror.url)
 
 
@@ -426,3 +427,21 @@ def test_verify_names_a_fetched_file_that_is_gone(mirror, weights):
         ):
             verify(weights)
         Path(f"{path}.partial").unlink(missing_ok=True)
+
+
+def test_an_address_that_gives_nothing_is_not_said_to_have_been_cut_off(mirror, weights):
+    mirror.status = [503] * 9
+    with pytest.raises(
+        GigaganError, match=r"gave nothing \(HTTP 503\); look at the network, or give --mirror"
+    ):
+        fetch(weights, mirror=mirror.url)
+    with pytest.raises(GigaganError, match=r"gave nothing \(.*refused\); look at the network"):
+        fetch(weights, mirror="http://127.0.0.1:9")
+
+
+def test_packed_bytes_are_not_pinned_as_the_file(mirror, unknown):
+    mirror.files["weights.bin"], mirror.encoding = gzip.compress(b"weights"), "gzip"
+    with pytest.raises(GigaganError, match=r"answers packed \(gzip\) though asked for the plain file"):
+        fetch(unknown, mirror=mirror.url)
+    mirror.files["weights.bin"], mirror.encoding = b"weights", "identity"
+    assert fetch(unknown, mirror=mirror.url).path.read_bytes() == b"weights"
