@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gigagan_core import console
 from gigagan_core.data.pictures import LOST, read_bytes, read_samples
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.picture_folder import Picture
+from gigagan_core.store.fingerprint import sha256_file
 
 _INDEX = "index.json"
 
@@ -29,7 +31,7 @@ class DataSet:
 def unpack(shard_set: Any, work: Path) -> DataSet:
     """The selected pictures of a shard set as files below `work`, their bytes unchanged; done once for each set.
 
-    Done again where a file is gone or has lost bytes. shard_set: an artifact. Raises GigaganError where it has none.
+    Done again where a file is gone or has other bytes. shard_set: an artifact. Raises GigaganError where it has none.
     """
     folder = work / "reference" / str(shard_set.output_digest)[:32]
     return _unpacked(folder) or _write_files(shard_set, folder)
@@ -39,9 +41,14 @@ def _unpacked(folder: Path) -> DataSet | None:
     """What an earlier evaluation left, None where it is not there whole."""
     try:
         document = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        known = _data_set(folder, document)
         if any((folder / name).stat().st_size != size for name, _, _, size in document["pictures"]):
             return None
-        return _data_set(folder, document)
+        # judging refuses a picture of another sum, and would again at every later run
+        with ThreadPoolExecutor() as pool:
+            sums = pool.map(lambda picture: sha256_file(Path(picture.path)), known.pictures)
+            whole = all(found == picture.sha256 for found, picture in zip(sums, known.pictures, strict=True))
+        return known if whole else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -82,7 +82,7 @@ def test_an_upsampler_is_judged_on_real_images_shrunk(judges, models, drawings, 
 
 
 @pytest.mark.parametrize("damaged", ["index.json", "00000002.image"])
-@pytest.mark.parametrize("content", [None, b"", b"[]"])
+@pytest.mark.parametrize("content", [None, b"", b"[]", "as many bytes"])
 def test_real_images_are_unpacked_once_and_again_where_they_are_damaged(
     tmp_path, drawings, shard_set, monkeypatch, damaged, content
 ):
@@ -92,7 +92,7 @@ def test_real_images_are_unpacked_once_and_again_where_they_are_damaged(
     whole = file.read_bytes()
     file.unlink()
     if content is not None:
-        file.write_bytes(content)
+        file.write_bytes(bytes(len(whole)) if content == "as many bytes" else content)
     assert reference.unpack(held_out, tmp_path / "work") == first
     assert file.read_bytes() == whole
     monkeypatch.setattr(reference, "read_samples", lambda shard_set: pytest.fail("it is unpacked"))
