@@ -91,7 +91,7 @@ def metrics(
             real=real.expanduser(),
             fake=fake.expanduser(),
             extractors=places(extractor, weights or [], sha256 or [], clip_protocol),
-            metrics=tuple(name.strip() for name in wanted.split(",")) if wanted else None,
+            metrics=tuple(name.strip() for name in (wanted or "").split(",") if name.strip()) or None,
             captions=captions and captions.expanduser(),
             size=size,
             lpips=lpips,

@@ -34,7 +34,7 @@ def prefixed_tokens(tokens: Tensor, tokenize: Callable[[list[str]], Tensor]) -> 
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """File name -> caption, of JSONL (a file and a caption on each line), CSV or TSV with a header, or text.
+    """File name -> caption, of JSONL (an object with a file and a caption on each line), CSV, TSV, or text.
 
     A line of a text file is NAME, a tab, the caption. Columns may be called file_name, file, filename, name, image or
     key, and caption, text or prompt. Raises GigaganError, with the line, for what is not so, for a caption that is no
@@ -47,7 +47,7 @@ def read_captions(path: Path) -> dict[str, str]:
             f"captions {path} cannot be read ({error}); give a UTF-8 file of names and captions"
         ) from error
     kind = path.suffix.lower()
-    if kind in (".jsonl", ".ndjson"):
+    if kind in (".jsonl", ".ndjson", ".json"):
         rows = _json_lines(text, path)
     elif kind in (".csv", ".tsv"):
         rows = _table(text, path, "," if kind == ".csv" else "\t")
@@ -128,6 +128,8 @@ def _table(text: str, path: Path, delimiter: str) -> Iterable[tuple[int, str, st
         if reader.fieldnames:
             begins = reader.line_num + 1
         for row in reader:
+            if None in row.values():
+                raise ValueError("fewer fields than the header has columns")
             if None in row:
                 raise ValueError(
                     "more fields than the header has columns (a caption that holds the separator needs quotation marks)"

@@ -61,6 +61,8 @@ from gigagan_core.store.fingerprint import digest
 METRICS = (*MEASURES, *PAIRED, PATCH_FD)
 DEFAULT = ("fd", "kid", "precision-recall", "density-coverage", "cmmd", "clip-score", "is")
 """What is measured where nothing is asked for: of these, all that the extractors and the captions allow."""
+_OF_SINGLE_IMAGES = ("cmmd", "clip-score", "is")
+"""Measures that have words of their own for a single image, or a value."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
     results = worked("features", shards, plan, work, lambda result: _refuse_corrupt(result, settings), ray)
     facts = {role: facts_of(results, role) for role in (REAL, FAKE)}
     naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
-    left_out = [] if settings.metrics else _too_few_for(settings.options, facts)
-    metrics = [metric for metric in metrics if metric not in left_out]
+    _require_two(settings, metrics, facts)
+    too_few = [] if settings.metrics else _too_few_for(settings.options, facts)
+    left_out = [metric for metric in metrics if metric in too_few]
+    metrics = [metric for metric in metrics if metric not in too_few]
     figures = _figures(settings, extractors, metrics, results, plan, naming)
     record = _record(settings, extractors, pictures, facts, results, captions)
     cautions = _cautions(settings, pictures, facts)
@@ -198,6 +202,16 @@ def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
             raise GigaganError(
                 f"{getattr(settings, role) / name} does not decode ({reason}){more}; remove or replace it, or give "
                 "--skip-corrupt to leave such files out"
+            )
+
+
+def _require_two(settings: FolderMetrics, metrics: list[str], facts: dict[str, dict[str, Any]]) -> None:
+    """One image has no covariance, and no other image to be compared with."""
+    of_both = [metric for metric in metrics if metric in MEASURES and metric not in _OF_SINGLE_IMAGES]
+    for role in (REAL, FAKE):
+        if of_both and facts[role]["count"] < 2:
+            raise GigaganError(
+                f"{getattr(settings, role)} holds 1 image, and {of_both[0]} needs at least 2 of either set; add images"
             )
 
 

@@ -18,6 +18,8 @@ from gigagan_core.evaluation.extractors.base import centre_square
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """What clean-fid looks at, but for .npy."""
+_DEEP = ("I", "F")
+"""How Pillow's modes begin that hold greys of more than 8 bits; it clips them at 255 when it converts them."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def pair_up(
 def decode(picture: Picture, size: int | None) -> np.ndarray | str:
     """The picture as uint8 [H, W, 3], or what Pillow finds wrong with it.
 
-    Transparency is dropped and EXIF orientation not looked at, as clean-fid does. size: centre crop to the short side,
-    then PIL Lanczos to size x size on uint8, the authors' rule for COCO; None: as it is.
+    Transparency is dropped and EXIF orientation not looked at, as clean-fid does. Greys of more than 8 bits, which both
+    would clip to white, count as not decoding. size: centre crop to the short side, then PIL Lanczos to size x size on
+    uint8, the authors' rule for COCO; None: as it is.
     Raises GigaganError where the file cannot be read, has other bytes than its sha256 says, or memory runs out: none of
     that is a fault of the picture's, and what is wrong with a picture is kept for good.
     """
@@ -109,7 +112,10 @@ def decode(picture: Picture, size: int | None) -> np.ndarray | str:
             f"{picture.path} changed while it was being judged; let nothing write there and give the same command again"
         )
     try:
-        image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        opened = Image.open(io.BytesIO(data))
+        if opened.mode.startswith(_DEEP):
+            return f"greys of more than 8 bits, mode {opened.mode}, would be clipped to white: save it with 8"
+        image = np.asarray(opened.convert("RGB"))
     except UnidentifiedImageError:  # its words hold an address in memory
         return "no image format that Pillow knows"
     except MemoryError as error:

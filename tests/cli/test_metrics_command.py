@@ -103,3 +103,9 @@ def test_weights_given_apart_go_to_the_extractors_that_name_none(tmp_path):
     assert all(each.prefix and each.truncate for each in found)
     with pytest.raises(GigaganError, match="belongs to no --extractor"):
         places(["inception:i.pt"], ["j.pt"], [], "exact")
+
+
+def test_a_comma_too_many_names_no_metric(gigagan, folders):
+    done = gigagan(*arguments(folders), "--metrics", " fd,", "--json")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["figures"]) == ["fd_tiny_24_12"]

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.captions import captions_of, read_captions
@@ -184,3 +185,42 @@ def test_captions_are_read_from_every_format(tmp_path):
             if name == "a.jsonl" and cat != cat.strip("\x0b\x1c"):
                 continue  # JSON has these escaped
             assert read_captions(tmp_path / name) == {"x/1.png": f"{cat}, red", "2": "a dog"}
+
+
+@pytest.mark.parametrize(("dtype", "ending"), [("uint16", "png"), ("int32", "tif"), ("float32", "tif")])
+def test_greys_of_more_than_8_bits_are_refused_not_clipped_to_white(compare, picture_folder, dtype, ending):
+    fake = picture_folder(12, 48, 2)
+    Image.fromarray(np.full((48, 48), 30_000, dtype)).save(fake / f"deep.{ending}")
+    with pytest.raises(
+        GigaganError, match=rf"deep\.{ending} does not decode \(greys of more than 8 bits.*save it"
+    ):
+        compare(fake=fake, metrics=("fd",))
+    assert compare(fake=fake, metrics=("fd",), skip_corrupt=True).figures[0].fake == 12
+
+
+def test_a_single_image_is_refused_with_its_folder(compare, picture_folder):
+    one, two = picture_folder(1, 48, 2), picture_folder(2, 48, 2)
+    with pytest.raises(GigaganError, match=rf"{one} holds 1 image, .*fd needs at least 2 of either set"):
+        compare(fake=one)
+    assert "too few images for precision-recall, density-coverage" in compare(real=two, fake=two).cautions
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "whole.json",
+            '[{"file_name": "a.png", "caption": "a cat"}]',
+            r"line 1: not a JSON object with a file",
+        ),
+        (
+            "short.csv",
+            "file,caption\na.png,a cat\nb.png\n",
+            r"line 3: fewer fields than the header has columns",
+        ),
+    ],
+)
+def test_captions_of_a_near_form_are_told_what_is_wrong_with_them(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(GigaganError, match=said):
+        read_captions(tmp_path / name)
