@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import picture_folder
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.picture_folder import Picture, digest_of
 from gigagan_core.store.fingerprint import digest, sha256_file
@@ -209,7 +210,8 @@ def _planned(
     To be computed are the streams whose file is not there whole, and all where the facts are not, which say what
     pictures have rows.
     """
-    folder = work / digest([digest_of(shard.pictures[role]) for role in sorted(shard.pictures)])[:32]
+    contents = [digest_of(shard.pictures[role]) for role in sorted(shard.pictures)]
+    folder = work / digest([picture_folder.DECODING, *contents])[:32]
     files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in _streams(shard, plan)}
     facts_file = folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
     facts = _read_facts(facts_file)

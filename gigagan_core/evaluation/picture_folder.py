@@ -18,6 +18,8 @@ from gigagan_core.evaluation.extractors.base import centre_square
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """What clean-fid looks at, but for .npy."""
+DECODING = 2
+"""Version of what `decode` makes of a file's bytes: features kept under another are not taken for this one's."""
 _DEEP = ("I", "F")
 """How Pillow's modes begin that hold greys of more than 8 bits; it clips them at 255 when it converts them."""
 

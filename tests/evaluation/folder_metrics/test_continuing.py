@@ -147,3 +147,17 @@ def test_ray_gives_the_same_figures_and_the_same_sentences(compare, sets, tmp_pa
             compare(ray=ray, fake=broken, metrics=("psnr",), work=tmp_path / "broken on ray")
     finally:
         ray.shutdown()
+
+
+def test_features_of_another_way_to_decode_are_not_taken(compare, sets, judge, monkeypatch):
+    extractor, seen = loaded(ExtractorPlace(str(judge))), []
+    features_of = extractor.features_of
+    monkeypatch.setattr(
+        extractor, "features_of", lambda prepared: seen.append(len(prepared)) or features_of(prepared)
+    )
+    compare(metrics=("fd",))
+    compare(metrics=("fd",))
+    assert sum(seen) == 80
+    monkeypatch.setattr(folders, "DECODING", folders.DECODING + 1)
+    compare(metrics=("fd",))
+    assert sum(seen) == 160
