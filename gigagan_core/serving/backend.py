@@ -11,14 +11,14 @@ from PIL import Image
 
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
-from gigagan_core.serving.batches import Batches, BatchRules
+from gigagan_core.serving.batches import Batches, BatchLost, BatchRules
 from gigagan_core.serving.jobs import Made, PictureJob, UpsampleJob
 from gigagan_core.serving.replica import DEPLOYMENT, Refused
 
 _STATUS_SECONDS = 0.5
 
 
-class ReplicasLost(Exception):
+class ReplicasLost(BatchLost):
     """One request has seen several replicas die, and may be what killed them."""
 
 
@@ -30,14 +30,13 @@ class ReplicaBackend:
         handle: Any,
         facts: dict[str, Any],
         application: str,
-        tries: int,
         batches: BatchRules,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
-        """tries: replicas that may die under one request. on_retry: told of every further try."""
+        """batches: their `tries` replicas may die under one request. on_retry: told of every further try."""
         self.facts = facts
         self.on_retry = on_retry
-        self._handle, self._application, self._tries = handle, application, tries
+        self._handle, self._application, self._tries = handle, application, batches.tries
         self._batches = Batches(self._send, batches)
         self._seen: tuple[float, int] = (-_STATUS_SECONDS, 0)
         self._looking = asyncio.Lock()
@@ -66,20 +65,15 @@ class ReplicaBackend:
             return 0
         return found.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0)
 
-    async def _send(self, jobs: list[PictureJob]) -> Sequence[Made | Refused | Exception]:
+    async def _send(self, jobs: list[PictureJob]) -> Sequence[Made | Refused]:
         try:
-            return await self._ask(self._handle.pictures, jobs, 1 if len(jobs) > 1 else self._tries)
-        except ReplicasLost:
+            return await self._ask(self._handle.pictures, jobs, 1)
+        except BatchLost:
+            raise
+        except Exception as error:
             if len(jobs) == 1:
                 raise
-            # One of them may be what killed it: it shall not take the others along again.
-            return [await self._send_alone(job) for job in jobs]
-
-    async def _send_alone(self, job: PictureJob) -> Made | Refused | Exception:
-        try:
-            return (await self._ask(self._handle.pictures, [job], self._tries - 1))[0]
-        except Exception as error:
-            return error
+            raise BatchLost(f"{len(jobs)} pictures failed together") from error
 
     async def _ask(self, method: Any, argument: Any, tries: int) -> Any:
         """Ray Serve finds another replica for what no replica has taken; what one has taken down with it is ours."""

@@ -49,20 +49,23 @@ class Replica:
 
     async def pictures(self, jobs: Sequence[PictureJob]) -> list[Made | Refused]:
         """A batch: what became of each job. One that this model cannot make leaves the others alone."""
-        from gigagan_core.serving.painting import make_pictures
-
         answers = [self._refusal(job) for job in jobs]
         sound = [place for place, refused in enumerate(answers) if refused is None]
         if sound:
-            try:
-                made = await self._in_thread(
-                    make_pictures, self._pipe, [jobs[place] for place in sound], self._settings.max_batch_size
-                )
-            except GigaganError as error:
-                made = [Refused(str(error))] * len(sound)
-            for place, answer in zip(sound, made, strict=True):
+            for place, answer in zip(sound, await self._made([jobs[place] for place in sound]), strict=True):
                 answers[place] = answer
         return answers
+
+    async def _made(self, jobs: list[PictureJob]) -> list[Made | Refused]:
+        """In one pass, or one by one where they cannot be made together: one of them may be the reason."""
+        from gigagan_core.serving.painting import make_pictures
+
+        try:
+            return await self._in_thread(make_pictures, self._pipe, jobs, self._settings.max_batch_size)
+        except GigaganError as error:
+            if len(jobs) == 1:
+                return [Refused(str(error))]
+        return [answer for job in jobs for answer in await self._made([job])]
 
     def _refusal(self, job: PictureJob) -> Refused | None:
         from gigagan_core.serving.painting import check

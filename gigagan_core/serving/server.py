@@ -103,8 +103,10 @@ def replicas(models: ServedModels, settings: ServeSettings) -> Iterator[Any]:
                 raise GigaganError(_reason(error, serve.status().applications.get(name))) from None
             facts = handle.facts.remote().result(timeout_s=_FACTS_SECONDS)
             del facts["process"]
-            rules = BatchRules(settings.max_batch_size, settings.batch_wait_seconds, settings.replicas)
-            yield ReplicaBackend(handle, facts, name, settings.limits.tries, rules)
+            rules = BatchRules(
+                settings.max_batch_size, settings.batch_wait_seconds, settings.replicas, settings.limits.tries
+            )
+            yield ReplicaBackend(handle, facts, name, rules)
         finally:
             # Also one that failed, which would be started again and again in somebody's cluster.
             serve.delete(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -15,7 +16,7 @@ from gigagan_core.serving.jobs import PictureJob
 from gigagan_core.serving.replica import Refused
 
 JOB = PictureJob(Point(prompt="a"))
-RULES = BatchRules(size=4)
+RULES = BatchRules(size=4, tries=3)
 
 
 class Response:
@@ -50,7 +51,7 @@ class Handle:
 
 def ask(handle: Handle, tries: int = 3):
     retries = []
-    backend = ReplicaBackend(handle, {}, "app", tries, RULES, lambda: retries.append(1))
+    backend = ReplicaBackend(handle, {}, "app", replace(RULES, tries=tries), lambda: retries.append(1))
     try:
         return asyncio.run(backend.pictures([JOB])), len(retries)
     except Exception as error:
@@ -82,7 +83,7 @@ def test_a_defect_is_not_tried_again() -> None:
 
 def test_a_request_that_is_given_up_is_cancelled_in_the_replica() -> None:
     async def give_up(handle: Handle) -> None:
-        backend = ReplicaBackend(handle, {}, "app", 3, RULES)
+        backend = ReplicaBackend(handle, {}, "app", RULES)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.005):
                 await backend.pictures([JOB])
@@ -101,7 +102,7 @@ def test_a_request_that_kills_replicas_does_not_take_others_along() -> None:
     others = [PictureJob(Point(prompt=name)) for name in ("b", "c")]
 
     async def together():
-        backend = ReplicaBackend(handle, {}, "app", 3, RULES)
+        backend = ReplicaBackend(handle, {}, "app", RULES)
         asked = [[others[0]], [deadly], [others[1]]]
         return await asyncio.gather(*(backend.pictures(jobs) for jobs in asked), return_exceptions=True)
 
@@ -109,4 +110,41 @@ def test_a_request_that_kills_replicas_does_not_take_others_along() -> None:
     first, lost, last = asyncio.run(together())
     assert (first, last) == (["made b"], ["made c"])
     assert isinstance(lost, ReplicasLost)
-    assert handle.asked == [["b", "deadly", "c"], ["b"], ["deadly"], ["deadly"], ["c"]]
+    assert handle.asked == [["b", "deadly", "c"], ["b"], ["deadly"], ["c"], ["deadly"]]
+
+
+def test_others_are_answered_before_what_kills_replicas_has_had_all_its_tries() -> None:
+    def make(jobs):
+        return ActorDiedError() if any(job.what.prompt == "deadly" for job in jobs) else ["made"] * len(jobs)
+
+    async def order():
+        async def ask(prompt):
+            await asyncio.gather(backend.pictures([PictureJob(Point(prompt=prompt))]), return_exceptions=True)
+            ended.append(prompt)
+
+        backend = ReplicaBackend(handle, {}, "app", replace(RULES, tries=4))
+        await asyncio.gather(*(ask(prompt) for prompt in ("b", "deadly", "c")))
+
+    handle, ended = Handle(make=make), []
+    asyncio.run(order())
+    assert ended == ["b", "c", "deadly"]
+    assert handle.asked[1:] == [["b"], ["deadly"], ["c"], ["deadly"], ["deadly"]]
+
+
+def test_a_defect_of_one_request_leaves_the_others_alone() -> None:
+    def make(jobs):
+        return RuntimeError("a bug") if bad in jobs else ["made"] * len(jobs)
+
+    bad = PictureJob(Point(prompt="bad"))
+
+    async def together():
+        backend = ReplicaBackend(handle, {}, "app", RULES)
+        return await asyncio.gather(
+            *(backend.pictures(jobs) for jobs in ([JOB], [bad], [JOB])), return_exceptions=True
+        )
+
+    handle = Handle(make=make)
+    first, failed, last = asyncio.run(together())
+    assert (first, last) == (["made"], ["made"])
+    assert str(failed) == "a bug"
+    assert handle.asked == [["a", "bad", "a"], ["a"], ["bad"], ["a"]]

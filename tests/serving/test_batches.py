@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gigagan_core.serving.batches import Batches, BatchRules
+from gigagan_core.serving.batches import Batches, BatchLost, BatchRules
 
 MAKING_SECONDS = 0.1
 
@@ -194,3 +194,147 @@ def test_a_batch_that_all_have_given_up_is_ended() -> None:
     ended, maker = made(BatchRules(size=8), work)
     assert ended == 1
     assert maker.batches == [[2, 4]]
+
+
+@pytest.mark.parametrize("steps", range(10))
+def test_who_comes_in_the_moment_when_the_last_batch_is_answered_is_not_forgotten(steps: int) -> None:
+    async def doubled(jobs: list[Any]) -> list[Any]:
+        return [2 * job for job in jobs]
+
+    async def work() -> list:
+        batches = Batches(doubled, BatchRules(size=8))
+        first = asyncio.create_task(batches.answers([2]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            second = await batches.answers([4])
+            return [*await first, *second]
+
+    assert asyncio.run(work()) == [4, 8]
+
+
+def test_the_wait_for_those_who_return_ends_when_they_would_be_back() -> None:
+    async def work(batches: Batches) -> float:
+        loop = asyncio.get_running_loop()
+        await batches.answers([2, 4])
+        await asyncio.sleep(0.3)  # beyond a quarter of a second, what they would have needed
+        before = loop.time()
+        await batches._collect()
+        return loop.time() - before
+
+    assert made(BatchRules(size=8, wait_seconds=0.001), work, seconds=1.0)[0] < 0.2
+
+
+def test_a_batch_that_took_long_makes_nobody_wait_long() -> None:
+    async def work() -> float:
+        loop = asyncio.get_running_loop()
+        batches = Batches(Maker(0), BatchRules(size=8, wait_seconds=0.001))
+        await batches.answers([2, 4])
+        batches._note_seconds(2, 40.0)  # such as a replica's replacement takes
+        before = loop.time()
+        await batches._collect()
+        return loop.time() - before
+
+    assert asyncio.run(work()) < 3.0
+
+
+@pytest.mark.parametrize("answers", [None, []])
+def test_a_call_that_ends_without_the_answers_fails_for_all_of_it_and_the_next_is_made(answers: Any) -> None:
+    async def odd(jobs: list[Any]) -> list[Any]:
+        if len(calls) == 0:
+            calls.append(1)
+            if answers is None:
+                raise asyncio.CancelledError
+            return answers
+        return jobs
+
+    async def work() -> list:
+        batches = Batches(odd, BatchRules(size=8))
+        asked = [batches.answers([number]) for number in (2, 4)]
+        async with asyncio.timeout(5):
+            first = await asyncio.gather(*asked, return_exceptions=True)
+            return [*first, *await batches.answers([6])]
+
+    calls: list[int] = []
+    one, other, last = asyncio.run(work())
+    assert isinstance(one, RuntimeError)
+    assert isinstance(other, RuntimeError)
+    assert last == 6
+
+
+def test_a_request_that_fails_is_not_made_further() -> None:
+    async def work(batches: Batches) -> float:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        with pytest.raises(ValueError, match="odd"):
+            await batches.answers([1, 2, 4, 6, 8, 10])
+        await batches.answers([12])
+        return loop.time() - before
+
+    # When the first batch has failed the next is under way: that is ended, and the one after it never begun.
+    seconds, maker = made(BatchRules(size=2), work, seconds=0.4)
+    assert maker.batches == [[1, 2], [4, 6], [12]]
+    assert seconds < 1.1
+
+
+def test_a_request_of_many_that_is_given_up_half_way_leaves_its_place_to_others() -> None:
+    async def work(batches: Batches) -> list:
+        many = asyncio.create_task(batches.answers([2] * 6))
+        await asyncio.sleep(MAKING_SECONDS / 4)
+        others = [asyncio.create_task(batches.answers([number])) for number in (4, 6)]
+        await asyncio.sleep(MAKING_SECONDS / 4)
+        many.cancel()
+        return await asyncio.gather(*others)
+
+    answers, maker = made(BatchRules(size=2), work)
+    assert answers == [[8], [12]]
+    assert maker.batches == [[2, 2], [4, 6]]
+
+
+class Mortal(Maker):
+    """Is lost with whatever batch holds a 13."""
+
+    async def __call__(self, jobs: list[Any]) -> list[Any]:
+        answers = await super().__call__(jobs)
+        if 13 in jobs:
+            raise BatchLost("died of 13")
+        return answers
+
+
+@pytest.mark.parametrize("tries", [1, 2, 4])
+def test_what_is_lost_again_alone_is_tried_after_all_others(tries: int) -> None:
+    async def work() -> list[Any]:
+        async def ask(number: int) -> None:
+            try:
+                order.extend(await batches.answers([number]))
+            except BatchLost:
+                order.append("lost")
+
+        batches = Batches(maker, BatchRules(size=3, tries=tries))
+        await asyncio.gather(*(ask(number) for number in (2, 13, 4, 6, 8)))
+        return order
+
+    order: list[Any] = []
+    maker = Mortal(0.01)
+    asyncio.run(work())
+    batches = {
+        1: [[2, 13, 4], [6, 8]],
+        2: [[2, 13, 4], [2], [13], [4], [6, 8]],
+        4: [[2, 13, 4], [2], [13], [4], [6, 8], [13], [13]],
+    }
+    assert maker.batches == batches[tries]
+    orders = {1: ["lost"] * 3 + [12, 16], 2: [4, "lost", 8, 12, 16], 4: [4, 8, 12, 16, "lost"]}
+    assert order == orders[tries]
+
+
+def test_what_was_lost_does_not_wait_for_others() -> None:
+    async def work() -> None:
+        batches = Batches(maker, BatchRules(size=3, wait_seconds=2.0, tries=2))
+        async with asyncio.timeout(1.5):
+            await asyncio.gather(
+                *(batches.answers([number]) for number in (2, 13, 4)), return_exceptions=True
+            )
+
+    maker = Mortal(0.01)
+    asyncio.run(work())
+    assert maker.batches == [[2, 13, 4], [2], [13], [4]]

@@ -31,7 +31,7 @@ def backend(tmp_path: Path, save_tiny_encoder: Callable[..., None]) -> ReplicaBa
     deployed = application(models, settings, cores=1, gpus=0)
     handle = serve.run(deployed, name=f"local-{tmp_path.name}", route_prefix=None, _local_testing_mode=True)
     facts = handle.facts.remote().result(timeout_s=60)
-    return ReplicaBackend(handle, facts, "local", tries=1, batches=BatchRules(8, wait_seconds=0.01))
+    return ReplicaBackend(handle, facts, "local", BatchRules(8, wait_seconds=0.01))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,27 @@ def test_a_request_that_the_model_cannot_make_leaves_the_others_alone(backend) -
     assert made[0].image.size == (16, 16)
     assert isinstance(refusal, GigaganError)
     assert "has no layer 99" in str(refusal)
+
+
+def test_a_picture_that_cannot_be_made_leaves_the_others_alone(backend, monkeypatch) -> None:
+    make = painting.make_pictures
+
+    def unless_seven(pipe, jobs, batch_size):
+        if any(job.what.seed == 7 for job in jobs):
+            raise GigaganError("picture 7 is not finite")
+        return make(pipe, jobs, batch_size)
+
+    monkeypatch.setattr(painting, "make_pictures", unless_seven)
+    bad = PictureJob(Point(prompt="a dog", seed=7))
+
+    async def together():
+        return await asyncio.gather(
+            backend.pictures(points(2)), backend.pictures([bad]), return_exceptions=True
+        )
+
+    made, refusal = asyncio.run(together())
+    assert [one.image.size for one in made] == [(16, 16)] * 2
+    assert str(refusal) == "picture 7 is not finite"
 
 
 def test_a_picture_is_upsampled_between_batches(backend) -> None:
