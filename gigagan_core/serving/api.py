@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -33,6 +34,11 @@ from gigagan_core.text import plain
 
 _log = logging.getLogger("gigagan.serve")
 _ENDPOINTS = ("/v1/generate", "/v1/upsample")
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+_NO_OBJECT = {
+    "/v1/generate": 'the body is no JSON object; send an object such as {"prompts": ["a red apple"]}',
+    "/v1/upsample": "the body is no JSON object; send an object with `image` in base64",
+}
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": what}
     for status, what in {
@@ -40,6 +46,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
         406: "image/png is asked for, and the answer has several pictures.",
         408: "The body did not arrive in time.",
         413: "The body is too large.",
+        415: "The body is of another kind, or does not say of which.",
         422: "The request does not fit the model or the limits.",
         503: "Too many requests wait; see Retry-After.",
         504: "Not answered in time.",
@@ -126,7 +133,7 @@ async def _sent_picture(request: Request) -> Sent:
     try:
         values = await request.json()
     except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is no JSON; send an object with `image` in base64") from None
+        raise HTTPException(400, _NO_OBJECT[request.url.path]) from None
     wanted = UpsampleRequest.model_validate(values)
     return Sent(UpsampleSettings(**wanted.model_dump(exclude={"image"})), wanted.body())
 
@@ -175,12 +182,21 @@ def _as_json(pictures: list[tuple[Image.Image, dict[str, Any]]], cut: list[Any])
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
-    @app.get("/healthz", tags=["state"])
+    def read(path: str, **options: Any) -> Callable[[Any], Any]:
+        """GET and HEAD, which is how load balancers look."""
+
+        def add(answer: Any) -> Any:
+            app.head(path, include_in_schema=False)(answer)
+            return app.get(path, tags=["state"], **options)(answer)
+
+        return add
+
+    @read("/healthz")
     async def healthz() -> dict[str, str]:
         """The front lives."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["state"], responses={503: {"model": Failure}})
+    @read("/readyz", responses={503: {"model": Failure}})
     async def readyz() -> JSONResponse:
         """Whether a replica serves."""
         ready = await studio.backend.ready_replicas()
@@ -188,20 +204,24 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             return _failure(503, "no replica serves at the moment; come back in some seconds", studio)
         return JSONResponse({"status": "ok", "replicas": ready})
 
-    @app.get("/metrics", tags=["state"])
+    @read("/metrics")
     async def metrics() -> Response:
         """Prometheus's text format."""
         studio.metrics.replicas.set(await studio.backend.ready_replicas())
         return Response(studio.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/model", tags=["state"])
+    @read("/v1/model")
     async def model() -> dict[str, Any]:
         """What is served: sizes, sums, the model card, the terms of what it was made of, the limits."""
         return {**studio.backend.facts, "limits": studio.limits.model_dump()}
 
-    @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
-    async def nothing(rest: str) -> None:
+    @app.api_route("/v1/{rest:path}", methods=_METHODS, include_in_schema=False)
+    async def nothing(request: Request, rest: str) -> None:
         # The page's routes below / would answer otherwise.
+        routes = [route for route in app.routes if getattr(route, "path", None) == request.url.path]
+        if routes:
+            allowed = {method for route in routes for method in route.methods}
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
         raise HTTPException(404, f"there is no /v1/{plain(rest, 80)}; /openapi.json lists what there is")
 
 
@@ -220,14 +240,20 @@ def _add_handlers(app: FastAPI, studio: Studio) -> None:
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
-    async def invalid(_request: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
         problem = error.errors()[0]
         if problem["type"] == "json_invalid":
-            return _failure(400, "the body is no JSON; send an object", studio)
+            return _unread(request, 400, studio)
+        if problem["loc"] in ((), ("body",)) and problem["type"] in _NO_OBJECTS:
+            return _unread(request, 422, studio)
         return _failure(422, sentence_of(problem), studio)
 
     @app.exception_handler(HTTPException)
-    async def refused(_request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            return _another_method(request, error, studio)
+        if error.detail == _FASTAPI_ON_BODIES:
+            return _unread(request, 400, studio)
         return _failure(error.status_code, plain(error.detail, 1000), studio)
 
     @app.exception_handler(Exception)
@@ -241,3 +267,28 @@ def _add_handlers(app: FastAPI, studio: Studio) -> None:
 def _failure(status: int, sentence: str, studio: Studio) -> JSONResponse:
     headers = {"retry-after": str(studio.limits.retry_after_seconds)} if status == 503 else None
     return JSONResponse({"error": sentence}, status, headers)
+
+
+_NO_OBJECTS = ("missing", "model_attributes_type", "model_type")
+"""Pydantic's words for a body that is no object."""
+
+_FASTAPI_ON_BODIES = "There was an error parsing the body"
+
+
+def _unread(request: Request, status: int, studio: Studio) -> JSONResponse:
+    """Of a body that is no JSON object, or does not say that it is one."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        said = f"is of type {plain(kind, 80)}" if kind else "has no content-type"
+        return _failure(415, f"the body {said}; send JSON, with content-type: application/json", studio)
+    return _failure(status, _NO_OBJECT[request.url.path], studio)
+
+
+def _another_method(request: Request, error: HTTPException, studio: Studio) -> JSONResponse:
+    allowed = sorted((error.headers or {}).get("Allow", "GET").split(", "))
+    path = plain(request.url.path, 80)
+    answer = _failure(
+        405, f"{request.method} {path} is not taken; send {' or '.join(allowed)} {path}", studio
+    )
+    answer.headers["allow"] = ", ".join(allowed)
+    return answer

@@ -191,7 +191,7 @@ def test_what_is_no_picture_or_too_large_is_refused_before_it_is_unpacked(
         ({"json": {"image": 5}}, 422, "image: Input should be a valid string"),
         ({"json": {"picture": "AA=="}}, 422, "image: Field required"),
         ({"json": {"image": "", "scale": 0.5}}, 422, "scale"),
-        ({"json": []}, 422, "valid dictionary"),
+        ({"json": []}, 422, "send an object"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "the body is no JSON"),
         ({"content": b"PNG", "headers": {"content-type": "image/png"}}, 415, "multipart/form-data"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, ""),
@@ -324,12 +324,53 @@ def test_openapi_describes_requests_answers_and_limits(client) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("get", "/v1/other", 404), ("get", "/v1/generate", 405), ("get", "/", 404), ("get", "/docs", 404)],
+    [("get", "/v1/other", 404), ("get", "/", 404), ("get", "/docs", 404), ("patch", "/v1/other", 404)],
 )
 def test_what_is_not_there_is_one_sentence(client, method, path, status) -> None:
-    answer = getattr(client, method)(path)
-    assert answer.status_code in (status, 404)
-    refused(answer, answer.status_code)
+    refused(client.request(method, path), status)
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/upsample"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_another_method_than_post_is_told_so(client, method, path) -> None:
+    answer = client.request(method, path)
+    assert f"POST {path}" in refused(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
+def test_what_is_there_to_be_read_says_so(client, method) -> None:
+    answer = client.request(method, "/v1/model")
+    assert "GET" in refused(answer, 405)
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/model"])
+def test_what_looks_with_head_is_answered(client, path) -> None:
+    answer = client.head(path)
+    assert answer.status_code == 200
+    assert answer.content == b""
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "image/png"])
+def test_a_body_that_does_not_say_that_it_is_json_is_told_so(client, backend, kind) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    answer = client.post("/v1/generate", content=b'{"prompts": ["a"]}', headers=headers)
+    assert "application/json" in refused(answer, 415)
+    assert backend.jobs == []
+
+
+_TOO_LONG = b'{"seed": 1' + b"0" * 5000 + b"}"  # a number that Python does not read
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/upsample"])
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b"7", b'"a dog"', b"[" * 15_000, b"\x1f\x8b", _TOO_LONG]
+)
+def test_a_body_that_is_no_object_is_told_what_to_send(client, path, body) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert "send an object" in refused(answer, answer.status_code)
 
 
 # ---- bodies ----------------------------------------------------------------------------------------
