@@ -71,9 +71,11 @@ def generate(
         from gigagan_core.inference.recipes import load_recipe
 
         wanted = [*(prompts or []), *work.read_lines(prompts_file)]
-        if bool(wanted) == bool(recipe):
+        if wanted and recipe:
+            raise GigaganError("prompts and --recipe were given; give one of them")
+        if not wanted and not recipe:
             raise GigaganError(
-                "nothing says what to make; give prompts, --prompts FILE or --recipe FILE, and not both kinds"
+                "nothing says what to make; give prompts, --prompts FILE with one a line, or --recipe FILE"
             )
         folder = OutputFolder(out)
         # What is wrong with a file is said before a model is loaded.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,3 +64,9 @@ def _save_mp4(path: Path, frames: Sequence[Image.Image], frames_per_second: floa
             writer.write(np.ascontiguousarray(np.asarray(frame.convert("RGB"))[..., ::-1]))
     finally:
         writer.release()
+    # OpenCV says nothing of a disk that is full either.
+    video = cv2.VideoCapture(str(path))
+    held = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    video.release()
+    if held != len(frames):
+        raise OSError(errno.EIO, f"it holds {held} of {len(frames)} frames; is the disk full?")

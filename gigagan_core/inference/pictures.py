@@ -103,12 +103,13 @@ def take_apart(image: Image.Image) -> Apart:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Greys of 16 bits, of 32 (65535, or 255 where all fit) and of floats (1.0, or 255) as 8 bits."""
     # Pillow clips at 255 when it converts them.
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0)
-    largest = values.max(initial=0)
+    values = np.asarray(image).astype(np.float64)
+    largest = values[np.isfinite(values)].max(initial=0)
     if image.mode == "F":
         high = 1.0 if largest <= 1 else 255.0
     else:
         high = 65535.0 if image.mode != "I" or largest > 255 else 255.0
+    values = np.nan_to_num(values, nan=0.0, posinf=high, neginf=0.0)
     return Image.fromarray((values.clip(0, high) * (255.0 / high)).round().astype(np.uint8))
 
 

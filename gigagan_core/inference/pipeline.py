@@ -19,7 +19,7 @@ from gigagan_core.inference.generate import check_bundle, finite, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
 from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
-from gigagan_core.inference.places import Place, find_bundle, find_encoder
+from gigagan_core.inference.places import Place, find_bundle, find_device, find_encoder
 from gigagan_core.inference.recipes import Point, Recipe
 from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions
 from gigagan_core.models.text import TextCode
@@ -106,7 +106,7 @@ class GigaGANPipeline:
         ARCH:PATH; None: the one the model was trained with, from the store. device: None takes a GPU where there is
         one. Raises GigaganError for what is missing or does not belong together.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = find_device(device)
         place = find_bundle(path, "base", store)
         network, config = load_bundle(place.folder, device)
         found = find_encoder(encoder, place, store, device)
@@ -330,7 +330,7 @@ def load_upsampler(
     store: Store | None = None,
 ) -> TiledUpsampler:
     """An upsampler alone; the arguments are those of `GigaGANPipeline.from_pretrained`. Raises GigaganError."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(device)
     place = find_bundle(path, "upsampler", store)
     network, config = load_bundle(place.folder, device)
     found = find_encoder(encoder, place, store, device)

@@ -51,6 +51,20 @@ def find_bundle(reference: str | Path, kind: str, store: Store | None = None) ->
     return Place(artifact.path, artifact, artifact.short)
 
 
+def find_device(name: str | None) -> str:
+    """A device by torch's name of it; None: a GPU where there is one. Raises GigaganError where it cannot be used."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = plain(str(error).splitlines()[0], 200)
+        raise GigaganError(f"device {name!r} cannot be used ({reason}); give --device cpu, or cuda") from None
+    return name
+
+
 def find_encoder(
     reference: str | Path | Encoder | None, model: Place, store: Store | None, device: str
 ) -> Encoder | None:

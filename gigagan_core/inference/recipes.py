@@ -6,6 +6,7 @@ Layers are the adaptive convolutions of the synthesis network, from coarse (0) t
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -156,9 +157,13 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminato
 def save_recipe(path: Path | str, recipe: Recipe, model: dict[str, Any] | None = None) -> None:
     """Write a recipe as JSON. model: what made the pictures, for whoever replays it."""
     document = {"schema": SCHEMA, "model": model, "recipe": recipe.model_dump(mode="json")}
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        Path(path).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise GigaganError(
             f"recipe {path} cannot be written ({error.strerror}); choose another place"
         ) from None
@@ -171,7 +176,7 @@ def load_recipe(path: Path | str) -> tuple[Recipe, dict[str, Any] | None]:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"no document of schema {SCHEMA}")
         return _ADAPTER.validate_python(document["recipe"]), document.get("model")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise GigaganError(
             f"recipe {path} cannot be used ({_reason(error)}); give a file that `save_recipe` or a command wrote"
         ) from None

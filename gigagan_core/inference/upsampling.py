@@ -141,8 +141,8 @@ class TiledUpsampler:
                 f"a picture of {low.shape[-1]} x {low.shape[-2]} px has nothing to enlarge; give another"
             )
         keys = keys or keys_of(len(low), 0, 0)
+        _require_room(len(low), low.shape[-2] * scale, low.shape[-1] * scale)
         target = (max(1, round(low.shape[-2] * scale)), max(1, round(low.shape[-1] * scale)))
-        _require_room(len(low), *target)
         psis = [_psi(value) for value in each(truncation, len(low), "truncations")]
         styles = self._styles(prompts, keys, psis)
         image = _with_noise(low, keys, noise)
@@ -182,6 +182,7 @@ class TiledUpsampler:
             raise GigaganError(
                 f"tiles of {tile} px do not fit this upsampler; give a multiple of {stride} from {2 * stride} on"
             )
+        _require_room_for_tiles(tile, self.network.scale)
         while True:
             try:
                 return self._tiled(low, tile, styles, options, on_tiles)
@@ -274,13 +275,27 @@ def _psi(value: float) -> float:
     return float(value)
 
 
-def _require_room(count: int, height: int, width: int) -> None:
+_FLOATS = 3 * 4
+"""Bytes of a pixel."""
+
+
+def _require_room(count: int, height: float, width: float) -> None:
     """Raise GigaganError where the result is larger than free memory: the passes before it may take an hour."""
-    needed, free = count * 3 * height * width * 4, free_bytes("cpu")
+    needed, free = count * _FLOATS * height * width, free_bytes("cpu")
     if needed > free:
         raise GigaganError(
-            f"the result of {width} x {height} px takes {needed / 2**30:,.3g} GiB of memory and {free / 2**30:,.3g} "
-            "GiB are free; choose a smaller scale"
+            f"the result of {width:.9g} x {height:.9g} px takes {needed / 2**30:,.3g} GiB of memory and "
+            f"{free / 2**30:,.3g} GiB are free; choose a smaller scale"
+        )
+
+
+def _require_room_for_tiles(tile: int, factor: int) -> None:
+    """Raise GigaganError where one tile is larger than free memory; a small picture is padded to it."""
+    needed, free = _FLOATS * (1 + factor**2) * float(tile) ** 2, free_bytes("cpu")
+    if needed > free:
+        raise GigaganError(
+            f"tiles of {tile} px take {needed / 2**30:,.3g} GiB of memory each and {free / 2**30:,.3g} GiB are free; "
+            "choose smaller ones"
         )
 
 

@@ -227,6 +227,10 @@ def test_results_do_not_go_where_the_pictures_are(trained, inside, folder) -> No
     ("arguments", "sentence"),
     [
         (["generate"], "nothing says what to make"),
+        (
+            ["generate", "a dog", "--recipe", "recipe.json"],
+            "prompts and --recipe were given; give one of them",
+        ),
         (["generate", "a", "--recipe", "x.json"], "recipe x.json cannot be used"),
         (["generate", "--prompts", "missing.txt"], "--prompts missing.txt cannot be read"),
         (["generate", "a", "--out", "file/pictures"], "output folder file/pictures cannot be made"),

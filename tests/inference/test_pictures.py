@@ -57,6 +57,12 @@ def test_greys_of_floats_reach_to_one_or_to_255(high: float) -> None:
     assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1]], atol=0.01)
 
 
+@pytest.mark.parametrize("high", [1.0, 255.0])
+def test_what_is_no_finite_number_leaves_the_other_greys_alone(high: float) -> None:
+    values = np.array([[0.0, 0.5, 1.0, np.inf, -np.inf, np.nan]], np.float32) * np.float32(high)
+    assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1, 1, -1, -1]], atol=0.01)
+
+
 def test_transparency_is_resized_apart(upsampler, colours) -> None:
     alpha = np.full((6, 9), 255, np.uint8)
     alpha[:, :4] = 0

@@ -12,6 +12,7 @@ from gigagan_core import environment
 from gigagan_core.config.base import Settings
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.pipeline import GigaGANPipeline, load_upsampler
 from gigagan_core.inference.places import find_bundle, find_encoder
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
 from gigagan_core.store.artifact import Artifact
@@ -117,3 +118,13 @@ def test_a_model_that_training_registered_is_found_in_its_store(
         GigaganError, match=r"is artifact .*, which is not in store .* nor in .*other; name its store"
     ):
         find_bundle(uri, "base", other)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "", "cpu cpu"])
+def test_a_device_that_cannot_be_used_is_one_sentence(bundle, encoder, device) -> None:
+    for load in (GigaGANPipeline.from_pretrained, load_upsampler):
+        with pytest.raises(
+            GigaganError, match=r"device '.*' cannot be used \(.+\); give --device cpu"
+        ) as said:
+            load(bundle(make_generator(), "base"), encoder, device=device)
+        assert "\n" not in str(said.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,6 +215,7 @@ def test_layers_that_hold_none_are_one_sentence(pipe) -> None:
     [
         ("{", "Expecting property name"),
         ("[]", "no document of schema 1"),
+        ("[" * 100_000, "recursion depth"),
         ('{"schema": 1}', "'recipe'"),
         ('{"schema": 1, "recipe": {"kind": "collage"}}', "collage"),
         ('{"schema": 1, "recipe": {"kind": "interpolation", "prompts": ["a", "b", "c"]}}', "must be 2 or 4"),
@@ -298,3 +300,32 @@ def test_an_animation_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> 
             save_animation(tmp_path / "missing" / name, frames())
     with pytest.raises(GigaganError, match="has no frame"):
         save_animation(tmp_path / "walk.gif", [])
+
+
+@pytest.mark.parametrize("ending", ["gif", "mp4"])
+def test_an_animation_that_the_disk_does_not_hold_is_not_there(tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("cv2")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(GigaganError, match=rf"walk\.{ending} cannot be written") as said:
+            save_animation(tmp_path / f"walk.{ending}", frames())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "partial" not in str(said.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_the_disk_does_not_hold_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    save_recipe(path, Arithmetic(base=(DOG,), plus=(CAT,), minus=(DOG,)))
+    written = path.read_text()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(GigaganError, match=r"recipe\.json cannot be written"):
+            save_recipe(path, Arithmetic(base=(DOG, CAT), plus=(CAT,), minus=(DOG,)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == written
+    assert list(tmp_path.iterdir()) == [path]
