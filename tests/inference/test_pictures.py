@@ -63,9 +63,40 @@ def test_what_is_no_finite_number_leaves_the_other_greys_alone(high: float) -> N
     assert np.allclose(take_apart(Image.fromarray(values)).rgb[0].numpy(), [[-1, 0, 1, 1, -1, -1]], atol=0.01)
 
 
+@pytest.mark.parametrize("hidden", [0, 128, 255])
+@pytest.mark.parametrize("size", [(32, 32), (33, 17), (1, 40)])
+def test_what_transparency_hides_does_not_show_at_its_edge(hidden: int, size: tuple[int, int]) -> None:
+    alpha = Image.new("L", size, 0)
+    alpha.paste(255, (0, 8, size[0], 14))
+    colours = Image.new("RGB", size, (hidden,) * 3)
+    colours.paste((250, 200, 20), mask=alpha)
+    colours.putalpha(alpha)
+    apart = take_apart(colours)
+    seen = torch.tensor([250, 200, 20]) / 127.5 - 1
+    assert (apart.rgb - seen[:, None, None]).abs().max() < 1e-3
+    assert apart.alpha.tobytes() == alpha.tobytes()
+
+
+def test_colours_that_are_seen_are_not_touched() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    values[..., 3] = np.where(values[..., 3] < 128, 0, values[..., 3])
+    rgb = ((take_apart(Image.fromarray(values)).rgb + 1) * 127.5).permute(1, 2, 0)
+    seen = values[..., 3] > 0
+    assert np.allclose(rgb.numpy()[seen], values[seen][:, :3], atol=1e-3)
+    assert rgb.isfinite().all()
+    assert rgb.min() >= -1e-3
+    assert rgb.max() <= 255.001
+
+
+def test_a_picture_that_shows_nothing_is_taken_as_it_is() -> None:
+    assert torch.equal(
+        take_apart(Image.new("RGBA", (5, 3), (255, 0, 255, 0))).rgb[:, 0, 0], torch.tensor([1.0, -1, 1])
+    )
+
+
 def test_transparency_is_resized_apart(upsampler, colours) -> None:
     alpha = np.full((6, 9), 255, np.uint8)
-    alpha[:, :4] = 0
+    alpha[:, :4] = 1  # hardly to be seen; under a 0 there is no colour to keep
     opaque = upsampler(Image.fromarray(colours))[0]
     image = upsampler(Image.fromarray(np.dstack([colours, alpha])))[0]
     assert image.mode == "RGBA"
