@@ -72,7 +72,7 @@ def generate(
 
         wanted = [*(prompts or []), *work.read_lines(prompts_file)]
         if wanted and recipe:
-            raise GigaganError("prompts and --recipe were given; give one of them")
+            raise GigaganError("prompts and --recipe were given; give one of them, not both")
         if not wanted and not recipe:
             raise GigaganError(
                 "nothing says what to make; give prompts, --prompts FILE with one a line, or --recipe FILE"
