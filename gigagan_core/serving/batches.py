@@ -13,7 +13,7 @@ from gigagan_core.serving.jobs import PictureJob
 _MOST_WAITS = 10
 """Waits for others that one batch may add up, however steadily they come."""
 
-_SHARE = 0.25
+_SHARE = 0.5
 """Of what the last batch of several took: so long the next one waits."""
 
 _LONGEST_SHARE = 1.0
@@ -40,7 +40,7 @@ class _Place:
 class BatchRules:
     """size: pictures of a batch. at_once: batches under way. tries: batches that may be lost with one job.
 
-    wait_seconds: a batch goes when nobody has come for so long, or for a quarter of what the last one of several took,
+    wait_seconds: a batch goes when nobody has come for so long, or for half of what the last one of several took,
     if that has just ended; 0: at once.
     """
 

@@ -217,7 +217,7 @@ def test_the_wait_for_those_who_return_ends_when_they_would_be_back() -> None:
     async def work(batches: Batches) -> float:
         loop = asyncio.get_running_loop()
         await batches.answers([2, 4])
-        await asyncio.sleep(0.3)  # beyond a quarter of a second, what they would have needed
+        await asyncio.sleep(0.6)  # beyond half a second, what they would have needed
         before = loop.time()
         await batches._collect()
         return loop.time() - before
