@@ -70,6 +70,7 @@ class Batches:
         self._share = 0.0  # of the last batch's seconds, if it was of several
         self._ended = 0.0  # when that was
         self._lanes: set[asyncio.Task] = set()
+        self._under_way = 0
 
     async def answers(self, jobs: Sequence[PictureJob]) -> list[Any]:
         """The answer to each job. Raises what `send` has raised or given for one of them; the others are given up."""
@@ -100,7 +101,10 @@ class Batches:
     def _next(self) -> list[_Place]:
         """The places of the next batch, without those that were given up while they waited."""
         batch: list[_Place] = []
-        while self._queue and len(batch) < self._rules.size:
+        # What several replicas wait for is shared among them.
+        idle = max(1, self._rules.at_once - self._under_way)
+        size = min(self._rules.size, -(-len(self._queue) // idle))
+        while self._queue and len(batch) < size:
             if batch and self._queue[0].lost:
                 break
             place = self._queue.popleft()
@@ -140,8 +144,12 @@ class Batches:
 
         for place in batch:
             place.answer.add_done_callback(given_up)
-        # Not `await sent`: a call that was cancelled is told from the end of this task.
-        await asyncio.wait([sent])
+        self._under_way += 1
+        try:
+            # Not `await sent`: a call that was cancelled is told from the end of this task.
+            await asyncio.wait([sent])
+        finally:
+            self._under_way -= 1
         self._note_seconds(len(batch), loop.time() - started)
         self._give(batch, _answers(sent, len(batch)))
 

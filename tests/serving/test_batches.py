@@ -134,6 +134,15 @@ def test_as_many_batches_are_under_way_as_may(at_once: int) -> None:
     assert maker.most_under_way == at_once
 
 
+def test_what_waits_is_shared_among_idle_replicas() -> None:
+    async def work(batches: Batches) -> None:
+        await asyncio.gather(*(batches.answers([number]) for number in range(0, 20, 2)))
+
+    maker = made(BatchRules(size=32, at_once=2), work)[1]
+    assert sorted(map(len, maker.batches)) == [5, 5]
+    assert maker.most_under_way == 2
+
+
 def test_one_that_fails_leaves_the_others_alone() -> None:
     async def work(batches: Batches) -> list:
         return await asyncio.gather(batches.answers([2]), batches.answers([3]), return_exceptions=True)
