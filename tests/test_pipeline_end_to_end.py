@@ -73,6 +73,7 @@ def test_the_report_names_its_encoder_and_is_whole(first: dict) -> None:
     report = first["report"]
     count = first["stages"][1]["counts"]["out"]
     assert f"fd_openmoji-judge_16_{count}" in report["metrics"]
+    assert report["protocol"] == "openmoji-heldout"
     assert not [name for name in report["metrics"] if "fid" in name.lower()]
     assert {claim["status"] for claim in report["claims"]} <= {"shown", "not shown", "not measured"}
     page = Path(report["html"]).read_text()

@@ -30,7 +30,9 @@ def serve(
     ] = 32,
     batch_wait: Annotated[
         float,
-        typer.Option("--batch-wait", min=0.0, metavar="SECONDS", help="The first picture waits for others."),
+        typer.Option(
+            "--batch-wait", min=0.0, metavar="SECONDS", help="A batch goes when nobody has come for so long."
+        ),
     ] = 0.005,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the page for people at /.")] = True,
     device: DeviceOption = None,

@@ -55,7 +55,8 @@ class ServeSettings(Settings):
     """Pictures made in one forward pass."""
 
     batch_wait_seconds: float = Field(0.005, ge=0.0)
-    """A batch goes when nobody has come for so long, or it is full, or its first has waited ten times as long."""
+    """A batch goes when it is full, or nobody has come for so long; right after one of several, for half of what that
+    one took."""
 
     page: bool = True
     """Serve the page for people at / besides the API."""

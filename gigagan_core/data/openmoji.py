@@ -14,9 +14,10 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HOST = "openmoji.invalid"
 """Logical host of every URL: a reserved domain that no resolver knows (RFC 2606)."""
@@ -75,6 +76,11 @@ def drawings() -> tuple[Drawing, ...]:
             name = entry["en"].strip(":").replace("_", " ")
             found.append(Drawing(path.stem, name, base_name(name)))
     return tuple(found)
+
+
+def are_drawings(notes: Mapping[str, Any]) -> bool:
+    """Whether the notes of a shard set say that its pictures are these drawings."""
+    return notes.get("attribution") == ATTRIBUTION
 
 
 def base_name(name: str) -> str:

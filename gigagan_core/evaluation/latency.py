@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.places import find_device
 from gigagan_core.models.randomness import keyed_normal
 from gigagan_core.models.synthesis import keyed_noise
 
@@ -89,7 +90,7 @@ def time_models(
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.training.checkpoint import load_bundle
 
-    place = _device(device)
+    place = torch.device(find_device(device))
     named = parts(
         load_bundle(base, place)[0],
         None if upsampler is None else load_bundle(upsampler, place)[0],
@@ -99,18 +100,6 @@ def time_models(
     timings = measure(named, batches, place, warm_up=warm_up, calls=calls, on_part=on_part)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
     return Timings(timings, name, torch.get_num_threads())
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise GigaganError(f"device {name!r} cannot be used ({reason}); give --device cpu, or cuda") from None
-    return device
 
 
 def as_metrics(timings: Sequence[Timing]) -> dict[str, float]:

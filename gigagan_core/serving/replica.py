@@ -117,7 +117,7 @@ def application(models: ServedModels, settings: ServeSettings, cores: int, gpus:
     deployed = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=settings.replicas,
-        # The front refuses what is too much, and gives a replica no more than it can have ready next.
+        # The front refuses what is too much. Pictures come a batch at a time, what is upsampled comes at once.
         max_ongoing_requests=limits.waiting_requests,
         ray_actor_options=share(settings.replicas, cores, 0 if models.device == "cpu" else gpus),
         # A dead process is seen by the next check. A batch on a CPU keeps its own thread busy, not the checks'.

@@ -117,12 +117,12 @@ def _produce(work: StageWork) -> Outcome:
 
 def _evaluate(work: StageWork) -> tuple[Report, int]:
     """The report, and how many held-out images there were."""
-    from gigagan_core.data.openmoji import base_name
+    from gigagan_core.data.openmoji import are_drawings, base_name
     from gigagan_core.data.reader import load_all
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.evaluation import baselines, galleries, judging, lineage, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
-    from gigagan_core.evaluation.report import Report
+    from gigagan_core.evaluation.report import OWN_PROTOCOL, Report
 
     settings, inputs = work.settings, work.inputs
     condition, judge = load_encoder(place(inputs["condition"])), load_encoder(place(inputs["judge"]))
@@ -185,6 +185,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         lineage=origins,
         attribution=lineage.attribution(inputs),
         record=_record(work),
+        protocol=settings.protocol if are_drawings(inputs["data"].notes) else OWN_PROTOCOL,
     )
     return report, available
 

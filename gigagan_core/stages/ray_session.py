@@ -16,9 +16,9 @@ from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 
 DASHBOARD_PORT = 8265
+START_TRIES = 3
 _chosen: dict[int, socket.socket] = {}
 """Ports that this process has chosen, each with what tells other processes so."""
-START_TRIES = 3
 
 
 class RaySession:

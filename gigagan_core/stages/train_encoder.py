@@ -81,10 +81,10 @@ def _produce(work: StageWork) -> Outcome:
 
 def _name(work: StageWork) -> str:
     """As the settings say, or after what it is trained on: a figure's name must not tell of other data."""
-    from gigagan_core.data.openmoji import ATTRIBUTION
+    from gigagan_core.data.openmoji import are_drawings
 
     settings: EncoderSettings = work.settings
-    data = "openmoji" if work.inputs["data"].notes.get("attribution") == ATTRIBUTION else "own"
+    data = "openmoji" if are_drawings(work.inputs["data"].notes) else "own"
     return settings.name or f"{data}-{settings.role}"
 
 

@@ -81,6 +81,7 @@ def test_a_whole_evaluation_is_committed_recorded_and_then_cached(inputs, tmp_pa
     assert [figures["id"] for figures in stored["upsamplers"]] == ["upsampler", "control", "bicubic"]
     assert {claim["status"] for claim in stored["claims"]} <= {"shown", "not shown"}
     assert {curve["group"] for curve in stored["curves"]} == {"Base model", "Upsampler", "L1-only control"}
+    assert stored["protocol"] == "own-heldout"  # the fixture's pictures are not the drawings
     assert stored["attribution"] == ["OpenMoji · CC BY-SA 4.0"]
     assert {line["role"] for line in stored["lineage"]} >= set(inputs)
 
