@@ -60,6 +60,7 @@ def _report(artifact: Artifact) -> dict[str, Any]:
     folder = artifact.path
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return {
+        "protocol": report.get("protocol"),
         "metrics": report.get("metrics", {}),
         "claims": report.get("claims", []),
         "html": str(folder / "report.html"),
