@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tarfile
 from collections import Counter
@@ -57,6 +58,13 @@ def read_tar(path: Path) -> Iterator[Found]:
             f"{path} is no whole tar ({error}; {count} samples could be read); copy it again from its source, or move "
             "it out of the folder"
         ) from None
+
+
+def sample_keys(path: Path) -> Iterator[str]:
+    """Each sample's key, as far as the tar can be read."""
+    with contextlib.suppress(tarfile.TarError, EOFError, OSError), tarfile.open(path, "r:") as tar:
+        for key, _ in _samples(tar):
+            yield key
 
 
 def _check_end(path: Path, offset: int) -> None:

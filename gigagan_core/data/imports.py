@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from gigagan_core.config.ingest import ImportSettings
 from gigagan_core.data.caption_tables import read_captions
-from gigagan_core.data.import_tars import UNREAD_ENDINGS, Found, encodable, read_tar, utf8_text
+from gigagan_core.data.import_tars import UNREAD_ENDINGS, Found, encodable, read_tar, sample_keys, utf8_text
 from gigagan_core.data.pictures import ENDINGS
 from gigagan_core.errors import GigaganError
 
 Layout = Literal["shards", "captions", "classes"]
 _PACKED = ("gz", "tgz", "bz2", "tbz2", "xz", "txz", "zst", "zip")
 _TABLES = ("csv", "tsv", "parquet")
+_COLUMNS = frozenset(
+    {"key", "__key__", "file", "file_name", "filename", "name", "path", "image", "id", "class", "label"}
+)
 _END_BYTES = 2**16
 
 
@@ -71,8 +74,7 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; name the one that holds the tars or pictures")
     files = _files(folder)
-    there = {name for file in files for name in (file, _class_of(file))}
-    table = read_captions(captions, there) if captions else {}
+    table = read_captions(captions, _Captionable(folder, files)) if captions else {}
     tars = [name for name in files if name.lower().endswith(".tar")]
     readable = [name for name in files if _ending(name) in ENDINGS]
     layout = _layout(folder, settings.layout, tars, readable, files, table)
@@ -93,6 +95,23 @@ def plan_import(folder: Path, settings: ImportSettings, captions: Path | None = 
     pieces = tuple(Piece(number, tuple(names[cut : cut + size])) for number, cut in enumerate(cuts))
     prefix = _prefix(folder, layout, {name: files.get(name) for name in names})
     return ImportPlan(folder, layout, pieces, prefix, table, labels, lost, _left_out(files, frozenset(names)))
+
+
+class _Captionable:
+    """What the first column of a table may name: a file, a class folder, or the key of a tar's sample."""
+
+    def __init__(self, folder: Path, files: Collection[str]):
+        self._folder = folder
+        self._plain = {name for file in files for name in (file, _class_of(file))}
+        self._tars = [name for name in files if name.lower().endswith(".tar")]
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._plain:
+            return True
+        # The tars are read for the rare table without a header, not for the many whose first cell is a usual one.
+        if not self._tars or str(name).lower() in _COLUMNS:
+            return False
+        return any(name in sample_keys(self._folder / tar) for tar in self._tars)
 
 
 def _prefix(folder: Path, layout: Layout, names: Mapping[str, int | None]) -> str:

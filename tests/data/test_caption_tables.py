@@ -13,7 +13,7 @@ from gigagan_core.data.caption_tables import read_captions
 from gigagan_core.data.imports import plan_import
 from gigagan_core.errors import GigaganError
 
-from .importing import picture, write_files
+from .importing import picture, write_files, write_tar
 
 
 def parquet(folder: Path, names: pa.Array, captions: pa.Array) -> Path:
@@ -111,6 +111,17 @@ def test_a_table_without_a_header_captions_its_first_picture_too(tmp_path: Path)
     table.write_text("a.png,one\nb.png,two\n")
     plan = plan_import(source, ImportSettings(), table)
     assert plan.captions == {"a.png": "one", "b.png": "two"}
+
+
+@pytest.mark.parametrize("header", ["", "key\tcaption\n", "sample\ttext\n"])
+def test_a_table_of_tars_keeps_its_first_sample_and_no_header(tmp_path: Path, header: str) -> None:
+    pair = {"deep/alpha.png": picture(0, "PNG"), "deep/beta.png": picture(1, "PNG")}
+    write_tar(tmp_path / "in" / "0.tar", {"zeta.png": picture(2, "PNG")})
+    write_tar(tmp_path / "in" / "1.tar", pair)
+    table = tmp_path / "captions.tsv"
+    table.write_text(f"{header}deep/alpha\tone\nzeta\ttwo\n")
+    plan = plan_import(tmp_path / "in", ImportSettings(), table)
+    assert plan.captions == {"deep/alpha": "one", "zeta": "two"}
 
 
 @pytest.mark.parametrize(
