@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
 from gigagan_core.stages.pages import log_data_page
 from gigagan_core.store.artifact import Artifact, ExternalFile, ExternalTable
 from gigagan_core.store.fingerprint import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPEC = StageSpec("ingest", kind="shard-set", module=__name__)
 
@@ -87,18 +90,19 @@ def _produce(work: StageWork) -> Outcome:
     settings: IngestSettings = work.settings
     partitions = cut(work.inputs["metadata"], settings.rows_per_partition)
     fetching = fetch_partitions(partitions, work)
-    rules, shards = Rules(settings), []
+    rules, shards, strangers = Rules(settings), [], 0
     for partition, artifact in zip(partitions, fetching.artifacts, strict=True):
         stem = artifact.path / "00000"
         whole = Shard(stem.with_suffix(".tar"), stem.with_suffix(".parquet"), partition.rows, 0)
         rows = rules.apply(read_table(whole))
+        strangers += _strangers(rows)
         shards.append(write_shard(work.output, partition.number, whole.tar, rows))
     counts = rules.outcome()
     tables = work.inputs["metadata"]
     work.run.log_dataset(work.label, _place(tables), digest([table.sha256 for table in tables]), counts)
     rules.require_rows("these tables")
     write_index(work.output, shards)
-    notes = _notes(settings, work)
+    notes = _notes(settings, work, only_drawings=not strangers)
     log_data_page(work, shards, f"Shard set of {work.label}", notes)
     schemas = {result.schema for result in fetching.results}
     if warnings := _warnings(schemas, settings):
@@ -130,15 +134,30 @@ def _place(tables: Sequence[ExternalTable]) -> str:
     return "/".join(part for part, *_ in shared)
 
 
-def _notes(settings: IngestSettings, work: StageWork) -> dict[str, Any]:
-    """Licence and attribution, which also go into the shard set as a file."""
+def _strangers(rows: pa.Table) -> int:
+    """How many of the rows that are kept are none of the embedded drawings."""
+    import pyarrow.compute as pc
+
+    from gigagan_core.data.openmoji import HOST
+
+    urls = rows.filter(rows["selected"])["url"]
+    return len(urls) - (pc.sum(pc.starts_with(urls, f"http://{HOST}/")).as_py() or 0)
+
+
+def _notes(settings: IngestSettings, work: StageWork, only_drawings: bool) -> dict[str, Any]:
+    """Licence and attribution, which also go into the shard set as a file.
+
+    only_drawings: where the drawings are served, no picture came from elsewhere.
+    """
     from gigagan_core.data.shards import ATTRIBUTION_FILE
 
     licence, attribution = settings.licence, settings.attribution
     if settings.site == "openmoji":
         from gigagan_core.data import openmoji
 
-        licence, attribution = licence or openmoji.LICENCE, attribution or openmoji.ATTRIBUTION
+        part = "" if only_drawings else "Of a part of the pictures: "
+        licence = licence or part + openmoji.LICENCE
+        attribution = attribution or part + openmoji.ATTRIBUTION
     given = {
         name: text for name, text in (("licence", licence), ("attribution", attribution)) if text is not None
     }

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gigagan_core.config.ingest import IngestSettings
+from gigagan_core.data import openmoji
 from gigagan_core.data.openmoji import PublishedSet
 from gigagan_core.data.site import OpenMojiSite
 from gigagan_core.stages import ingest, partitions
@@ -67,6 +70,23 @@ def test_counts_are_told_while_it_runs(
     shown = capsys.readouterr().err
     assert "fetching: 54/54 URLs" in shown
     assert "http_404" in shown
+
+
+def test_own_pictures_among_the_drawings_are_not_said_to_be_drawings(
+    published: PublishedSet, site: OpenMojiSite, ingest_settings: MakeSettings, tmp_path: Path
+) -> None:
+    table = pq.read_table(sorted(published.train.glob("*.parquet"))[0])
+    urls = [url.replace(openmoji.HOST, "own.example") for url in table["URL"].to_pylist()]
+    pq.write_table(pa.table({"url": urls, "caption": ["mine"] * len(urls)}), tmp_path / "own.parquet")
+    hosts = {"own.example": site.hosts[openmoji.HOST]}
+    settings = ingest_settings(site="openmoji", fetch={"hosts": hosts})
+    drawings = run_ingest(published.heldout, settings, tmp_path / "store")
+    assert openmoji.are_drawings(drawings.notes)
+    mixed = run_ingest([published.heldout, tmp_path / "own.parquet"], settings, tmp_path / "store")
+    assert mixed.manifest["counts"]["out"] > drawings.manifest["counts"]["out"]
+    assert not openmoji.are_drawings(mixed.notes)
+    assert mixed.notes["attribution"] == f"Of a part of the pictures: {openmoji.ATTRIBUTION}"
+    assert mixed.notes["licence"] == f"Of a part of the pictures: {openmoji.LICENCE}"
 
 
 def test_the_pages_source_decides_no_shard_set() -> None:
