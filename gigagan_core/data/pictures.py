@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # the filters.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-ENDINGS = ("png", "jpg", "jpeg", "webp")
+ENDINGS = ("png", "jpg", "jpeg", "jfif", "webp")
 LOST = -1
 """The size of a picture whose bytes are not there."""
 

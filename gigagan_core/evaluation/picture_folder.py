@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import centre_square
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """What clean-fid looks at, but for .npy."""
 DECODING = 2
 """Version of what `decode` makes of a file's bytes: features kept under another are not taken for this one's."""

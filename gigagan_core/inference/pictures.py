@@ -19,7 +19,7 @@ from torch import Tensor
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import to_uint8
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 SENT = ("PNG", "JPEG", "WEBP")
 """Formats that strangers may send: few decoders, each of them well tried."""
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")

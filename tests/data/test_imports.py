@@ -347,11 +347,13 @@ def test_pictures_of_other_formats_are_counted_by_their_names(tmp_path: Path) ->
 
 def test_pictures_of_other_formats_in_tars_are_counted(tmp_path: Path) -> None:
     files = {"a.png": picture(0), "a.txt": b"x", "b.bmp": picture(1, "BMP"), "b.cls": b"3", "c.tiff": b"?"}
+    files |= {"d.jfif": picture(2, "JPEG"), "d.txt": b"a JPEG by its other name"}
     rows = by_name(run(write_tar(tmp_path / "in" / "0.tar", files).parent, tmp_path / "store"))
     assert {name: row["status"] for name, row in rows.items()} == {
         "a": "success",
         "b": "not_an_image",
         "c": "no_caption",
+        "d": "success",
     }
 
 
