@@ -378,7 +378,9 @@ def main() -> int:
     found = [f"infra: no check looks at {name}" for name in unchecked(root)]
     for check in CHECKS:
         wrong = problems(check, root)
-        print(f"infra: {check.name}: {len(check.files(root))} files, {len(wrong) or 'no'} findings")
+        count = len(check.files(root))
+        said = f"{len(wrong) or 'no'} finding{'' if len(wrong) == 1 else 's'}"
+        print(f"infra: {check.name}: {count} file{'' if count == 1 else 's'}, {said}")
         found += [f"infra: {check.name}: {sentence}" for sentence in wrong]
     for sentence in found:
         print(sentence, file=sys.stderr)
