@@ -16,7 +16,7 @@ from prefect.runtime import deployment, flow_run
 
 from flows import events, hooks, records
 from flows.hooks import FLOW_RUN_ID
-from gigagan_core import console, environment
+from gigagan_core import console, environment, servers
 from gigagan_core.backends.base import open_backend
 from gigagan_core.config.backend import BackendSettings, backend_settings
 from gigagan_core.stages.base import RunContext
@@ -97,7 +97,7 @@ def open_run(
     try before it. backend: where the stages' work is done.
     """
     chosen = backend or backend_settings()
-    tracker = MlflowTracker(tags=prefect_tags(), continue_by=FLOW_RUN_ID)
+    tracker = MlflowTracker(tags=prefect_tags(), continue_by=FLOW_RUN_ID, server=servers.serving_records())
     options = {
         "force": force,
         "accept_code_change": accept_code_change,

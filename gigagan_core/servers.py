@@ -7,6 +7,7 @@ the process that started it, however that one ends, so that no orphan keeps a po
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -22,7 +23,9 @@ from pathlib import Path
 from gigagan_core import console, environment
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.ray_session import any_port, free_port
-from gigagan_core.tracking.process import is_dead, owner
+from gigagan_core.text import without_password
+from gigagan_core.tracking.connection import sqlite_path
+from gigagan_core.tracking.process import is_alive, owner
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
@@ -220,11 +223,15 @@ def _start(
 
 @dataclass(frozen=True)
 class Running:
-    """The servers that a `gigagan ui` of this home has started. process: its owner's name."""
+    """The servers that a `gigagan ui` of this home has started. process: its owner's name.
+
+    records: digest of the address of the database that its MLflow serves; "" where that is a server elsewhere.
+    """
 
     process: str
     prefect: str
     mlflow: str
+    records: str = ""
 
 
 def _record_path() -> Path:
@@ -237,15 +244,31 @@ def running() -> Running | None:
         found = Running(**json.loads(_record_path().read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    if is_dead(found.process) or not answers(f"{found.prefect}/api/health"):
+    # Another machine's, in a home that both see, is behind another loopback.
+    if not is_alive(found.process) or not answers(f"{found.prefect}/api/health"):
         return None
     return found
+
+
+def serving_records() -> str | None:
+    """Address of the MLflow that `running` has started on this process's records, or None."""
+    found, database = running(), _database()
+    return found.mlflow if found and database and found.records == database else None
+
+
+def _database() -> str:
+    """Digest of the address of the database that records go to, a file by its whole path; "" where it is a server."""
+    uri = environment.mlflow_uri()
+    if uri.startswith(("http://", "https://")):
+        return ""
+    path = sqlite_path(uri)
+    return hashlib.sha256((os.path.abspath(path) if path else uri).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def recorded(prefect: str, mlflow: str) -> Iterator[Running]:
     """Inside, `running` of every process with this home finds these servers."""
-    record = Running(owner(), prefect, mlflow)
+    record = Running(owner(), prefect, without_password(mlflow), _database())
     path = _record_path()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(vars(record)) + "\n")

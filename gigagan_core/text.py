@@ -49,6 +49,11 @@ def plain(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def without_password(uri: str) -> str:
+    """An address as it may be shown: without the name and the password that may stand before its host."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", uri)
+
+
 def for_terminal(text: object, limit: int = 300) -> str:
     """For the terminal and logs: `plain`, with rich's markup brackets escaped."""
     return re.sub(r"(\\*)(\[[a-zA-Z/@#][^\[]*?\])", r"\1\1\\\2", plain(text, limit))

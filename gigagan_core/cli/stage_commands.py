@@ -55,6 +55,7 @@ def stage_surroundings(
 ) -> Iterator[Any]:
     """The surroundings of one stage: store, records in MLflow, Ray or a backend; and at the end the answer."""
     with answering(as_json) as answer:
+        from gigagan_core import servers
         from gigagan_core.backends.base import open_backend
         from gigagan_core.cli.closing import document, show, show_where_to_look
         from gigagan_core.config.backend import backend_settings
@@ -69,7 +70,8 @@ def stage_surroundings(
             "backend": open_backend(where),
             "prices": where.prices,
         }
-        with RunContext.open(store, MlflowTracker(), ray_session=PoliteRaySession(), **options) as context:
+        tracker = MlflowTracker(server=servers.serving_records())
+        with RunContext.open(store, tracker, ray_session=PoliteRaySession(), **options) as context:
             yield context
             run = document(context.history)
         show(run)

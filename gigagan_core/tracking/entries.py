@@ -5,12 +5,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from gigagan_core.text import for_markdown, plain
 
 VALUE_LENGTH = 5000
 """Characters of one value."""
+
+
+class MetricEntry(NamedTuple):
+    """A figure of a run. timestamp: milliseconds since 1970. step: images seen."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+def artifact_tags(artifact: Any) -> dict[str, Any]:
+    """Which artifact a run has made or used again."""
+    return {
+        "gigagan.fingerprint": artifact.fingerprint,
+        "gigagan.output_digest": artifact.output_digest,
+        "gigagan.attempt": artifact.attempt,
+        "gigagan.artifact": artifact.uri,
+        # What MLflow shows as the run's description.
+        "mlflow.note.content": links(artifact),
+    }
 
 
 def artifact_metrics(artifact: Any) -> dict[str, float]:

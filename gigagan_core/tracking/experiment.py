@@ -6,27 +6,26 @@ import getpass
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.tracking.connection import sqlite_path
+from gigagan_core.tracking.connection import Connection, sqlite_path
 from gigagan_core.tracking.process import is_dead
 
 # Without it the pages open on MLflow's tools for language models, and the runs are a click away.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
-def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
+def experiment_id(connection: Connection, name: str) -> str:
     """The experiment's id; made where it is missing, its artifacts beside a local database."""
-    found = client.get_experiment_by_name(name)
+    found = connection.ask("get_experiment_by_name", name)
     if found is None:
-        path = sqlite_path(tracking_uri)
+        path = sqlite_path(connection.tracking_uri)
         location = (Path(path).absolute().parent / "mlartifacts" / name).as_uri() if path else None
         try:
-            return client.create_experiment(name, artifact_location=location, tags=_KIND)
+            return connection.ask("create_experiment", name, artifact_location=location, tags=_KIND)
         except Exception:
             # Another process may have made it between the question and the request.
-            found = client.get_experiment_by_name(name)
+            found = connection.ask("get_experiment_by_name", name)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -37,10 +36,10 @@ def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
     return found.experiment_id
 
 
-def end_dead_runs(client: Any, experiment_id: str) -> list[dict[str, str]]:
+def end_dead_runs(connection: Connection, experiment_id: str) -> list[dict[str, str]]:
     """End as KILLED the runs that a dead process of this machine left RUNNING; returns their tags."""
     return end_runs(
-        client,
+        connection,
         experiment_id,
         lambda tags: is_dead(tags.get("gigagan.process", "")),
         "its process died without closing this run",
@@ -48,7 +47,7 @@ def end_dead_runs(client: Any, experiment_id: str) -> list[dict[str, str]]:
 
 
 def end_runs(
-    client: Any,
+    connection: Connection,
     experiment_id: str,
     is_over: Callable[[Mapping[str, str]], bool],
     why: str,
@@ -60,12 +59,11 @@ def end_runs(
     """
     wanted = "".join(f" and tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
     ended = []
-    for run in client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING'{wanted}", max_results=1000
-    ):
+    query = f"attributes.status = 'RUNNING'{wanted}"
+    for run in connection.ask("search_runs", [experiment_id], query, max_results=1000):
         if is_over(run.data.tags):
-            client.set_tag(run.info.run_id, "gigagan.error", why)
-            client.set_terminated(run.info.run_id, "KILLED")
+            connection.ask("set_tag", run.info.run_id, "gigagan.error", why)
+            connection.ask("set_terminated", run.info.run_id, "KILLED")
             ended.append(dict(run.data.tags))
     return ended
 

@@ -25,8 +25,15 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.store.provenance import git_commit
 from gigagan_core.text import plain
 from gigagan_core.tracking import registry
-from gigagan_core.tracking.connection import Connection
-from gigagan_core.tracking.entries import VALUE_LENGTH, artifact_metrics, as_strings, links, usage_metrics
+from gigagan_core.tracking.connection import Connection, named
+from gigagan_core.tracking.entries import (
+    VALUE_LENGTH,
+    MetricEntry,
+    artifact_metrics,
+    artifact_tags,
+    as_strings,
+    usage_metrics,
+)
 from gigagan_core.tracking.experiment import end_dead_runs, end_runs, experiment_id, run_url, user
 from gigagan_core.tracking.null import NullRun
 from gigagan_core.tracking.process import owner, sigterm_raises, was_stopped
@@ -63,9 +70,10 @@ class StageRun:
         self._connection = connection
         self._experiment_id = experiment_id
         self.run_id = run_id
-        self._pending: deque[Any] = deque(maxlen=_KEPT_METRICS)
+        self._pending: deque[MetricEntry] = deque(maxlen=_KEPT_METRICS)
         self._lock = threading.Lock()  # metrics come from several threads
         self._spool = Spool(connection.tracking_uri, run_id)
+        self._told_full = False
 
     @property
     def url(self) -> str | None:
@@ -82,11 +90,9 @@ class StageRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Settings by dotted name; a value longer than MLflow takes is cut."""
-        from mlflow.entities import Param
-
-        entries = [Param(key, str(value)[:VALUE_LENGTH]) for key, value in params.items()]
+        entries = [(key, str(value)[:VALUE_LENGTH]) for key, value in params.items()]
         for start in range(0, len(entries), _PARAMS_A_BATCH):
-            batch = entries[start : start + _PARAMS_A_BATCH]
+            batch = dict(entries[start : start + _PARAMS_A_BATCH])
             self._connection.call("parameters", "log_batch", self.run_id, params=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -95,19 +101,28 @@ class StageRun:
         Kept and sent later while MLflow is away, and meanwhile in a file that `gigagan records send` reads, should this
         process not live to see it. Raises ValueError for any other name.
         """
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         added = []
         for name, value in metrics.items():
             if not METRIC_NAME.fullmatch(name):
                 raise ValueError(f"metric name {name!r}: only letters, digits and _-./ are allowed")
-            added.append(Metric(name, float(value), now, int(step)))
+            added.append(MetricEntry(name, float(value), now, int(step)))
         with self._lock:
             self._pending.extend(added)
             self._send_pending(at_once=False)
             if self._pending:
-                self._spool.append(added)
+                self._keep(added)
+
+    def _keep(self, added: list[MetricEntry]) -> None:
+        try:
+            self._spool.append(added)
+        except OSError as error:  # a full disk must not end what the figures are of
+            if not self._told_full:
+                console.warn(
+                    f"metrics that wait for MLflow cannot be kept in {self._spool.path} ({error.strerror}); they are "
+                    "lost if this run ends before MLflow answers"
+                )
+            self._told_full = True
 
     def flush(self, at_once: bool = False) -> None:
         """Send the metrics that wait; at_once: though MLflow has just refused."""
@@ -179,41 +194,36 @@ class StageRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Facts to search runs by; a tag whose value is None is left out."""
-        from mlflow.entities import RunTag
-
-        entries = [RunTag(key, value) for key, value in as_strings(tags).items()]
-        self._connection.call("tags", "log_batch", self.run_id, tags=entries)
+        self._connection.call("tags", "log_batch", self.run_id, tags=as_strings(tags))
 
     def finish(self, artifact: Any) -> None:
-        """Record what the stage made: fingerprint, counts and figures of a committed artifact.
+        """Record what the stage made: its name, and `log_result`. Waits for a server that is restarted."""
+        tags = as_strings(artifact_tags(artifact))
+        if not self._connection.call("tags", "log_batch", self.run_id, tags=tags):
+            self._connection.await_answer()
+            self._connection.call("tags", "log_batch", self.run_id, tags=tags)
+        self.log_result(artifact)
 
-        A model becomes a version of a registered one, see `registry.register`. Waits for a server that is restarted.
-        """
-        self._connection.await_answer()
-        self.set_tags(
-            {
-                "gigagan.fingerprint": artifact.fingerprint,
-                "gigagan.output_digest": artifact.output_digest,
-                "gigagan.attempt": artifact.attempt,
-                "gigagan.artifact": artifact.uri,
-                # What MLflow shows as the run's description.
-                "mlflow.note.content": links(artifact),
-            }
-        )
+    def log_result(self, artifact: Any) -> None:
+        """Counts and figures of a committed artifact. A model becomes a version of a registered one, see `registry`."""
         self.log_metrics(artifact_metrics(artifact))
         registry.register(self._connection, self.run_id, artifact)
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED; unless it is KILLED, wait for a server that is restarted."""
-        if status != "KILLED":
+        waits = status != "KILLED"
+        if waits and self._pending:
             self._connection.await_answer()
         self.flush(at_once=True)
         if self._pending:
             console.warn(
-                f"MLflow at {self._connection.tracking_uri} is still away: {len(self._pending)} metrics of run "
+                f"{named(self._connection.tracking_uri)} is still away: {len(self._pending)} metrics of run "
                 f"{self.run_id} wait in {self._spool.path}; give `gigagan records send` when it is back"
             )
-        self._connection.call("the end of a run", "set_terminated", self.run_id, status, at_once=True)
+        ended = ("the end of a run", "set_terminated", self.run_id, status)
+        if not self._connection.call(*ended, at_once=True) and waits:
+            self._connection.await_answer()
+            self._connection.call(*ended, at_once=True)
 
 
 class MlflowTracker:
@@ -222,7 +232,7 @@ class MlflowTracker:
     tracking_uri, experiment: where records go (default: `environment.mlflow_uri()`, "gigagan").
     tags: set on every run, e.g. the Prefect flow run's id. continue_by: name of one of these tags. A run with the same
     value of it, for the same work, is gone on with, so that a retry has one record; one that is done is left as it is.
-    parent: a pipeline's run that another process opened, and will end.
+    parent: a pipeline's run that another process opened, and will end. server: see `Connection`.
     """
 
     def __init__(
@@ -232,10 +242,11 @@ class MlflowTracker:
         tags: Mapping[str, Any] | None = None,
         continue_by: str | None = None,
         parent: RunHandle | None = None,
+        server: str | None = None,
     ):
         self.tracking_uri = tracking_uri or environment.mlflow_uri()
         self.experiment = experiment
-        self._connection = Connection(self.tracking_uri)
+        self._connection = Connection(self.tracking_uri, server)
         self._tags = dict(tags or {})
         self._experiment_id: str | None = None
         self._parent: StageRun | None = None
@@ -276,11 +287,10 @@ class MlflowTracker:
         Nothing is raised: a record that cannot be closed now is closed by the next start.
         """
         try:
-            client = self._connection.client
-            found = client.get_experiment_by_name(self.experiment)
-            return end_runs(client, found.experiment_id, is_over, why, tags) if found else []
+            found = self._connection.ask("get_experiment_by_name", self.experiment)
+            return end_runs(self._connection, found.experiment_id, is_over, why, tags) if found else []
         except Exception as error:  # client, database and network each raise their own kinds
-            console.warn(f"MLflow at {self.tracking_uri} did not close runs that are over: {plain(error)}")
+            console.warn(f"{named(self.tracking_uri)} did not close runs that are over: {plain(error)}")
             return []
 
     @contextlib.contextmanager
@@ -323,32 +333,39 @@ class MlflowTracker:
             "gigagan.cached": "true",
             "gigagan.reused": f"{artifact.short}, made {artifact.manifest['created'][:19]}",
             "gigagan.made_by_run": made_by.get("run_id"),
+            **artifact_tags(artifact),
         }
-        same = self._earlier(name, {"gigagan.output_digest": artifact.output_digest})
-        if same is not None and same.info.status == "FINISHED":  # an earlier try of this very flow run
-            return StageRun(self._connection, same.info.experiment_id, same.info.run_id)
-        run = self._start_child(name, tags)
+        earlier = self._earlier(name, tags)
+        if (
+            earlier is not None
+            and earlier.info.status == "FINISHED"
+            and earlier.data.tags.get("gigagan.output_digest") == artifact.output_digest
+        ):  # an earlier try of this very flow run, or its job
+            return StageRun(self._connection, earlier.info.experiment_id, earlier.info.run_id)
+        run = self._start(name, tags) if self._parent is None else self._child(name, tags, earlier)
         with _ending(run):
-            run.finish(artifact)
+            run.log_result(artifact)
         return run
 
     def _start_child(self, name: str, tags: Mapping[str, Any]) -> StageRun | NullRun:
         if self._parent is None:
             return self._start(name, tags)
-        created = self._continued(name, tags) or self._connection.call(
+        return self._child(name, tags, self._earlier(name, tags))
+
+    def _child(self, name: str, tags: Mapping[str, Any], earlier: Any) -> StageRun | NullRun:
+        """earlier: `_earlier`."""
+        created = self._reopened(earlier, name, tags) or self._connection.call(
             f"a run for {name}", "create_run", self._experiment_id, tags=self._all_tags(name, tags)
         )
         if not created:
             return NullRun()
         return StageRun(self._connection, str(self._experiment_id), created.info.run_id)
 
-    def _continued(self, name: str, tags: Mapping[str, Any]) -> Any:
+    def _reopened(self, earlier: Any, name: str, tags: Mapping[str, Any]) -> Any:
         """An earlier try's run, open again; None where there is none that was cut off."""
-        what = f"a run for {name}"
-        earlier = self._earlier(name, {key: tags[key] for key in _SAME_WORK if key in tags})
         if earlier is None or earlier.info.status == "FINISHED":
             return None
-        run_id = earlier.info.run_id
+        what, run_id = f"a run for {name}", earlier.info.run_id
         self._connection.call(what, "update_run", run_id, status="RUNNING")
         StageRun(self._connection, str(self._experiment_id), run_id).set_tags(self._all_tags(name, tags))
         # What the try before said of its end.
@@ -357,11 +374,11 @@ class MlflowTracker:
         return earlier
 
     def _earlier(self, name: str, tags: Mapping[str, Any]) -> Any:
-        """The newest run of this name with the same asker and tags, or None."""
+        """The newest run of this name with the same asker, for the same work; None where there is none."""
         asker = self._tags.get(self._continue_by or "")
         if not asker or self._experiment_id is None:
             return None
-        wanted = {str(self._continue_by): asker, **tags}
+        wanted = {str(self._continue_by): asker, **{key: tags[key] for key in _SAME_WORK if key in tags}}
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         runs = self._connection.call(f"a run for {name}", "search_runs", [self._experiment_id], query)
         named = [run for run in runs or () if run.data.tags.get("mlflow.runName") == name]
@@ -369,18 +386,17 @@ class MlflowTracker:
 
     def _start(self, name: str, tags: Mapping[str, Any]) -> StageRun:
         try:
-            client = self._connection.client
             if self._experiment_id is None:
-                self._experiment_id = experiment_id(client, self.experiment, self.tracking_uri)
-                self.ended = end_dead_runs(client, self._experiment_id)
-            created = self._continued(name, tags) or client.create_run(
-                self._experiment_id, tags=self._all_tags(name, tags)
+                self._experiment_id = experiment_id(self._connection, self.experiment)
+                self.ended = end_dead_runs(self._connection, self._experiment_id)
+            created = self._reopened(self._earlier(name, tags), name, tags) or self._connection.ask(
+                "create_run", self._experiment_id, tags=self._all_tags(name, tags)
             )
         except GigaganError:
             raise
         except Exception as error:  # client, database and network each raise their own kinds
             raise GigaganError(
-                f"MLflow at {self.tracking_uri} cannot be used ({plain(error)}); start that server, or "
+                f"{named(self.tracking_uri)} cannot be used ({plain(error)}); start that server, or "
                 "unset MLFLOW_TRACKING_URI to keep records in the local database"
             ) from error
         return StageRun(self._connection, self._experiment_id, created.info.run_id)

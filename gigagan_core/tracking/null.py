@@ -34,6 +34,8 @@ class NullRun:
 
     def finish(self, artifact: Any) -> None: ...
 
+    def log_result(self, artifact: Any) -> None: ...
+
     def reference(self) -> dict[str, str] | None:
         return None
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.text import plain
-from gigagan_core.tracking.connection import Connection, sqlite_path
+from gigagan_core.text import plain, without_password
+from gigagan_core.tracking.connection import Connection, named, sqlite_path
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 NAMES = {"base-model": "gigagan-base", "upsampler-model": "gigagan-upsampler"}
@@ -85,13 +85,13 @@ def wanted(tracking_uri: str) -> Callable[[Any], str | None]:
         versions = _pages(client.search_model_versions)
     except Exception as error:  # client, database and network each raise their own kinds
         raise GigaganError(
-            f"MLflow at {tracking_uri} does not say which models are registered ({plain(error)}); start it, so that "
+            f"{named(tracking_uri)} does not say which models are registered ({plain(error)}); start it, so that "
             "none of them is removed"
         ) from error
-    named = {each.tags[_DIGEST]: _version_words(each, aliases) for each in versions if _DIGEST in each.tags}
+    kept = {each.tags[_DIGEST]: _version_words(each, aliases) for each in versions if _DIGEST in each.tags}
 
     def why(artifact: Any) -> str | None:
-        known = named.get(artifact.output_digest)
+        known = kept.get(artifact.output_digest)
         return known or _recorded_elsewhere(artifact, client, tracking_uri)
 
     return why
@@ -118,7 +118,9 @@ def _recorded_elsewhere(artifact: Any, client: Any, tracking_uri: str) -> str | 
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    return f"its MLflow run {run[:12]} is not in {tracking_uri}, so its registry is not known"
+    return (
+        f"its MLflow run {run[:12]} is not in {without_password(tracking_uri)}, so its registry is not known"
+    )
 
 
 def promote(
@@ -137,7 +139,7 @@ def promote(
         raise
     except Exception as error:  # client, database and network each raise their own kinds
         raise GigaganError(
-            f"MLflow at {tracking_uri} did not promote {name} ({plain(error)}); start it and give the command again"
+            f"{named(tracking_uri)} did not promote {name} ({plain(error)}); start it and give the command again"
         ) from error
 
 

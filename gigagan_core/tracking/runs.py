@@ -10,7 +10,7 @@ from typing import Any
 from gigagan_core import environment
 from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
-from gigagan_core.tracking.connection import Connection
+from gigagan_core.tracking.connection import Connection, named
 from gigagan_core.tracking.mlflow_run import EXPERIMENT
 
 _PAGE = 500
@@ -101,7 +101,7 @@ def pipeline_runs(
         raise
     except Exception as error:  # client, database and network each raise their own kinds
         raise GigaganError(
-            f"MLflow at {uri} does not say which pipeline runs there were ({plain(error)}); start it, or set "
+            f"{named(uri)} does not say which pipeline runs there were ({plain(error)}); start it, or set "
             "MLFLOW_TRACKING_URI"
         ) from error
 

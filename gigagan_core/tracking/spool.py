@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gigagan_core import environment
 from gigagan_core.errors import GigaganError
-
-if TYPE_CHECKING:
-    from gigagan_core.tracking.connection import Connection
+from gigagan_core.text import without_password
+from gigagan_core.tracking.connection import Connection, named
+from gigagan_core.tracking.entries import MetricEntry
 
 METRICS_A_BATCH = 1000
 """What MLflow accepts in one request."""
@@ -24,11 +24,12 @@ class Spool:
         self.path = folder() / f"{run_id}.jsonl"
         self._run = {"tracking_uri": tracking_uri, "run_id": run_id}
 
-    def append(self, metrics: Sequence[Any]) -> None:
-        """Keep `mlflow.entities.Metric` objects."""
-        lines = [json.dumps([m.key, m.value, m.timestamp, m.step]) for m in metrics]
+    def append(self, metrics: Sequence[MetricEntry]) -> None:
+        """Keep what was not taken. Raises OSError where the file cannot be written."""
+        lines = [json.dumps(list(metric)) for metric in metrics]
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # the address may have a password in it
             lines.insert(0, json.dumps(self._run))
         with self.path.open("a") as file:
             file.write("".join(line + "\n" for line in lines))
@@ -61,14 +62,10 @@ def send(path: Path) -> Sent:
 
     Raises GigaganError where MLflow does not take them, or the file is something else.
     """
-    from mlflow.entities import Metric
-
-    from gigagan_core.tracking.connection import Connection
-
     try:
         lines = _lines(path)
         run = next(lines)
-        metrics = [Metric(*values) for values in lines]
+        metrics = [MetricEntry(*values) for values in lines]
         connection = Connection(run["tracking_uri"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration) as error:
         raise GigaganError(
@@ -76,15 +73,15 @@ def send(path: Path) -> Sent:
         ) from None
     _send_all(connection, run["run_id"], metrics, path)
     path.unlink()
-    return Sent(run["run_id"], run["tracking_uri"], len(metrics))
+    return Sent(run["run_id"], without_password(run["tracking_uri"]), len(metrics))
 
 
-def _send_all(connection: Connection, run_id: str, metrics: list[Any], path: Path) -> None:
+def _send_all(connection: Connection, run_id: str, metrics: list[MetricEntry], path: Path) -> None:
     for start in range(0, len(metrics), METRICS_A_BATCH):
         batch = metrics[start : start + METRICS_A_BATCH]
         if not connection.call("metrics", "log_batch", run_id, metrics=batch, at_once=True):
             raise GigaganError(
-                f"MLflow at {connection.tracking_uri} does not take the metrics of run {run_id}; start it, and give "
+                f"{named(connection.tracking_uri)} does not take the metrics of run {run_id}; start it, and give "
                 f"`gigagan records send` again ({path} is kept)"
             )
 

@@ -129,6 +129,39 @@ def test_a_record_left_by_a_dead_process_is_no_running_server(
     assert servers.running() is None
 
 
+def test_the_server_of_these_records_is_known_and_no_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "answers", lambda url: True)
+    assert servers.serving_records() is None
+    with servers.recorded("http://127.0.0.1:1", "http://127.0.0.1:2"):
+        assert servers.serving_records() == "http://127.0.0.1:2"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/mlflow.db")
+        assert servers.serving_records() is None
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{os.path.relpath(home / 'mlflow.db')}")
+        assert servers.serving_records() == "http://127.0.0.1:2"
+
+
+def test_a_server_elsewhere_is_asked_at_its_own_address_and_its_password_is_not_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "answers", lambda url: True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ana:secret@mlflow.example/base")
+    with servers.recorded("http://127.0.0.1:1", "https://ana:secret@mlflow.example/base"):
+        assert servers.serving_records() is None
+        assert servers.running().mlflow == "https://mlflow.example/base"
+        assert "secret" not in (home / "servers.json").read_text()
+
+
+def test_servers_of_another_machine_are_not_taken_for_this_ones(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "answers", lambda url: True)
+    elsewhere = {"process": "other/1:7:1", "prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2"}
+    (home / "servers.json").write_text(json.dumps(elsewhere))
+    assert servers.running() is None
+
+
 def test_a_server_that_is_named_and_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with listen() as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"

@@ -50,3 +50,17 @@ def test_a_long_caption_is_cut_with_an_ellipsis() -> None:
 def test_ordinary_captions_are_left_as_they_are() -> None:
     caption = "woman’s hat, 50% off: “été” 😀 日本"
     assert text.plain(caption) == caption
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql+psycopg2://ana:p%40ss@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("https://ana:a@b@mlflow.example/x?y=1@2", "https://mlflow.example/x?y=1@2"),
+        ("https://token@mlflow.example", "https://mlflow.example"),
+        ("https://mlflow.example/a@b", "https://mlflow.example/a@b"),
+        ("sqlite:////home/ana@work/mlflow.db", "sqlite:////home/ana@work/mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(uri: str, shown: str) -> None:
+    assert text.without_password(uri) == shown

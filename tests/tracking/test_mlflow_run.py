@@ -317,6 +317,38 @@ def test_metrics_that_mlflow_did_not_take_before_the_end_wait_in_a_file_and_are_
     assert spool.waiting() == []
 
 
+def test_a_home_that_cannot_be_written_ends_no_training(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection, "AWAIT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with tracker.stage_run("train-base") as run:
+        away = Refusing(client_of(tracker))
+        tracker._connection._client = away
+        for step in range(3):
+            run.log_metrics({"loss": float(step)}, step=step)
+        away.away = False
+        monkeypatch.setattr(tracker._connection, "_retry_at", time.monotonic())
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("cannot be kept in") == 1
+    assert "No space left on device" in said
+    history = client_of(tracker).get_metric_history(run.run_id, "loss")
+    assert [point.step for point in history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("uri", ["postgresql+psycopg2://ana:secret@127.0.0.1:1/mlflow"])
+def test_no_password_is_said(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = MlflowTracker(uri)
+    assert tracker.end_left_open(lambda tags: True, "now") == []
+    with pytest.raises(
+        GigaganError, match=r"MLflow at postgresql\+psycopg2://127\.0\.0\.1:1/mlflow"
+    ) as raised:
+        tracker._start("x", {})
+    assert "secret" not in str(raised.value) + capsys.readouterr().err
+
+
 def test_the_machine_is_watched_while_a_stage_runs(tracker: MlflowTracker) -> None:
     with tracker.stage_run("train-base") as run, system_metrics(run, seconds=0.2):
         time.sleep(1.0)
