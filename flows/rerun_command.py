@@ -31,7 +31,9 @@ def run_command(
     run: Annotated[
         str,
         typer.Option(
-            "--from", metavar="RUN", help="Earlier run: id, prefix, Prefect run's name, or `latest`."
+            "--from",
+            metavar="RUN",
+            help="Earlier run: id, prefix, Prefect run's name, or `latest`, the newest that finished.",
         ),
     ] = "latest",
     tables: Annotated[

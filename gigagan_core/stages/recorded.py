@@ -15,6 +15,7 @@ from gigagan_core.store import runs
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.runs import RunRecord
 from gigagan_core.store.store import Store
+from gigagan_core.text import plain
 from gigagan_core.tracking.process import owner, was_stopped
 
 Have = Mapping[Role, Artifact]
@@ -32,21 +33,26 @@ def run_roles(
 ) -> RunRecord:
     """Make the wanted roles in order, and keep a record that grows with every one of them.
 
-    flow, mlflow, prefect: see `RunRecord`. A run with the MLflow run of an earlier try goes on with its record.
+    flow, mlflow, prefect: see `RunRecord`. A run with the MLflow run of an earlier try goes on with its record: what
+    that try has made by force is not made again.
     """
     with _recorded(context.store, plan, flow, mlflow, prefect or {}) as record:
+        made = {role for role, each in record.written.artifacts.items() if each["how"] == "made"}
         have: dict[Role, Artifact] = {}
+        # First, so that all of them are in the record, which keeps them, while the long work goes on.
         for role in ROLES:
             if role in plan.kept:
                 have[role] = plan.kept[role]
                 context.store.touch(have[role])
                 console.note(f"{role}: kept, {described(have[role])}")
                 record.add(role, have[role], "kept")
-            elif role in plan.wanted:
-                context.force = role in plan.forced
+        for role in ROLES:
+            if role in plan.wanted:
+                context.force = role in plan.forced - made
                 have[role] = makers[role](have)
                 line = context.history[-1]
-                record.add(role, have[role], "cached" if line.cached else "made", why=line.why)
+                how = "cached" if line.cached and role not in made else "made"
+                record.add(role, have[role], how, why=line.why)
     return record.written
 
 
@@ -76,12 +82,14 @@ def _recorded(
     store: Store, plan: RunPlan, flow: str, mlflow: Mapping[str, str] | None, prefect: Mapping[str, str]
 ) -> Iterator[_Writer]:
     run = mlflow["run_id"] if mlflow else uuid.uuid4().hex
+    earlier = runs.of_run(store, run)
     record = RunRecord(
         id=run,
         flow=flow,
-        created=runs.begun(store, run) or runs.now(),
+        created=earlier.created if earlier else runs.now(),
         process=owner(),
         settings=all_settings(plan.settings),
+        artifacts=earlier.artifacts if earlier else {},
         of=plan.of,
         mlflow=dict(mlflow) if mlflow else None,
         prefect=dict(prefect),
@@ -90,6 +98,11 @@ def _recorded(
     try:
         yield writer
     except BaseException as error:
-        writer.close("stopped" if was_stopped(error) else "failed")
+        try:
+            writer.close("stopped" if was_stopped(error) else "failed")
+        except Exception as unwritten:  # whatever stopped the run, such as a full disk, may stop this too
+            console.warn(
+                f"the record of run {record.short} in {store.uri} does not say that it ended: {plain(unwritten)}"
+            )
         raise
     writer.close("finished")

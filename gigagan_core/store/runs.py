@@ -7,11 +7,12 @@ store gc`. It is written again after every stage, so that a run that is cut off 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from gigagan_core import console
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.lineage import Key
 from gigagan_core.store.store import Store
@@ -81,22 +82,23 @@ def records(store: Store) -> list[RunRecord]:
     return [RunRecord(**document) for document in store.read_notes(FOLDER)]
 
 
-def begun(store: Store, run: str) -> str | None:
-    """When the run with this id was begun, by its record's name; None where there is no record of it."""
+def of_run(store: Store, run: str) -> RunRecord | None:
+    """The record of the run with this id, or None."""
     names = [name for name in store.note_names(FOLDER) if name.endswith(f"-{run[:SHORT]}.json")]
-    return store.read_note(f"{FOLDER}/{names[0]}")["created"] if names else None
+    return RunRecord(**store.read_note(f"{FOLDER}/{names[0]}")) if names else None
 
 
 def find(store: Store, reference: str) -> RunRecord:
     """A run by its id or a unique prefix of it, by the id or name of its Prefect flow run, or `latest`.
 
-    Raises GigaganError where there is none, or more than one.
+    That is the newest one that finished, or, where none has, the newest: a night that failed must not be what every
+    later night begins with. Raises GigaganError where there is none, or more than one.
     """
     known = records(store)
     if not known:
         raise GigaganError(f"store {store.uri} has no record of a pipeline run; run `gigagan pipeline` first")
     if reference == "latest":
-        return known[-1]
+        return _latest(known)
     prefect = [each for each in known if reference in (each.prefect.get("id"), each.prefect.get("name"))]
     matches = prefect or [each for each in known if each.id.startswith(reference)]
     if len(matches) == 1:
@@ -108,6 +110,14 @@ def find(store: Store, reference: str) -> RunRecord:
     raise GigaganError(
         f"store {store.uri} has no run {reference!r}; `gigagan store runs` lists them (newest: {newest})"
     )
+
+
+def _latest(known: Sequence[RunRecord]) -> RunRecord:
+    found = next((each for each in reversed(known) if each.status == "finished"), known[-1])
+    if found is not known[-1]:
+        newest = f"{_named(known[-1])} is newer and {known[-1].state}"
+        console.note(f"latest is run {_named(found)}, the newest that finished ({newest})")
+    return found
 
 
 def now() -> str:

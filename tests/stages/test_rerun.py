@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -308,6 +309,80 @@ def test_a_retry_goes_on_with_the_record_of_its_mlflow_run(pipeline: Pipeline, f
     done = run_roles(chosen, pipeline.context, makers, "rerun", mlflow)
     assert [each.status for each in runs.records(pipeline.context.store)] == ["finished", "finished"]
     assert runs.find(pipeline.context.store, "m" * 12) == done
+
+
+def test_a_retry_of_a_forced_run_forces_only_what_its_first_try_had_not_made(pipeline: Pipeline) -> None:
+    own = ["source.kind=tables", "source.train=a.parquet", "source.heldout=h.parquet"]
+    chosen = whole(with_overrides(preset("tiny"), own), force=True)
+    mlflow = {"run_id": "m" * 32, "experiment_id": "1"}
+    makers = pipeline.makers(chosen.settings)
+    before: list[str] = []
+
+    def cut_off(have: Have) -> Artifact:
+        (record,) = runs.records(pipeline.context.store)
+        before.extend(record.artifacts)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_roles(chosen, pipeline.context, {**makers, "base": cut_off}, mlflow=mlflow)
+    assert before.count("curated") == 2
+    done = run_roles(chosen, pipeline.context, makers, mlflow=mlflow)
+    assert {reference["attempt"] for reference in done.artifacts.values()} == {1}
+    assert {reference["how"] for reference in done.artifacts.values()} == {"made"}
+    again = run_roles(chosen, pipeline.context, makers)
+    named = [
+        {(each["fingerprint"], each["attempt"]) for each in run.artifacts.values()} for run in (done, again)
+    ]
+    assert not named[0] & named[1], "another run is forced anew"
+
+
+def test_a_retry_that_fails_at_once_forgets_nothing(pipeline: Pipeline, first: RunRecord) -> None:
+    chosen = plan("evaluate", first, Change(), pipeline.context.store)
+    mlflow = {"run_id": "m" * 32, "experiment_id": "1"}
+    makers = pipeline.makers(chosen.settings)
+    run_roles(chosen, pipeline.context, makers, "rerun", mlflow)
+    emptied = dataclasses.replace(chosen, kept={}, wanted=frozenset({"train"}))
+    with pytest.raises(ZeroDivisionError):
+        run_roles(emptied, pipeline.context, {"train": lambda have: 1 / 0}, "rerun", mlflow)
+    assert runs.find(pipeline.context.store, "m" * 12).artifacts.keys() >= {"base", "report"}
+
+
+def test_what_is_kept_is_in_the_record_before_the_work_begins(pipeline: Pipeline, first: RunRecord) -> None:
+    chosen = plan("train-base", first, Change(only=True), pipeline.context.store)
+    seen: list[set[str]] = []
+
+    def base(have: Have) -> Artifact:
+        seen.append(set(runs.records(pipeline.context.store)[-1].artifacts))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_roles(chosen, pipeline.context, {"base": base})
+    assert seen == [set(chosen.kept)]
+    assert {"upsampler", "report"} <= seen[0]
+
+
+def test_a_record_that_cannot_be_closed_hides_no_reason(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = whole(preset("tiny"))
+
+    def full(have: Have) -> Artifact:
+        monkeypatch.setattr(runs, "write", lambda *_: 1 / 0)
+        raise GigaganError("no space left")
+
+    with pytest.raises(GigaganError, match="no space left"):
+        run_roles(chosen, pipeline.context, {"train": full})
+    assert "does not say that it ended" in capsys.readouterr().err
+
+
+def test_latest_is_the_newest_run_that_finished(
+    pipeline: Pipeline, first: RunRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_roles(whole(preset("tiny")), pipeline.context, {"train": lambda have: 1 / 0})
+    assert runs.find(pipeline.context.store, "latest") == first
+    assert f"latest is run {first.short}, the newest that finished" in capsys.readouterr().err
 
 
 def test_replacing_the_embedded_drawings_leaves_their_licence_and_server_behind(pipeline: Pipeline) -> None:
