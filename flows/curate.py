@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import curate_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.curate import CurateSettings
-from gigagan_core.stages import curate as stage
 from gigagan_core.stages import references
-from gigagan_core.store.artifact import Artifact, ExternalFile
-
-
-@stage_task(name="curate")
-def curate_stage(
-    run: Run, settings: CurateSettings, data: Artifact, encoder: Artifact | ExternalFile
-) -> Artifact:
-    """data: shard set. encoder: of role condition. Gives a scored shard set."""
-    return run.stage(stage.run, settings, {"data": data, "encoder": encoder})
 
 
 @flow(name="curate", **FLOW)

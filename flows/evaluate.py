@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from prefect import flow
-from prefect.logging import get_run_logger
 
 from flows.events import announce_passed
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import evaluate_stage, gate
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.evaluate import EvaluateSettings
-from gigagan_core.stages import evaluate as stage
 from gigagan_core.stages import gate as gates
 from gigagan_core.stages import protocol_inputs, references
-from gigagan_core.store.artifact import Artifact
-
-
-@stage_task(name="evaluate")
-def evaluate_stage(run: Run, settings: EvaluateSettings, inputs: dict[str, Any]) -> Artifact:
-    """inputs: as `gigagan_core.stages.evaluate` names them. Gives a report."""
-    return run.stage(stage.run, settings, inputs)
-
-
-@stage_task(name="gate")
-def gate(report: Artifact, require: list[str], strict: bool, promote: Sequence[str]) -> None:
-    """Fails with a sentence for each requirement that does not hold; else the judged models are promoted."""
-    for sentence in gates.pass_gate(report.path, require, strict, promote):
-        get_run_logger().info(sentence)
 
 
 @flow(name="evaluate", **FLOW)

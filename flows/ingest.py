@@ -6,21 +6,13 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import ingest_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.ingest import IngestSettings
-from gigagan_core.config.pipeline import Tables
 from gigagan_core.config.presets import preset as preset_settings
-from gigagan_core.stages import ingest as stage
 from gigagan_core.stages.references import settings_of
 from gigagan_core.stages.sources import tables_of
-from gigagan_core.store.artifact import Artifact
-
-
-@stage_task(name="ingest", task_run_name="{label}")
-def ingest_stage(run: Run, settings: IngestSettings, metadata: Tables, label: str) -> Artifact:
-    """metadata: a parquet file, a folder of them, a URI, or several. Gives a shard set."""
-    return run.stage(stage.run, settings, {"metadata": metadata}, label=label)
 
 
 @flow(name="ingest", **FLOW)

@@ -6,13 +6,16 @@ from typing import Any
 
 from prefect import flow
 
-from flows.curate import curate_stage
-from flows.evaluate import evaluate_stage, gate
-from flows.ingest import ingest_stage
 from flows.runtime import FLOW, Run, open_run, prefect_reference, stage_task
-from flows.train_base import train_base_stage
-from flows.train_encoder import train_encoder_stage
-from flows.train_upsampler import train_upsampler_stage
+from flows.tasks import (
+    curate_stage,
+    evaluate_stage,
+    gate,
+    ingest_stage,
+    train_base_stage,
+    train_encoder_stage,
+    train_upsampler_stage,
+)
 from gigagan_core.cli.closing import document
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.base import flat

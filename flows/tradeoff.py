@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import tradeoff_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.tradeoff import TradeoffSettings
 from gigagan_core.stages import references
-from gigagan_core.stages import tradeoff as stage
-from gigagan_core.store.artifact import Artifact
-
-
-@stage_task(name="tradeoff")
-def tradeoff_stage(run: Run, settings: TradeoffSettings, inputs: dict[str, Any]) -> Artifact:
-    """inputs: as `gigagan_core.stages.tradeoff` names them. Gives the sweep's figures."""
-    return run.stage(stage.run, settings, inputs)
 
 
 @flow(name="tradeoff", **FLOW)

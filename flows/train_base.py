@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import train_base_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.training import BaseTrainingSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import train_base as stage
-from gigagan_core.store.artifact import Artifact, ExternalFile
-
-
-@stage_task(name="train-base")
-def train_base_stage(
-    run: Run,
-    settings: BaseTrainingSettings,
-    data: Artifact | list[tuple[Artifact, float]],
-    encoder: Artifact | ExternalFile,
-    vision_encoder: Artifact | ExternalFile | None = None,
-    init_from: Artifact | ExternalFile | None = None,
-) -> Artifact:
-    """data: training shard set. encoder: of role condition. vision_encoder: of the vision-aided heads.
-
-    init_from: a base model.
-    """
-    inputs = {"data": data, "encoder": encoder, "vision_encoder": vision_encoder, "init_from": init_from}
-    return run.stage(stage.run, settings, inputs)
 
 
 @flow(name="train-base", **FLOW)

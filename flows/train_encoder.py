@@ -6,18 +6,11 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import train_encoder_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.encoder import EncoderSettings
 from gigagan_core.stages import references
-from gigagan_core.stages import train_encoder as stage
-from gigagan_core.store.artifact import Artifact
-
-
-@stage_task(name="train-encoder", task_run_name="train-encoder {settings.role}")
-def train_encoder_stage(run: Run, settings: EncoderSettings, data: Artifact, heldout: Artifact) -> Artifact:
-    """data: training shard set. heldout: shard set for retrieval figures. Gives an encoder."""
-    return run.stage(stage.run, settings, {"data": data, "heldout": heldout})
 
 
 @flow(name="train-encoder", **FLOW)

@@ -6,26 +6,12 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.runtime import FLOW, Run, open_run, stage_task
+from flows.runtime import FLOW, open_run
+from flows.tasks import train_upsampler_stage
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.training import UpsamplerTrainingSettings
 from gigagan_core.stages import references
 from gigagan_core.stages import train_upsampler as stage
-from gigagan_core.store.artifact import Artifact, ExternalFile
-
-
-@stage_task(name="train-upsampler", task_run_name="train-upsampler {settings.training.objective}")
-def train_upsampler_stage(
-    run: Run,
-    settings: UpsamplerTrainingSettings,
-    data: Artifact | list[tuple[Artifact, float]],
-    encoder: Artifact | ExternalFile,
-    lpips: ExternalFile | None = None,
-    init_from: Artifact | ExternalFile | None = None,
-) -> Artifact:
-    """data: training shard set. encoder: of role condition. lpips: a backbone's weights. init_from: an upsampler."""
-    inputs = {"data": data, "encoder": encoder, "lpips": lpips, "init_from": init_from}
-    return run.stage(stage.run, settings, inputs)
 
 
 @flow(name="train-upsampler", **FLOW)

@@ -19,7 +19,8 @@ make e2e`. Seconds are from the fault until the service served again (or the sta
 until the work was complete, on {cores} of a shared machine: they say that it recovers, not how fast yours would.
 
 Every test also asserts that afterwards each artifact exists once and was made once, that no Prefect run and no MLflow
-run is left RUNNING, and that no process of a run and no zombie is left.
+run is left RUNNING, and that no process of a run and no zombie is left. Two whole pipelines at once are
+`tests/stack/test_pipeline.py`: both complete, and no stage is done twice.
 
 | fault | what was done | what happened | service back | work complete |
 |---|---|---|---|---|
