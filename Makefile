@@ -13,7 +13,7 @@ QUICK := not slow and not gpu and not stack and not browser
 .PHONY: help install demo ui stack test test-slow e2e lint format lock bench clean clean-data
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock pyproject.toml infra/install.sh
 	@sh infra/install.sh
