@@ -44,7 +44,7 @@ def up(as_json: JsonOption = False) -> None:
 
 @stack.command("down")
 def down(as_json: JsonOption = False) -> None:
-    """End every service and whatever they have started; their data stays."""
+    """End every service and whatever they have started; PostgreSQL's data stay, the objects in S3 do not."""
     from gigagan_core.stack import control
 
     with answering(as_json) as answer:
