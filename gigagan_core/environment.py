@@ -6,9 +6,13 @@ Everything local is under one folder, `.gigagan/` of the current directory or `G
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
+from gigagan_core.errors import GigaganError
+
+_NODE_PATIENCE = "GIGAGAN_RAY_NODE_PATIENCE_S"
 _SWITCHES = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -53,6 +57,22 @@ def mlflow_artifacts() -> Path:
 def prefect_home() -> Path:
     """Prefect's folder: `PREFECT_HOME`, or `prefect` under the home folder."""
     return Path(os.environ.get("PREFECT_HOME", home() / "prefect")).absolute()
+
+
+def ray_node_patience() -> float:
+    """Seconds to wait for nodes that a growing Ray cluster is asked for: `GIGAGAN_RAY_NODE_PATIENCE_S`, which such a
+    cluster's head has. 0, where it is not set: the nodes that there are, are all.
+
+    Raises GigaganError for what is no number of seconds.
+    """
+    given = os.environ.get(_NODE_PATIENCE, "0")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise GigaganError(f"{_NODE_PATIENCE} {given!r} is no number of seconds; give such as 900, or 0")
+    return seconds
 
 
 def set_defaults() -> None:

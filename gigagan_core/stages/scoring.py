@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gigagan_core import console
+from gigagan_core import console, environment, ray_nodes
 from gigagan_core.config.curate import ScoreSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, StageSpec, StageWork
@@ -147,11 +147,12 @@ def _score_in_ray(pending: dict[Shard, Path], work: StageWork, on_done: Callable
     """One task a shard, as many in flight as the cluster has CPUs and GPUs for."""
     ray = work.ray()
     settings: ScoreSettings = work.settings
-    in_flight = _in_flight(ray, settings)
+    _require_a_node(ray_nodes.offers_with_places(ray, _bundle(settings), 1, "scoring"), settings)
     asked = {"num_cpus": settings.cpus_per_task, "num_gpus": settings.gpus_per_task}
     task = ray.remote(**asked, max_retries=2)(_score_one)
     places, waiting, running = _places(work.inputs), list(pending.items()), []
     while waiting or running:
+        in_flight = _in_flight(ray, settings)
         while waiting and len(running) < in_flight:
             shard, path = waiting.pop()
             running.append(task.remote(shard, settings, places, path))
@@ -160,22 +161,35 @@ def _score_in_ray(pending: dict[Shard, Path], work: StageWork, on_done: Callable
             on_done(rows)
 
 
-def _in_flight(ray: ModuleType | Any, settings: ScoreSettings) -> int:
-    """Tasks that run at a time. Raises GigaganError where no node has what one asks for: Ray would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fitting = []
-    for kind in ("CPU", "GPU"):
-        setting = f"{kind.lower()}s_per_task"
-        if not (wanted := getattr(settings, setting)):
-            continue
+def _bundle(settings: ScoreSettings) -> dict[str, float]:
+    """What a task asks for, by Ray's name of it."""
+    return {"CPU": settings.cpus_per_task, "GPU": settings.gpus_per_task}
+
+
+def _require_a_node(nodes: list[dict[str, float]], settings: ScoreSettings) -> None:
+    """Raises GigaganError where no node has what a task asks for: Ray would wait for ever."""
+    if ray_nodes.places(nodes, _bundle(settings)):
+        return
+    for kind, wanted in _bundle(settings).items():
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if most < wanted:
             raise GigaganError(
-                f"{setting}={wanted:g} and no node of the Ray cluster has more than {most:g} {kind}; lower it, or join "
-                "a cluster with such a node (RAY_ADDRESS)"
+                f"{kind.lower()}s_per_task={wanted:g} and no node of the Ray cluster has more than {most:g} {kind}; "
+                "lower it, or join a cluster with such a node (RAY_ADDRESS)"
             )
-        fitting.append(sum(int(node.get(kind, 0.0) / wanted) for node in nodes))
-    return min(fitting)
+    raise GigaganError(
+        f"cpus_per_task={settings.cpus_per_task:g}, gpus_per_task={settings.gpus_per_task:g} and no node of the Ray "
+        "cluster has both; lower one of them, or join a cluster with such a node (RAY_ADDRESS)"
+    )
+
+
+def _in_flight(ray: ModuleType | Any, settings: ScoreSettings) -> int:
+    """Tasks that Ray has at a time: as many as can run. Where the cluster grows as many again wait, and by those its
+    autoscaler goes.
+    """
+    # A node that went is no end: Ray starts its tasks on another one.
+    run = max(ray_nodes.places(ray_nodes.offers(ray), _bundle(settings)), 1)
+    return 2 * run if environment.ray_node_patience() else run
 
 
 def _score_one(shard: Shard, settings: ScoreSettings, places: Places, path: Path) -> int:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.ray_nodes import offers_with_places
 from gigagan_core.training.record import Event
 from gigagan_core.training.rounds import give_up
 from gigagan_core.training.shared_folders import check_shared
@@ -40,6 +41,7 @@ def launch(
     folder: absolute; Ray Train keeps its run under ``ray/``, and goes on from the newest checkpoint there,
     also in a new process. ray: connected. workers: training workers; they share the cluster's CPUs (or
     take one GPU each). on_event: called from another thread with news as they come.
+    A cluster that grows is given time to have room for them.
     Raises GigaganError where training cannot go on, or a node does not see folder or data.
     """
     if "RAY_ADDRESS" not in os.environ:
@@ -49,9 +51,11 @@ def launch(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu, restarts = job.settings.use_gpu, job.settings.max_restarts
+    least = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
+    nodes = offers_with_places(ray, least, workers, "training workers")
+    resources = resources_per_worker(nodes, workers, use_gpu)
     check_shared(ray, folder, [path for path, _ in job.data])
     _remove_partial(folder / "ray" / RUN_NAME)
-    resources = resources_per_worker(_nodes(ray), workers, use_gpu)
     relay = ray.remote(num_cpus=0)(_Relay).remote()
     trainer = TorchTrainer(
         _train_worker,
@@ -116,11 +120,6 @@ class _Validation:
             event = validated(Path(folder), self._job)
         ray.get(self._relay.push.remote(event))
         return event.metrics
-
-
-def _nodes(ray: ModuleType) -> list[dict[str, float]]:
-    """What each living node of the cluster offers."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def resources_per_worker(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gigagan_core import ray_nodes
 from gigagan_core.config.curate import CurateSettings, LanguageRule, ScoreRule, ScoreSettings
 from gigagan_core.data.scorers import clip_similarity, image_embedding
 from gigagan_core.encoders.open_clip_encoder import load_encoder
@@ -84,6 +85,67 @@ def test_what_no_node_has_is_refused_where_ray_would_wait_for_ever(
     with pytest.raises(GigaganError, match=sentence):
         curate.run(CurateSettings(in_process_shards=0, **wanted), inputs, context)
     assert ray.asked == []
+
+
+def test_cpus_and_gpus_on_different_nodes_are_no_place_for_a_task() -> None:
+    wanted = ScoreSettings(scorer="watermark", cpus_per_task=4.0, gpus_per_task=1.0)
+    apart = [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}]
+    with pytest.raises(GigaganError, match=r"cpus_per_task=4, gpus_per_task=1 and no node .* has both"):
+        scoring_stage._require_a_node(apart, wanted)
+    scoring_stage._require_a_node([*apart, {"CPU": 4.0, "GPU": 1.0}], wanted)
+
+
+class GrowingRay(InlineRay):
+    """A cluster without a node, which gets them while it is asked for some or has tasks that wait."""
+
+    def __init__(self, *growth: float) -> None:
+        super().__init__()
+        self.growth, self.groups, self.bundles, self.waiting = list(growth), [], [], 0
+        self.util = SimpleNamespace(
+            placement_group=self.placement_group, remove_placement_group=self.groups.remove
+        )
+
+    def placement_group(self, bundles: list[dict]) -> object:
+        self.bundles += bundles
+        self.groups.append(object())
+        return self.groups[-1]
+
+    def nodes(self) -> list[dict]:
+        if self.growth and (self.groups or self.waiting > self.resources.get("CPU", 0.0)):
+            self.resources = {"CPU": self.growth.pop(0)}
+        return super().nodes()
+
+    def wait(self, running: list, num_returns: int) -> tuple[list, list]:
+        self.waiting = len(running)
+        return super().wait(running, num_returns)
+
+
+def test_a_growing_cluster_gets_a_node_and_more_of_them_for_the_tasks_that_wait(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_RAY_NODE_PATIENCE_S", "60")
+    monkeypatch.setattr(ray_nodes, "POLL_SECONDS", 0.0)
+    inputs = {"data": shard_set(shards=9), "encoder": encoder()}
+    here = curate.run(settings(), inputs, context)
+    ray = GrowingRay(0.0, 1.0, 2.0, 3.0)
+    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
+    assert [row[COLUMN] for row in rows_of(spread(context, inputs))] == [row[COLUMN] for row in rows_of(here)]
+    assert ray.bundles == [{"CPU": 1.0}], "asked for once: where there is a node, tasks that wait do it"
+    assert ray.groups == []
+    assert ray.resources == {"CPU": 3.0}
+    assert ray.most == 6
+
+
+def test_a_node_that_does_not_come_ends_scoring_when_the_patience_does(
+    context: RunContext, shard_set: Make, encoder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_RAY_NODE_PATIENCE_S", "0.05")
+    monkeypatch.setattr(ray_nodes, "POLL_SECONDS", 0.01)
+    ray = GrowingRay()
+    monkeypatch.setattr(context.ray_session, "ray", lambda: ray)
+    with pytest.raises(GigaganError, match=r"cpus_per_task=1 and no node .* more than 0 CPU"):
+        spread(context, {"data": shard_set(), "encoder": encoder()})
+    assert (ray.bundles, ray.groups, ray.asked) == ([{"CPU": 1.0}], [], [])
 
 
 def test_networks_ask_for_a_gpu_and_run_on_it_and_nothing_else_does(

@@ -34,6 +34,7 @@ LAYERS: list[tuple[str, ...]] = [
         "gigagan_core.console",
         "gigagan_core.environment",
         "gigagan_core.errors",
+        "gigagan_core.ray_nodes",
         "gigagan_core.text",
     ),
     tuple(
