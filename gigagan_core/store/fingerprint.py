@@ -27,6 +27,8 @@ NOT_DECIDING = (
     "gigagan_core.console",
     "gigagan_core.environment",
     "gigagan_core.errors",
+    # waits for nodes; what a worker gets of them is counted where it is shared out
+    "gigagan_core.ray_nodes",
     # where a file lies; what is in it is an input of its own
     "gigagan_core.assets",
     # the values of settings are in the fingerprint themselves, without the operational ones
