@@ -27,7 +27,7 @@ NOT_DECIDING = (
     "gigagan_core.console",
     "gigagan_core.environment",
     "gigagan_core.errors",
-    # waits for nodes; what a worker gets of them is counted where it is shared out
+    # asks for nodes and waits: which ones there are decides no result
     "gigagan_core.ray_nodes",
     # where a file lies; what is in it is an input of its own
     "gigagan_core.assets",
