@@ -13,6 +13,22 @@ LOG = "stage.log"
 KIND_OF_STAGE = {"download": "partition", "score": "scores", "embed": "embeddings"}
 """Stages with one kind and many artifacts: who looks for another kind reads none of their manifests."""
 
+STAGES = frozenset(
+    (
+        *KIND_OF_STAGE,
+        "curate",
+        "evaluate",
+        "import",
+        "import-model",
+        "ingest",
+        "tradeoff",
+        "train-base",
+        "train-encoder",
+        "train-upsampler",
+    )
+)
+"""Every stage of this package: only below these does `garbage` remove a folder that has no manifest."""
+
 
 @dataclass(frozen=True)
 class Artifact:

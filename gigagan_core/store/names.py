@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
+
+_FOLDER = re.compile(r"[0-9a-f]{64}(\.\d+)?")
+_STAGE = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def folder_name(fingerprint: str, attempt: int) -> str:
@@ -15,6 +19,16 @@ def parse_name(name: str) -> tuple[str, int]:
     """(fingerprint, attempt) of a folder's name."""
     fingerprint, _, attempt = name.partition(".")
     return fingerprint, int(attempt) if attempt.isdigit() else 1
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a folder below a stage's may be an artifact's; what others keep there has another name."""
+    return _FOLDER.fullmatch(name) is not None
+
+
+def is_stage_name(name: str) -> bool:
+    """Whether a folder of a store may be a stage's; a disk's `lost+found` and our `_runs` are not."""
+    return _STAGE.fullmatch(name) is not None
 
 
 class StageNames:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gigagan_core.store import cache
-from gigagan_core.store.artifact import MANIFEST, Artifact
+from gigagan_core.store.artifact import MANIFEST, STAGES, Artifact
 from gigagan_core.store.names import folder_name
 from gigagan_core.store.store import ACCEPTED, Store
 
@@ -81,10 +81,12 @@ def empty_trash(store: Store) -> None:
 def without_manifest(store: Store, artifacts: Iterable[Artifact], before: float) -> list[str]:
     """Folders beside all the artifacts that are none, and that nothing was written to since `before`.
 
-    Of a remote store a commit that was cut off leaves one, and so does a removal.
+    Of a remote store a commit that was cut off leaves one, and so does a removal. What has no stage's or no artifact's
+    name was put there by others: a store may have been opened one folder too high.
     """
     known = {f"{each.stage}/{folder_name(each.fingerprint, each.attempt)}" for each in artifacts}
-    places = (f"{stage}/{folder}" for stage in store.stages() for folder in store.folders(stage))
+    stages = [stage for stage in store.stages() if stage in STAGES]
+    places = (f"{stage}/{folder}" for stage in stages for folder in store.artifact_folders(stage))
     return [place for place in places if place not in known and _newest(store, place) < before]
 
 

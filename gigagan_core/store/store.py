@@ -22,7 +22,7 @@ from gigagan_core.store import cache
 from gigagan_core.store.artifact import KIND_OF_STAGE, LOG, MANIFEST, MANIFEST_SCHEMA, Artifact
 from gigagan_core.store.fingerprint import digest, sha256_file
 from gigagan_core.store.leases import WorkFolders
-from gigagan_core.store.names import StageNames, folder_name, parse_name
+from gigagan_core.store.names import StageNames, folder_name, is_folder_name, is_stage_name, parse_name
 from gigagan_core.store.resolving import resolve
 from gigagan_core.store.uris import require_slashes
 
@@ -101,14 +101,18 @@ class Store:
             f"{name}/{folder}"
             for name in ([stage] if stage else self.stages())
             if not kinds or KIND_OF_STAGE.get(name) in (None, *kinds)
-            for folder in self.folders(name)
+            for folder in self.artifact_folders(name)
         ]
         found = [each for each in self._load_all(places) if not kinds or each.kind in kinds]
         return sorted(found, key=lambda artifact: artifact.manifest["created"])
 
     def stages(self) -> list[str]:
         """The stages that have a folder here."""
-        return [name for name in self.folders("") if not name.startswith("_")]
+        return [name for name in self.folders("") if is_stage_name(name)]
+
+    def artifact_folders(self, stage: str) -> list[str]:
+        """The names of a stage's folders that an artifact may have, sorted."""
+        return [name for name in self.folders(stage) if is_folder_name(name)]
 
     def resolve(
         self,
@@ -125,7 +129,7 @@ class Store:
         places = [
             f"{stage}/{folder}"
             for stage in self.stages()
-            for folder in self.folders(stage)
+            for folder in self.artifact_folders(stage)
             if folder.startswith(prefix) and attempt in (None, parse_name(folder)[1])
         ]
         return self._load_all(places)
@@ -378,7 +382,12 @@ class Store:
             raise GigaganError(
                 f"{self.fs.unstrip_protocol(path)}/{MANIFEST} is not JSON; remove that folder and run the stage again"
             ) from None
-        return Artifact.from_manifest(manifest, path if self.is_local else self.fs.unstrip_protocol(path))
+        try:
+            return Artifact.from_manifest(manifest, path if self.is_local else self.fs.unstrip_protocol(path))
+        except (KeyError, TypeError):
+            raise GigaganError(
+                f"{self.fs.unstrip_protocol(path)}/{MANIFEST} is no artifact's; move that folder out of the store"
+            ) from None
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders below a place, sorted."""

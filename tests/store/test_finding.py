@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gigagan_core import stages
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import partitions, scoring
-from gigagan_core.store.artifact import KIND_OF_STAGE, Artifact
+from gigagan_core.store.artifact import KIND_OF_STAGE, STAGES, Artifact
 from gigagan_core.store.store import Store, open_store
 
 Make = Callable[..., Artifact]
@@ -93,8 +95,7 @@ def test_an_attempt_is_named_behind_a_dot(store: Store, make: Make) -> None:
 def test_an_object_store_gives_many_manifests_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store("memory://bucket/many")
     made = [make("ingest", "shard-set", settings={"seed": seed}, into=store) for seed in range(3)]
-    store.fs.mkdirs("/bucket/many/ingest/without")
-    store.fs.pipe_file("/bucket/many/ingest/without/file", b"")
+    store.fs.pipe_file(f"/bucket/many/ingest/{'0' * 64}/file", b"")
     asked: list[int] = []
     cat = store.fs.cat
     monkeypatch.setattr(
@@ -107,3 +108,8 @@ def test_an_object_store_gives_many_manifests_at_once(make: Make, monkeypatch: p
 def test_the_stages_that_are_passed_by_make_nothing_else() -> None:
     specs = (partitions.SPEC, scoring.spec_of("aesthetic_v2"), scoring.spec_of(scoring.EMBEDDING))
     assert {spec.name: spec.kind for spec in specs} == KIND_OF_STAGE
+
+
+def test_every_stage_of_the_package_is_known_to_the_store() -> None:
+    sources = [path.read_text() for path in Path(stages.__file__).parent.glob("*.py")]
+    assert {name for text in sources for name in re.findall(r'StageSpec\(\s*"([^"]+)"', text)} == STAGES

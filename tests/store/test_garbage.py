@@ -294,12 +294,34 @@ def test_a_remote_commit_that_was_cut_off_is_swept_when_it_is_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = open_store("memory://bucket/cut")
-    store.fs.pipe_file("/bucket/cut/ingest/abc/00000.tar", b"half")
+    place = f"ingest/{'abc1' * 16}.2"
+    store.fs.pipe_file(f"/bucket/cut/{place}/00000.tar", b"half")
     assert garbage.plan(store, timedelta(days=1)).leftovers == []
     later = time.time() + 2 * 86400
     monkeypatch.setattr(time, "time", lambda: later)
-    assert gc(store, timedelta(days=1)).leftovers == ["ingest/abc"]
+    assert gc(store, timedelta(days=1)).leftovers == [place]
     assert store.fs.find("/bucket/cut/ingest") == []
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://bucket/others"])
+def test_what_others_keep_beside_a_stores_folders_is_no_leftover(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str
+) -> None:
+    """The store's own folder among them: it was opened one folder too high."""
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "home"))
+    parent = open_store(str(tmp_path / "data") if uri == "local" else uri)
+    make("ingest", "shard-set", into=open_store(f"{parent.uri}/store"))
+    others = ["mlartifacts/gigagan/model", f"blobs/{'a' * 64}/part", "ingest/notes/words", "lost+found/0/x"]
+    for place in others:
+        parent.fs.makedirs(f"{parent.root}/{place.rpartition('/')[0]}", exist_ok=True)
+        parent.fs.pipe_file(f"{parent.root}/{place}", b"theirs")
+    before = parent.fs.find(parent.root)
+    later = time.time() + 40 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+    gone = gc(parent)
+    assert (gone.leftovers, gone.remove, gone.work) == ([], [], [])
+    assert parent.fs.find(parent.root) == before
+    assert len(before) > len(others)
 
 
 def test_unused_is_what_no_artifact_run_or_pin_names(store: Store, make: Make) -> None:

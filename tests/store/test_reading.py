@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,37 @@ def test_a_folder_with_a_colon_in_its_name_is_a_folder(
 
 def test_a_chain_of_file_systems_is_no_misspelt_uri() -> None:
     assert not Store("simplecache::memory://bucket/store").is_local
+
+
+@pytest.mark.parametrize(
+    "command", [["ls"], ["show", "latest"], ["gc", "--ignore-mlflow"], ["ls", "--unused"]]
+)
+def test_folders_of_others_beside_the_stages_are_not_entered(
+    gigagan: Any, make: Make, store: Store, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """A store at the root of a volume, and another program's manifests below a folder that could be a stage's."""
+    make("ingest", "shard-set")
+    foreign = Path(store.uri, "plugins", "colours")
+    foreign.mkdir(parents=True)
+    (foreign / "manifest.json").write_text('{"name": "colours"}')
+    Path(store.uri, "lost+found").mkdir()
+    scandir = os.scandir
+
+    def as_somebody(path: Any) -> Any:
+        # The tests may run as root, who has every right.
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(store_module.os, "scandir", as_somebody)
+    done = gigagan(*command, "--json")
+    assert (done.exit_code, done.stderr) == (0, ""), done
+
+
+def test_a_manifest_that_is_no_artifacts_is_one_sentence(store: Store) -> None:
+    foreign = Path(store.uri, "blobs", "a" * 64)
+    foreign.mkdir(parents=True)
+    for written in ('{"name": "colours"}', "[]"):
+        (foreign / "manifest.json").write_text(written)
+        with pytest.raises(GigaganError, match=r"manifest\.json is no artifact's; move that folder out"):
+            store.artifacts()
