@@ -7,7 +7,7 @@ from typing import Any
 
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.lineage import Key
-from gigagan_core.store.runs import now
+from gigagan_core.store.runs import known_fields, now
 from gigagan_core.store.store import Store
 
 FOLDER = "_pins"
@@ -41,7 +41,7 @@ def unpin(store: Store, artifact: Artifact) -> bool:
 
 def pins(store: Store) -> list[Pin]:
     """Every pin."""
-    return [Pin(**document) for document in store.read_notes(FOLDER)]
+    return [Pin(**known_fields(Pin, document)) for document in store.read_notes(FOLDER)]
 
 
 def _place(artifact: Artifact) -> str:

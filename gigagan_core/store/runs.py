@@ -79,13 +79,15 @@ def write(store: Store, record: RunRecord) -> None:
 
 def records(store: Store) -> list[RunRecord]:
     """Every run's record, oldest first."""
-    return [RunRecord(**document) for document in store.read_notes(FOLDER)]
+    return [RunRecord(**known_fields(RunRecord, document)) for document in store.read_notes(FOLDER)]
 
 
 def of_run(store: Store, run: str) -> RunRecord | None:
     """The record of the run with this id, or None."""
     names = [name for name in store.note_names(FOLDER) if name.endswith(f"-{run[:SHORT]}.json")]
-    return RunRecord(**store.read_note(f"{FOLDER}/{names[0]}")) if names else None
+    if not names:
+        return None
+    return RunRecord(**known_fields(RunRecord, store.read_note(f"{FOLDER}/{names[0]}")))
 
 
 def find(store: Store, reference: str) -> RunRecord:
@@ -118,6 +120,12 @@ def _latest(known: Sequence[RunRecord]) -> RunRecord:
         newest = f"{_named(known[-1])} is newer and {known[-1].state}"
         console.note(f"latest is run {_named(found)}, the newest that finished ({newest})")
     return found
+
+
+def known_fields(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dataclass of this version has of a document: a newer version may have written more."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {name: value for name, value in document.items() if name in names}
 
 
 def now() -> str:

@@ -295,11 +295,12 @@ class Store:
         return [json.loads(raw) for raw in self._read_all(names).values()]
 
     def note_names(self, folder: str) -> list[str]:
-        """The names of a folder's documents, sorted."""
+        """The names of a folder's documents, sorted; one that is being written, or never was to its end, is none."""
         path = f"{self.root}/{folder}"
         if not self.fs.exists(path):
             return []
-        return sorted(name.rpartition("/")[2] for name in self.fs.ls(path, detail=False, refresh=True))
+        names = (name.rpartition("/")[2] for name in self.fs.ls(path, detail=False, refresh=True))
+        return sorted(name for name in names if not name.startswith("."))
 
     def scratch(self) -> Path:
         """A local folder for unfinished files, on the store's own disk where it is local."""
@@ -470,8 +471,12 @@ def _json(value: Any) -> str:
 
 def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

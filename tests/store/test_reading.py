@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,21 @@ from typing import Any
 import pytest
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.store import pins, runs
 from gigagan_core.store import store as store_module
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.runs import RunRecord
 from gigagan_core.store.store import Store, open_store
 
 Make = Callable[..., Artifact]
+RECORD = RunRecord(
+    id="ab" * 16,
+    flow="pipeline",
+    created="2026-01-01T00:00:00+00:00",
+    process="",
+    settings={},
+    status="finished",
+)
 
 
 @pytest.mark.parametrize("command", [["ls"], ["show", "latest"], ["diff", "latest", "latest"], ["runs"]])
@@ -99,6 +110,44 @@ def test_folders_of_others_beside_the_stages_are_not_entered(
     monkeypatch.setattr(store_module.os, "scandir", as_somebody)
     done = gigagan(*command, "--json")
     assert (done.exit_code, done.stderr) == (0, ""), done
+
+
+@pytest.mark.parametrize("left", ["", "whole"])
+def test_a_record_that_a_kill_left_half_written_is_none(
+    gigagan: Any, make: Make, store: Store, left: str
+) -> None:
+    runs.write(store, RECORD)
+    pins.pin(store, make("ingest", "shard-set"))
+    for folder in (runs.FOLDER, pins.FOLDER):
+        (written,) = Path(store.uri, folder).iterdir()
+        written.with_name(f".{written.name}.123").write_text(left and written.read_text())
+    assert [each.id for each in runs.records(store)] == [RECORD.id]
+    assert len(pins.pins(store)) == 1
+    for command in (["runs"], ["gc", "--ignore-mlflow"], ["ls", "--unused"], ["show", "latest"]):
+        assert gigagan(*command, "--json").exit_code == 0, command
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            runs.write(store, RECORD)
+    assert list(Path(store.uri, runs.FOLDER).iterdir()) == []
+
+
+def test_records_and_pins_of_a_newer_version_are_read(store: Store, make: Make) -> None:
+    runs.write(store, RECORD)
+    pins.pin(store, make("ingest", "shard-set"))
+    for folder in (runs.FOLDER, pins.FOLDER):
+        (written,) = Path(store.uri, folder).iterdir()
+        written.write_text(json.dumps({**json.loads(written.read_text()), "colour": "blue"}))
+    assert runs.records(store) == [RECORD]
+    assert [pin.why for pin in pins.pins(store)] == [""]
 
 
 def test_a_manifest_that_is_no_artifacts_is_one_sentence(store: Store) -> None:
