@@ -2,7 +2,7 @@
 
 An artifact stays while it is a root, or something that stays was made of it. Roots: what a pipeline run's record names,
 what is pinned, what running or resumable work uses, models that are versions of a registered one, and everything that
-was made or used again within a grace period. See `docs/rerun.md`.
+was made or used again within a grace period or since the oldest work that runs was begun. See `docs/rerun.md`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from gigagan_core.errors import GigaganError
@@ -19,9 +19,12 @@ from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.lineage import Key, Lineage
 from gigagan_core.store.runs import RunRecord
 from gigagan_core.store.store import Store
+from gigagan_core.tracking.process import is_alive
 
 SHORTEST_GRACE_OF_REMOTE = timedelta(days=1)
 """Locks of other machines are not seen there, and an artifact's last use is not known: its age has to do."""
+LONGEST_UNSEEN = timedelta(days=30)
+"""So long a run of another machine counts as running where its record says so: nobody closes a dead one's."""
 
 Wanted = Callable[[Artifact], str | None]
 """Why the registry of models wants an artifact kept, or None (`gigagan_core.tracking.registry.wanted`)."""
@@ -113,14 +116,29 @@ def _runs(store: Store, keep: int | None) -> tuple[list[RunRecord], list[RunReco
 
 
 def _roots(
-    store: Store, lineage: Lineage, kept_runs: Iterable[RunRecord], since: float, wanted: Wanted
+    store: Store, lineage: Lineage, kept_runs: list[RunRecord], since: float, wanted: Wanted
 ) -> Iterator[tuple[Artifact, str]]:
     yield from _referred(store, lineage, kept_runs, since)
+    begun = _oldest_begin(store, kept_runs)
     for artifact in lineage.artifacts:
         if why := wanted(artifact):
             yield artifact, why
-        elif removal.last_used(store, artifact) > since:
+        elif (used := removal.last_used(store, artifact)) > since:
             yield artifact, "made or used within the grace period"
+        elif used > begun:
+            yield artifact, "made or used since the oldest running work was begun"
+
+
+def _oldest_begin(store: Store, kept_runs: Iterable[RunRecord]) -> float:
+    """When the oldest work that runs was begun: what a run has made so far, it need not name anywhere yet."""
+    begun = [work.leased for work in store.working.begun() if work.running]
+    oldest_unseen = time.time() - LONGEST_UNSEEN.total_seconds()
+    for record in kept_runs:
+        if record.state == "running":
+            created = datetime.fromisoformat(record.created).timestamp()
+            if created > oldest_unseen or is_alive(record.process):
+                begun.append(created)
+    return min(begun, default=float("inf"))
 
 
 def _referred(

@@ -27,7 +27,8 @@ _REMOVED = "removed."
 class Work:
     """Work that was begun. uses: references of its input artifacts. running: whether a living run holds its lease.
 
-    folder: where it lies; there is none where the work was done, or not begun. touched: seconds since the epoch.
+    folder: where it lies; there is none where the work was done, or not begun. touched, leased: when something was last
+    written in it, and when its last lease was taken; seconds since the epoch.
     """
 
     fingerprint: str
@@ -35,6 +36,7 @@ class Work:
     running: bool
     folder: Path | None
     touched: float
+    leased: float
 
 
 class WorkFolders:
@@ -95,16 +97,18 @@ class WorkFolders:
 
     def _look(self, fingerprint: str) -> Work:
         folder: Path | None = self.base / fingerprint
-        running, uses = False, []
+        running, uses, leased = False, [], 0.0
         with contextlib.suppress(FileNotFoundError), open(self._lock(fingerprint), encoding="utf-8") as lock:
             running = not _try_lock(lock)
+            leased = os.fstat(lock.fileno()).st_mtime
             lines = lock.read().splitlines()
             # A line that is being written counts as one that names nothing: the work has not begun to read.
             with contextlib.suppress(ValueError, IndexError):
                 uses = json.loads(lines[1])
         if folder is not None and not folder.is_dir():
             folder = None
-        return Work(fingerprint, tuple(uses), running, folder, _touched(folder) if folder else 0.0)
+        touched = _touched(folder) if folder else 0.0
+        return Work(fingerprint, tuple(uses), running, folder, touched, leased)
 
     def stale(self, older_than: float) -> list[Path]:
         """What was cut off and not touched for so many seconds, or is left of an interrupted removal."""

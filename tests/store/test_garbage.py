@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from gigagan_core.store import garbage, leases, pins, removal, runs
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.runs import RunRecord
 from gigagan_core.store.store import Store, open_store
+from gigagan_core.tracking import process as process_module
 
 Make = Callable[..., Artifact]
 MONTH = timedelta(days=30)
@@ -127,6 +128,38 @@ def test_the_inputs_of_running_work_stay(store: Store, make: Make) -> None:
         assert gc(other).remove == []
         assert Path(store.uri, "_work", "f" * 64).is_dir()
     assert names(garbage.plan(store, MONTH).keep) == names([shards]), "the work can be continued"
+
+
+def test_what_running_work_has_made_so_far_stays_though_nothing_names_it_yet(
+    store: Store, make: Make
+) -> None:
+    """An ingest of three hours and its partitions, which its own end will name."""
+    hour = timedelta(hours=1)
+    before = make("download", "partition", settings={"start": 0}, days_old=4 / 24)
+    partition = make("download", "partition", settings={"start": 1}, days_old=2 / 24)
+    with store.work("f" * 64):
+        os.utime(store.scratch() / f"{'f' * 64}.lock", (time.time() - 3 * 3600,) * 2)
+        found = garbage.plan(open_store(store.uri), hour)
+        assert names(found.remove) == names([before])
+        assert list(found.reasons.values()) == ["made or used since the oldest running work was begun"]
+    assert names(gc(store, hour).remove) == names([partition, before]), "it has ended"
+
+
+@pytest.mark.parametrize(
+    ("process", "begun_days_ago", "stays"),
+    [("here", 2, True), ("here", 50, True), ("elsewhere:1:2", 2, True), ("elsewhere:1:2", 50, False)],
+)
+def test_what_a_running_run_has_made_between_its_stages_stays(
+    store: Store, make: Make, process: str, begun_days_ago: int, stays: bool
+) -> None:
+    scores = make("score", "scores", days_old=1)
+    begun = datetime.now(UTC) - timedelta(days=begun_days_ago)
+    owner = process_module.owner() if process == "here" else process
+    run = RunRecord("ab" * 16, "pipeline", begun.isoformat(), owner, {})
+    runs.write(store, run)
+    assert names(gc(store, timedelta(hours=1)).remove) == (set() if stays else names([scores]))
+    runs.write(store, run.closed("failed"))
+    assert names(gc(store, timedelta(hours=1)).remove) == (names([scores]) if stays else set())
 
 
 def test_work_that_was_cut_off_long_ago_goes_with_what_it_used(store: Store, make: Make) -> None:
