@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from gigagan_core.errors import GigaganError
+
 POLL_SECONDS = 1.0
 _LOCK = ".lock"
 _REMOVED = "removed."
@@ -98,7 +100,7 @@ class WorkFolders:
     def _look(self, fingerprint: str) -> Work:
         folder: Path | None = self.base / fingerprint
         running, uses, leased = False, [], 0.0
-        with contextlib.suppress(FileNotFoundError), open(self._lock(fingerprint), encoding="utf-8") as lock:
+        with contextlib.suppress(FileNotFoundError), self._opened(fingerprint) as lock:
             running = not _try_lock(lock)
             leased = os.fstat(lock.fileno()).st_mtime
             lines = lock.read().splitlines()
@@ -137,20 +139,41 @@ class WorkFolders:
     def not_leased(self, name: str) -> Iterator[bool]:
         """Whether nobody has the lease of a name; nobody gets it in the block."""
         try:
-            lock = open(self._lock(name), encoding="utf-8")  # noqa: SIM115 (held open for the whole block)
+            lock = self._opened(name)
         except FileNotFoundError:
             yield True
             return
         with lock:
             yield _try_lock(lock) and self._is_in_place(lock, name)
 
+    def _opened(self, name: str) -> IO[str]:
+        """The lock file of a name, for writing where that is allowed: NFS gives no exclusive lock otherwise.
+
+        Raises FileNotFoundError where there is none, and GigaganError where it cannot be read either.
+        """
+        path = self._lock(name)
+        try:
+            return open(path, "r+", encoding="utf-8")
+        except FileNotFoundError:
+            raise
+        except OSError:  # somebody else's, or the store is mounted for reading
+            pass
+        try:
+            return open(path, encoding="utf-8")
+        except PermissionError as error:
+            raise GigaganError(
+                f"{path} does not tell whether somebody works there: {error.strerror}; ask its owner for read access"
+            ) from None
+
     def _lock(self, fingerprint: str) -> Path:
         return self.base / f"{fingerprint}{_LOCK}"
 
 
 def _try_lock(lock: IO[str]) -> bool:
+    """Whether nobody else holds it. Who may only read takes a shared lock, which a lease excludes too."""
+    kind = fcntl.LOCK_EX if lock.writable() else fcntl.LOCK_SH
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -204,6 +206,58 @@ def test_a_lock_file_that_is_swept_away_between_opening_and_locking_is_made_anew
         (work,) = open_store(store.uri).working.begun()
         assert work.running, "nobody else can have the lease"
     assert waits == []
+
+
+@pytest.fixture
+def as_on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It emulates flock by byte-range locks, and gives an exclusive one on a file open for writing alone."""
+    flock = fcntl.flock
+
+    def emulated(file: IO[str], kind: int) -> None:
+        if kind & fcntl.LOCK_EX and not file.writable():
+            raise OSError(9, "Bad file descriptor")
+        flock(file, kind)
+
+    monkeypatch.setattr(leases.fcntl, "flock", emulated)
+
+
+@pytest.mark.usefixtures("as_on_nfs")
+@pytest.mark.parametrize("may_write", [True, False])
+def test_leases_are_told_on_nfs_also_where_one_may_only_read(
+    store: Store, make: Make, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    free = make("train-base", "base-model", settings={"seed": 1}, days_old=90)
+    held = make("train-base", "base-model", settings={"seed": 2}, days_old=90)
+    with store.work("f" * 64, uses=[held]):
+        if not may_write:
+            # The tests may run as root, who has every right.
+            monkeypatch.setattr(leases, "open", for_reading_only, raising=False)
+        other = open_store(store.uri)
+        assert [work.fingerprint for work in other.working.begun() if work.running] == ["f" * 64]
+        assert names(garbage.unused(other)) == names([free])
+        with other.working.not_leased("f" * 64) as is_free:
+            assert not is_free
+        with other.working.not_leased(free.fingerprint) as is_free:
+            assert is_free
+
+
+def for_reading_only(path: Path, mode: str = "r", **options: str) -> IO[str]:
+    if mode != "r":
+        raise PermissionError(13, "Permission denied")
+    return open(path, mode, **options)
+
+
+def test_a_lock_file_that_may_not_be_read_is_one_sentence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path, *_: str, **__: str) -> IO[str]:
+        raise PermissionError(13, "Permission denied")
+
+    with store.work("f" * 64):
+        pass
+    monkeypatch.setattr(leases, "open", closed, raising=False)
+    with pytest.raises(GigaganError, match=r"f\.lock does not tell whether somebody works there: Permission"):
+        garbage.unused(store)
 
 
 def test_what_is_found_at_the_moment_of_its_removal_stays(
