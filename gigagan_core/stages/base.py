@@ -313,7 +313,7 @@ def _make(
         }
         if log is not None:
             shutil.copyfile(log, output / LOG)
-        artifact = context.store.commit(output, manifest)
+        artifact = context.store.commit(output, manifest, another=context.force)
         run.log_usage(used)
         run.finish(artifact)
     return artifact

@@ -18,7 +18,7 @@ from typing import Any
 
 from gigagan_core import environment
 from gigagan_core.errors import GigaganError
-from gigagan_core.store import cache
+from gigagan_core.store import cache, claims
 from gigagan_core.store.artifact import KIND_OF_STAGE, LOG, MANIFEST, MANIFEST_SCHEMA, Artifact
 from gigagan_core.store.fingerprint import digest, sha256_file
 from gigagan_core.store.leases import WorkFolders
@@ -158,20 +158,25 @@ class Store:
                 ) from None
             yield folder
 
-    def commit(self, output: Path, manifest: dict[str, Any]) -> Artifact:
+    def commit(self, output: Path, manifest: dict[str, Any], another: bool = True) -> Artifact:
         """Make `output`'s files an artifact: sums, manifest, then the one step that makes it exist.
 
         manifest: stage, kind, fingerprint and the record; files, attempt, output digest and time are
-        filled in here. Raises GigaganError where the store cannot be written.
+        filled in here. another: though there is one by now; else one that another machine has committed meanwhile is
+        taken. Raises GigaganError where the store cannot be written.
         """
         stage, fingerprint = manifest["stage"], manifest["fingerprint"]
-        previous = self._newest_attempt(stage, fingerprint)
-        attempt = 1 if previous is None else previous.attempt + 1
         files = {
             str(path.relative_to(output)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(output.rglob("*"))
             if path.is_file() and path not in (output / MANIFEST, output / LOG)
         }
+        previous = self._newest_attempt(stage, fingerprint)
+        if previous is not None and not another:
+            return previous
+        attempt = 1 if previous is None else previous.attempt + 1
+        if not self.is_local:
+            attempt = self._claimed(stage, fingerprint, attempt, claims.owner_of(output.parent))
         manifest = {
             "schema": MANIFEST_SCHEMA,
             **manifest,
@@ -321,6 +326,12 @@ class Store:
         artifact = self._load(relative)
         assert artifact is not None
         return artifact
+
+    def _claimed(self, stage: str, fingerprint: str, attempt: int, owner: bytes) -> int:
+        """The first attempt, from this one on, whose folder no other machine fills."""
+        while not claims.claim(self.fs, f"{self.root}/{stage}/{folder_name(fingerprint, attempt)}", owner):
+            attempt += 1
+        return attempt
 
     def _write_manifest(self, artifact: Artifact, manifest: dict[str, Any]) -> None:
         if self.is_local:

@@ -21,7 +21,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.stages import ingest
 from gigagan_core.stages.base import RunContext
 from gigagan_core.stages.forget import forget
-from gigagan_core.store import garbage, pins
+from gigagan_core.store import claims, garbage, pins
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import open_store
 
@@ -74,6 +74,15 @@ def test_what_is_written_is_found_again_and_can_be_read(
     assert again.output_digest == made.output_digest
     images, captions, keys = load_all(again, image_size=16)
     assert len(images) == len(captions) == len(set(keys)) == made.manifest["counts"]["out"] > 20
+
+
+def test_a_folder_of_a_bucket_is_claimed_once(bucket: str, monkeypatch) -> None:
+    fs, folder = open_store(bucket).fs, f"{bucket}/ingest/folder"
+    assert [claims.claim(fs, folder, owner) for owner in (b"one", b"two", b"one")] == [True, False, True]
+    # Both look before either writes: the server lets one of them.
+    read, seen = claims._read, []
+    monkeypatch.setattr(claims, "_read", lambda *place: read(*place) if seen else seen.append(place))
+    assert not claims.claim(fs, folder, b"three")
 
 
 def test_partitions_that_are_there_are_not_fetched_again(
