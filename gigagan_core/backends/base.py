@@ -34,14 +34,15 @@ def open_backend(
     """The backend that the settings name. Nothing is connected before a stage has to be made.
 
     asked_by: who asks, such as ``pf-<flow run id>``. The same asker with the same call finds its job again; without
-    one, everybody with the same call does. cancelled: after SIGTERM, whether the work itself is given up, so that its
-    job has to stop; a killed or restarted submitter leaves the job running. Ctrl-C always stops it.
+    one, everybody with the same call does, but for a forced job that has ended: an earlier command asked for that.
+    cancelled: after SIGTERM, whether the work itself is given up, so that its job has to stop; a killed or restarted
+    submitter leaves the job running. Ctrl-C always stops it.
     """
     if settings.kind == "local":
         return LocalBackend()
     from gigagan_core.backends.remote import RemoteBackend
 
-    return RemoteBackend(open_jobs(settings), settings, asked_by or "cli", cancelled)
+    return RemoteBackend(open_jobs(settings), settings, asked_by, cancelled)
 
 
 def open_jobs(settings: BackendSettings) -> Any:

@@ -30,6 +30,10 @@ LAST_LINES_SECONDS = 10.0
 LAST_LINES = 8
 # How long a job that was told to stop may still be said to run.
 STOPPING_SECONDS = 30.0
+# How long a job that was removed may keep its name: pods get 30 s to end, and a busy operator some more.
+GOING_SECONDS = 300.0
+# Who asks without a name: the command line.
+ANYBODY = "cli"
 AnswerT = TypeVar("AnswerT")
 # Lines that say why, before those that merely come last.
 _TELLING = ("error", "exception", "killed", "out of memory", "no space")
@@ -90,7 +94,7 @@ class RemoteBackend:
         self,
         jobs: Jobs,
         settings: BackendSettings,
-        asked_by: str,
+        asked_by: str | None,
         cancelled: Callable[[], bool] = lambda: True,
     ):
         self._jobs, self._settings = jobs, settings
@@ -143,27 +147,44 @@ class RemoteBackend:
     def _attach_or_submit(self, request: Request, store: Store) -> tuple[str, bool]:
         """The id of a job that runs, waits, or has done this very work, and whether it was there; a failed one is
         followed by another."""
-        number, first = 1, f"{self._asked_by}-{request.stage}-{request.key}"
+        number, first = 1, f"{self._asked_by or ANYBODY}-{request.stage}-{request.key}"
         while True:
             job = first if number == 1 else f"{first}-{number}"
             state = self._asked(lambda job=job: self._jobs.state(job))
-            if state is None:
-                request.write(store, job)
-                if self._asked(
-                    lambda job=job: self._jobs.submit(job, request, self._jobs.store or store.uri)
-                ):
-                    console.note(f"{request.stage}: submitted to {self._jobs.name} as {job}")
-                    return job, False
-                console.note(
-                    f"{request.stage}: attached to {job} on {self._jobs.name}"
-                )  # somebody was faster
-                return job, True
-            if not state.is_over or (state.phase == "succeeded" and read_result(store, job) is not None):
+            if state is None and (state := self._submit(job, request, store)) is None:
+                console.note(f"{request.stage}: submitted to {self._jobs.name} as {job}")
+                return job, False
+            if not state.is_over or self._has_done(job, state, request, store):
                 console.note(
                     f"{request.stage}: attached to {job} on {self._jobs.name}, which is {state.phase}"
                 )
                 return job, True
             number += 1
+
+    def _has_done(self, job: str, state: JobState, request: Request, store: Store) -> bool:
+        """Whether a job that is over has done this very work, and not the same work for an earlier command."""
+        if request.force and self._asked_by is None:
+            return False
+        return state.phase == "succeeded" and read_result(store, job) is not None
+
+    def _submit(self, job: str, request: Request, store: Store) -> JobState | None:
+        """Start a job, once an earlier one of its name is gone; the state of another where somebody was faster."""
+        begun, told = time.monotonic(), False
+        while True:
+            request.write(store, job)
+            if self._asked(lambda: self._jobs.submit(job, request, self._jobs.store or store.uri)):
+                return None
+            if (state := self._asked(lambda: self._jobs.state(job))) is not None:
+                return state
+            if time.monotonic() - begun > GOING_SECONDS:
+                raise GigaganError(
+                    f"{request.stage}: {self._jobs.name} has been removing an earlier {job} for {GOING_SECONDS:.0f} s; "
+                    "see what keeps it there, and give the same command again"
+                )
+            if not told:
+                told = True
+                console.note(f"{request.stage}: an earlier {job} is being removed; waiting until it is gone")
+            time.sleep(POLL_SECONDS)
 
     def _to_the_end(
         self, job: str, stage: str, context: RunContext, may_be_stopping: Callable[[], bool]

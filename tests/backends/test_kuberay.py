@@ -198,6 +198,23 @@ def test_a_job_that_is_there_already_is_attached_to(
     assert len(kubernetes.jobs()) == 1
 
 
+def test_a_job_that_is_still_being_deleted_is_waited_for(
+    kubernetes: FakeKubernetes, jobs: KubeRayJobs, context: RunContext
+) -> None:
+    """Cancelled and given again at once."""
+    kubernetes.play = operator(kubernetes)
+    request = request_of(call(), context)
+    job = f"pf-1-{request.stage}-{request.key}"
+    place = f"{RAYJOBS}/{name_of(job)}"
+    kubernetes.objects[place] = {
+        "metadata": {"name": name_of(job), "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    }
+    threading.Timer(0.3, lambda: kubernetes.objects.pop(place)).start()
+    artifact = backend(jobs).run(call(), context)
+    assert artifact.manifest["origin"]["job"] == job
+    assert len(kubernetes.asked("POST")) > 1
+
+
 def test_a_submitter_that_was_killed_finds_its_job_again(
     kubernetes: FakeKubernetes, jobs: KubeRayJobs, context: RunContext
 ) -> None:

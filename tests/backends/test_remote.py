@@ -86,8 +86,10 @@ def jobs() -> Threads:
     return Threads()
 
 
-def backend(jobs: Threads, cancelled: Callable[[], bool] = lambda: True) -> RemoteBackend:
-    return RemoteBackend(jobs, BackendSettings(), "pf-1", cancelled)
+def backend(
+    jobs: Threads, cancelled: Callable[[], bool] = lambda: True, asker: str | None = "pf-1"
+) -> RemoteBackend:
+    return RemoteBackend(jobs, BackendSettings(), asker, cancelled)
 
 
 def call(**settings: Any) -> StageCall:
@@ -186,6 +188,58 @@ def test_force_works_once_for_one_asker_and_a_retry_takes_the_result(
     assert (first.attempt, forced.attempt) == (1, 2)
     assert backend(jobs).run(call(), context).attempt == 2
     assert len(jobs.submitted) == 2
+
+
+def test_force_from_the_command_line_works_each_time_it_is_given(jobs: Threads, context: RunContext) -> None:
+    backend(jobs, asker=None).run(call(), context)
+    context.force = True
+    forced = [backend(jobs, asker=None).run(call(), context).attempt for _ in range(2)]
+    assert forced == [2, 3]
+    plain, first, second = jobs.submitted
+    assert plain.startswith("cli-tiny-stage-")
+    assert second == f"{first}-2"
+
+
+def test_a_forced_job_that_runs_is_attached_to_from_the_command_line_too(
+    jobs: Threads, context: RunContext
+) -> None:
+    context.force = True
+    first = threading.Thread(target=backend(jobs, asker=None).run, args=(call(seconds=1.0), context))
+    first.start()
+    while not jobs.submitted:
+        time.sleep(0.01)
+    backend(jobs, asker=None).run(call(seconds=1.0), context)
+    first.join()
+    assert len(jobs.submitted) == 1
+
+
+class Removing(Threads):
+    """A cluster that still has a job of every name, which was told to go."""
+
+    tries = 0
+
+    def submit(self, job: str, request: Request, store: str) -> bool:
+        self.tries += 1
+        return self.tries > 3 and super().submit(job, request, store)
+
+
+def test_a_job_whose_name_is_not_free_yet_is_submitted_again(context: RunContext) -> None:
+    jobs = Removing()
+    heard: list[str] = []
+    with console.heard_by(heard.append):
+        assert backend(jobs).run(call(), context).attempt == 1
+    (job,) = jobs.submitted
+    assert [line for line in heard if "is being removed" in line] == [
+        f"tiny-stage: an earlier {job} is being removed; waiting until it is gone"
+    ]
+
+
+def test_a_job_that_never_goes_is_one_sentence(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gigagan_core.backends.remote.GOING_SECONDS", 0.1)
+    jobs = Removing()
+    jobs.tries = -1_000_000
+    with pytest.raises(GigaganError, match=r"threads has been removing an earlier pf-1-tiny-stage-\w+ for"):
+        backend(jobs).run(call(), context)
 
 
 def test_lines_and_progress_of_a_job_are_heard_here(jobs: Threads, context: RunContext) -> None:
