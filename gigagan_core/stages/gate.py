@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 
 def promote_judged(
-    report: StoredReport, name: str, verdicts: Sequence[Verdict], tracking_uri: str | None = None
+    report: StoredReport,
+    name: str,
+    verdicts: Sequence[Verdict],
+    tracking_uri: str | None = None,
+    only_check: bool = False,
 ) -> dict[str, Any]:
     """Make the model that a report judged the `champion` of a registered model; all verdicts must hold.
 
-    tracking_uri: default: this home's. Returns what `registry.promote` does, and raises as it does.
+    tracking_uri: default: this home's. only_check: nothing moves. Returns what `registry.promote` does, and raises as
+    it does.
     """
     from gigagan_core import environment
     from gigagan_core.tracking import registry
@@ -28,7 +33,7 @@ def promote_judged(
         "gigagan.promoted_by": report.place,
         "gigagan.requirements": ", ".join(verdict.requirement for verdict in verdicts),
     }
-    return registry.promote(tracking_uri or environment.mlflow_uri(), name, judged, tags)
+    return registry.promote(tracking_uri or environment.mlflow_uri(), name, judged, tags, only_check)
 
 
 def checked(require: Sequence[str] | None, promote: str | None) -> list[str]:
@@ -46,8 +51,8 @@ def checked(require: Sequence[str] | None, promote: str | None) -> list[str]:
 def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: Sequence[str] = ()) -> list[str]:
     """What a report's figures were, as sentences, where all requirements hold; the judged models are promoted then.
 
-    path: of the report. promote: registered models. Raises GigaganError with one sentence for each requirement that
-    does not hold.
+    path: of the report. promote: registered models, all of them or none. Raises GigaganError with one sentence for each
+    requirement that does not hold, and where one of the models cannot be promoted.
     """
     from gigagan_core.evaluation import gate
     from gigagan_core.evaluation.report_file import read_report
@@ -55,6 +60,8 @@ def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: Sequenc
     report = read_report(path)
     verdicts = gate.require(report, require, strict)
     sentences = [verdict.sentence for verdict in verdicts]
+    for name in promote:
+        promote_judged(report, name, verdicts, only_check=True)
     return sentences + [promotion(promote_judged(report, name, verdicts)) for name in promote]
 
 

@@ -124,17 +124,22 @@ def _recorded_elsewhere(artifact: Any, client: Any, tracking_uri: str) -> str | 
 
 
 def promote(
-    tracking_uri: str, name: str, output_digests: Mapping[str, str | None], tags: Mapping[str, str]
+    tracking_uri: str,
+    name: str,
+    output_digests: Mapping[str, str | None],
+    tags: Mapping[str, str],
+    only_check: bool = False,
 ) -> dict[str, Any]:
     """Move `candidate` to `champion` on the version that a report has judged; champion already: nothing to do.
 
     name: of the registered model. output_digests: of the models that were judged, by role. tags: set on the version.
-    Returns name, version, and whether anything moved. Raises GigaganError where that version is not the candidate, so
-    that a report of an old model brings it back for nobody.
+    only_check: nothing moves. Returns name, version, and whether anything moved or would. Raises GigaganError where
+    that version is not the candidate, so that a report of an old model brings it back for nobody.
     """
     connection = Connection(tracking_uri)
     try:
-        return _promote(connection.client, name, set(filter(None, output_digests.values())), tags)
+        digests = set(filter(None, output_digests.values()))
+        return _promote(connection.client, name, digests, tags, only_check)
     except GigaganError:
         raise
     except Exception as error:  # client, database and network each raise their own kinds
@@ -143,7 +148,9 @@ def promote(
         ) from error
 
 
-def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str]) -> dict[str, Any]:
+def _promote(
+    client: Any, name: str, digests: set[str], tags: Mapping[str, str], only_check: bool
+) -> dict[str, Any]:
     models = _registered(client)
     if name not in models:
         known = ", ".join(sorted(models)) or "none yet"
@@ -162,6 +169,9 @@ def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str])
             f"the report judged version {version} of {name}, and {CANDIDATE} is "
             f"{aliases.get(CANDIDATE) or 'no version'}; evaluate the candidate, or give version {version} that alias"
         )
+    result = {"name": name, "version": version, "moved": moved}
+    if only_check:
+        return result
     if moved:
         client.set_registered_model_alias(name, CHAMPION, version)
         for key, value in tags.items():
@@ -169,7 +179,7 @@ def _promote(client: Any, name: str, digests: set[str], tags: Mapping[str, str])
     # last, so that a kill in between leaves the version with an alias
     if aliases.get(CANDIDATE) == version:
         client.delete_registered_model_alias(name, CANDIDATE)
-    return {"name": name, "version": version, "moved": moved}
+    return result
 
 
 def _registered(client: Any) -> dict[str, Any]:

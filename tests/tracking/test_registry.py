@@ -205,6 +205,28 @@ def test_a_gate_that_holds_promotes_and_one_that_does_not_leaves_all_as_it_is(
     )
 
 
+def test_two_models_are_promoted_together_or_not_at_all(
+    tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    both = [NAME, "gigagan-upsampler"]
+    train(tracker, model("one"))
+    train(tracker, model("large", "upsampler-model"))
+    train(tracker, model("larger", "upsampler-model"))
+    stored = json.loads((report / "report.json").read_text())
+    stored["lineage"].append({"role": "upsampler", "output_digest": "large"})
+    (report / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(GigaganError, match="judged version 1 of gigagan-upsampler, and candidate is 2"):
+        pass_gate(report, ["fd<0.2"], strict=False, promote=both)
+    assert aliases(tracker) == {"candidate": "1"}
+    tracker._connection.client.set_registered_model_alias("gigagan-upsampler", "candidate", "1")
+    assert [sentence.split()[-1] for sentence in pass_gate(report, ["fd<0.2"], False, both)[-2:]] == [
+        "champion",
+        "champion",
+    ]
+    assert aliases(tracker) == {"champion": "1"}
+
+
 def test_the_flow_fails_where_its_gate_does(
     tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
