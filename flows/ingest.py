@@ -42,7 +42,7 @@ def ingest(
 
     Returns the shard set's fingerprint.
     """
-    chosen = settings or settings_of(preset, "ingest", overrides, own_tables=metadata is not None)
+    chosen = settings or settings_of(preset, "ingest", overrides, own_tables=bool(metadata))
     tables = metadata or tables_of(preset_settings(preset).source)[split]
     with open_run("ingest", store, force, accept_code_change, backend=backend) as run:
         return ingest_stage(run, chosen, tables, f"ingest {split}").fingerprint

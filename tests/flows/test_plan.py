@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,3 +127,22 @@ def test_a_whole_run_and_a_rerun_hand_each_stage_what_is_its_own(
         assert handed["evaluate"]["train"] == by_role["curated"]
         assert {each["role"] for each in second["kept"]} >= {"train", "curated", "base", "condition", "judge"}
         assert [stage["cached"] for stage in second["stages"]] == [False] * 5
+
+
+@pytest.mark.parametrize(("metadata", "site"), [("", "openmoji"), (None, "openmoji"), ("a.parquet", None)])
+def test_an_empty_field_of_the_form_means_the_presets_own_tables(
+    monkeypatch: pytest.MonkeyPatch, metadata: str | None, site: str | None
+) -> None:
+    from flows import ingest as module
+
+    seen: list[tuple[str | None, str]] = []
+
+    def stage(run: Any, settings: Any, tables: str, label: str) -> Any:
+        seen.append((settings.site, tables))
+        return SimpleNamespace(fingerprint="f" * 64)
+
+    monkeypatch.setattr(module, "ingest_stage", stage)
+    monkeypatch.setattr(module, "tables_of", lambda source: {"train": "embedded"})
+    monkeypatch.setattr(module, "open_run", lambda *_, **__: contextlib.nullcontext())
+    module.ingest.fn(preset="tiny", metadata=metadata)
+    assert seen == [(site, metadata or "embedded")]
