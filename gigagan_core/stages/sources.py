@@ -22,7 +22,7 @@ def tables_of(source: SourceSettings) -> dict[str, Tables]:
         return {split: tables for split, tables in named.items() if tables is not None}
     folder = published_folder(source.limit, source.size)
     if not folder.exists():
-        publish(folder, source.limit, source.size)
+        _write(folder, source.limit, source.size)
     return {"train": str(folder / "train"), "heldout": str(folder / "heldout")}
 
 
@@ -37,10 +37,15 @@ def published_folder(limit: int | None, size: int) -> Path:
 
 def publish(folder: Path, limit: int | None = None, size: int = 160) -> dict[str, int]:
     """Write the embedded tables to a folder that does not exist yet; returns the rows of each split."""
-    from gigagan_core.data import openmoji
-
     if folder.exists() and any(folder.iterdir()):
         raise GigaganError(f"{folder} is there already; name a new folder")
+    return _write(folder, limit, size)
+
+
+def _write(folder: Path, limit: int | None, size: int) -> dict[str, int]:
+    """Another run may write the same tables meanwhile, and be the first; no counts are returned then."""
+    from gigagan_core.data import openmoji
+
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         counts = openmoji.publish(unfinished, limit, size=size).counts
