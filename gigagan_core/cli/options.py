@@ -135,7 +135,12 @@ def duration(text: str, option: str) -> timedelta:
     written = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip())
     if written is None:
         raise GigaganError(f"{option} {text!r} is no duration; write for example {option} 12h, 30d or 2w")
-    return timedelta(**{_UNITS[written[2]]: float(written[1])})
+    try:
+        given = timedelta(**{_UNITS[written[2]]: float(written[1])})
+        datetime.now(UTC) - given
+    except OverflowError:
+        raise GigaganError(f"{option} {text!r} reaches back beyond the year 1; give a shorter time") from None
+    return given
 
 
 def moment(text: str, option: str) -> datetime:

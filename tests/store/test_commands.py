@@ -172,6 +172,13 @@ def test_times_are_written_as_dates_or_as_long_ago() -> None:
         moment("soon", "--since")
 
 
+@pytest.mark.parametrize("command", [["gc", "--older-than", "99999999999d"], ["ls", "--since", "1000000d"]])
+def test_a_time_before_all_dates_is_one_sentence(gigagan: Any, command: list[str]) -> None:
+    done = gigagan(*command)
+    assert done.exit_code == 1
+    assert f"{command[1]} '{command[2]}' reaches back beyond the year 1; give a shorter time" in done.stderr
+
+
 def test_show_takes_a_path(gigagan: Any, made: dict[str, Artifact]) -> None:
     shown = answer(gigagan("show", str(Path(made["model"].uri)), "--json"))
     assert shown["fingerprint"] == made["model"].fingerprint
