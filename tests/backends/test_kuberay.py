@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -209,10 +210,16 @@ def test_a_job_that_is_still_being_deleted_is_waited_for(
     kubernetes.objects[place] = {
         "metadata": {"name": name_of(job), "deletionTimestamp": "2026-01-01T00:00:00Z"}
     }
-    threading.Timer(0.3, lambda: kubernetes.objects.pop(place)).start()
+
+    def delete_once_it_was_in_the_way() -> None:
+        while len(kubernetes.asked("POST")) < 2:
+            time.sleep(0.01)
+        del kubernetes.objects[place]
+
+    threading.Thread(target=delete_once_it_was_in_the_way, daemon=True).start()
     artifact = backend(jobs).run(call(), context)
     assert artifact.manifest["origin"]["job"] == job
-    assert len(kubernetes.asked("POST")) > 1
+    assert kubernetes.objects[place]["status"]["jobStatus"] == "SUCCEEDED"
 
 
 def test_a_submitter_that_was_killed_finds_its_job_again(

@@ -299,6 +299,28 @@ def test_a_remote_store_commits_by_its_manifest_and_is_read_through_the_cache(tm
     assert json.loads((artifact.path / "value.json").read_text()) == {"factor": 2}
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_another_machine_has_made_meanwhile_is_taken_unless_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """An object store, where no lease of the other machine is seen."""
+    uri = f"memory://bucket/{tmp_path.name}"
+    theirs: list[Artifact] = []
+
+    def overtaken(work: StageWork) -> Outcome:
+        monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "other"))
+        with RunContext.open(uri) as other:
+            theirs.append(materialise(SPEC, DoubleSettings(), {}, other, Calls()))
+        return Calls()(work)
+
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path / "one"))
+    with RunContext.open(uri, force=force) as context:
+        made = materialise(SPEC, DoubleSettings(), {}, context, overtaken)
+    assert theirs[0].attempt == 1
+    assert made.attempt == (2 if force else 1)
+    assert (made == theirs[0]) is not force
+
+
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
