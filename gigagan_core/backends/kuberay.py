@@ -9,7 +9,17 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from gigagan_core.backends.manifest import ASKER, GROUP, JOB, PLURAL, VERSION, label_of, name_of, ray_job
+from gigagan_core.backends.manifest import (
+    ASKER,
+    GROUP,
+    JOB,
+    PLURAL,
+    VERSION,
+    groups_of,
+    label_of,
+    name_of,
+    ray_job,
+)
 from gigagan_core.backends.remote import POLL_SECONDS, JobState, Unreachable
 from gigagan_core.backends.request import Request, as_command
 from gigagan_core.config.backend import HeldSettings, KubeRaySettings
@@ -30,11 +40,11 @@ class KubeRayJobs:
         self.store = settings.store
         self.patience = settings.patience_s
 
-    def held(self) -> HeldSettings | None:
-        """Every pod of the cluster, from the job's start to its end."""
+    def held(self, stage: str) -> HeldSettings | None:
+        """Every pod of the stage's cluster, from the job's start to its end."""
         pods = [
             (1, self._settings.head),
-            *((group.replicas, group) for group in self._settings.workers),
+            *((group.replicas, group) for group in groups_of(self._settings, stage)),
         ]
         return HeldSettings(
             cpus=sum(number * pod.cpus for number, pod in pods),
@@ -156,37 +166,9 @@ class KubeRayJobs:
         return client.CoreV1Api(self._connected())
 
     def _connected(self) -> Any:
-        """The API client: at the address of the settings, by the pod's service account, or by kubeconfig."""
         if self._api is None:
-            from kubernetes import client, config
-
-            settings = self._settings
-            configuration = client.Configuration()
-            # Of its own retries, each would wait; ours say that they wait.
-            configuration.retries = 0
-            if settings.api_server:
-                configuration.host = settings.api_server
-            else:
-                try:
-                    if settings.context is None:
-                        config.load_incluster_config(client_configuration=configuration)
-                    else:
-                        raise config.ConfigException
-                except config.ConfigException:
-                    self._load_kubeconfig(configuration)
-            self._api = client.ApiClient(configuration)
+            self._api = api_client(self._settings.api_server, self._settings.context)
         return self._api
-
-    def _load_kubeconfig(self, configuration: Any) -> None:
-        from kubernetes import config
-
-        try:
-            config.load_kube_config(context=self._settings.context, client_configuration=configuration)
-        except (config.ConfigException, OSError) as error:
-            raise GigaganError(
-                f"no way to the Kubernetes API: {plain(error)}; run in a pod with a service account, set KUBECONFIG, "
-                "or give kuberay.api_server"
-            ) from None
 
     def _ask(self, ask: Callable[[], Any], otherwise: dict[int, Any] | None = None) -> Any:
         """The answer; `otherwise` by HTTP status, None for what is not there. Raises Unreachable or GigaganError."""
@@ -206,6 +188,40 @@ class KubeRayJobs:
             raise GigaganError(f"{self.name}: the Kubernetes API refused ({error.status}): {said}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(plain(error)) from None
+
+
+def api_client(api_server: str | None, context: str | None) -> Any:
+    """A `kubernetes.client.ApiClient` without retries of its own: each would wait, and ours say that they wait.
+
+    api_server: its address. Without one: by the context of kubeconfig, where it is given, else by the pod's service
+    account, else by kubeconfig's current context. Raises GigaganError where none of them leads anywhere.
+    """
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    configuration.retries = 0
+    if api_server:
+        configuration.host = api_server
+    elif context is not None or not _in_cluster(configuration):
+        try:
+            config.load_kube_config(context=context, client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            raise GigaganError(
+                f"no way to the Kubernetes API: {plain(error)}; run in a pod with a service account, set KUBECONFIG, "
+                "or give kuberay.api_server"
+            ) from None
+    return client.ApiClient(configuration)
+
+
+def _in_cluster(configuration: Any) -> bool:
+    """Whether this is a pod with a service account, which the configuration then uses."""
+    from kubernetes import config
+
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        return False
+    return True
 
 
 def _asker(job: str, request: Request) -> str:

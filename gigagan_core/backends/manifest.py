@@ -14,6 +14,8 @@ from gigagan_core.store.fingerprint import digest
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 ASKER, STAGE, JOB = "gigagan/asker", "gigagan/stage", "gigagan/job"
 """Labels and, for the id, which is too long for one, an annotation."""
+SUBMITS_A_RAYJOB = {"ray.io/originated-from-crd": "RayJob"}
+"""On the pod that submits, which network policies know by it: not every KubeRay labels more than that pod's Job."""
 _SHARED = "shared-memory"
 # What Kubernetes' standard "restricted" asks of a container; `_pod_security` is the pod's part.
 _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -29,11 +31,16 @@ def label_of(asker: str) -> str:
     return asker if len(asker) <= 63 else digest(asker)[:40]
 
 
+def groups_of(settings: KubeRaySettings, stage: str) -> list[WorkerGroupSettings]:
+    """The worker groups of a stage's cluster."""
+    return [group for group in settings.workers if not group.stages or stage in group.stages]
+
+
 def ray_job(
     settings: KubeRaySettings, job: str, asker: str, stage: str, command: Sequence[str]
 ) -> dict[str, Any]:
     """The manifest. Secrets are named, and never in it."""
-    labels = {ASKER: label_of(asker), STAGE: stage}
+    labels, groups = {ASKER: label_of(asker), STAGE: stage}, groups_of(settings, stage)
     head = _pod(settings, settings.head, "ray-head", labels)
     if settings.service_account:
         head["spec"]["serviceAccountName"] = settings.service_account
@@ -62,12 +69,15 @@ def ray_job(
             "backoffLimit": settings.backoff_limit,
             # A submitter that is started again would submit the same job again.
             "submitterConfig": {"backoffLimit": 0},
-            "submitterPodTemplate": {"metadata": {"labels": labels}, "spec": _submitter(settings)},
+            "submitterPodTemplate": {
+                "metadata": {"labels": {**labels, **SUBMITS_A_RAYJOB}},
+                "spec": _submitter(settings),
+            },
             "rayClusterSpec": {
                 "rayVersion": settings.ray_version,
                 # Whoever reaches Ray's ports runs code: every call carries a token that KubeRay makes.
                 "authOptions": {"mode": "token"},
-                "headGroupSpec": {"rayStartParams": _start_of_head(settings), "template": head},
+                "headGroupSpec": {"rayStartParams": _start_of_head(settings.head, groups), "template": head},
                 "workerGroupSpecs": [
                     {
                         "groupName": group.name,
@@ -77,17 +87,20 @@ def ray_job(
                         "rayStartParams": _objects(group),
                         "template": _worker(settings, group, labels),
                     }
-                    for group in settings.workers
+                    for group in groups
                 ],
             },
         },
     }
 
 
-def _start_of_head(settings: KubeRaySettings) -> dict[str, str]:
-    """Tasks fetch from the web and decode what they get: where there are workers, none runs beside the credentials."""
-    away = {"num-cpus": "0"} if any(group.replicas for group in settings.workers) else {}
-    return {"dashboard-host": "0.0.0.0", **away, **_objects(settings.head)}
+def _start_of_head(head: PodSettings, groups: Sequence[WorkerGroupSettings]) -> dict[str, str]:
+    """Tasks fetch from the web and decode what they get: where there are workers, none runs beside the credentials.
+
+    GPUs of the head are for the process that drives the stage, which needs no resource of Ray's to see them.
+    """
+    away = {"num-cpus": "0", "num-gpus": "0"} if any(group.replicas for group in groups) else {}
+    return {"dashboard-host": "0.0.0.0", **away, **_objects(head)}
 
 
 def _objects(pod: PodSettings) -> dict[str, str]:

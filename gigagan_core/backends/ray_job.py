@@ -48,7 +48,7 @@ class RayJobs:
         self.store = settings.store
         self.patience = settings.patience_s
 
-    def held(self) -> HeldSettings | None:
+    def held(self, stage: str) -> HeldSettings | None:
         """Unknown beforehand: the job asks its cluster."""
         return None
 

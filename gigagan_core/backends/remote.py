@@ -68,8 +68,8 @@ class Jobs(Protocol):
     patience: float
     """Seconds that the cluster may be out of reach."""
 
-    def held(self) -> HeldSettings | None:
-        """What a job holds, where it is known beforehand."""
+    def held(self, stage: str) -> HeldSettings | None:
+        """What a job of this stage holds, where it is known beforehand."""
 
     def state(self, job: str) -> JobState | None:
         """None where there is no such job."""
@@ -105,7 +105,9 @@ class RemoteBackend:
         known = None if context.force else self._known(call, context)
         if known is not None:
             return known
-        request = request_of(call, dataclasses.replace(context, held=context.held or self._jobs.held()))
+        request = request_of(call, context)
+        if request.held is None:
+            request = request.model_copy(update={"held": self._jobs.held(request.stage)})
         try:
             return self._made_by_a_job(request, context)
         except _WasStopping as stopping:

@@ -14,6 +14,17 @@ from gigagan_core.config.base import Settings, operational, parse, with_override
 from gigagan_core.errors import GigaganError, nearest
 
 BackendKind = Literal["local", "ray-job", "kuberay"]
+StageOfACluster = Literal[
+    "ingest",
+    "import-data",
+    "train-encoder",
+    "curate",
+    "train-base",
+    "train-upsampler",
+    "evaluate",
+    "tradeoff",
+]
+"""Stages that KubeRay makes a cluster for, as a job's name has them."""
 FILE_VARIABLE = "GIGAGAN_BACKEND"
 """Environment variable that names a JSON file of `BackendSettings`: what a site's machines start from."""
 
@@ -72,6 +83,9 @@ class WorkerGroupSettings(PodSettings):
 
     name: str = operational("workers", pattern=r"[a-z]([-a-z0-9]*[a-z0-9])?", max_length=30)
     replicas: int = operational(1, ge=0)
+    stages: tuple[StageOfACluster, ...] = operational(())
+    """Whose clusters have this group, e.g. ("train-base", "train-upsampler"); none named: every stage's. A stage that
+    no group is for works on the head."""
 
 
 class KubeRaySettings(Settings):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -16,11 +18,11 @@ from tiny_stage import TinySettings, run
 
 from gigagan_core import console
 from gigagan_core.backends import kuberay, run_stage
-from gigagan_core.backends.kuberay import KubeRayJobs
+from gigagan_core.backends.kuberay import KubeRayJobs, api_client
 from gigagan_core.backends.manifest import name_of, ray_job
 from gigagan_core.backends.remote import RemoteBackend, Unreachable, stop_jobs
 from gigagan_core.backends.request import request_of
-from gigagan_core.config.backend import BackendSettings, KubeRaySettings
+from gigagan_core.config.backend import BackendSettings, KubeRaySettings, StageOfACluster
 from gigagan_core.config.base import parse
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import RunContext, StageCall
@@ -381,6 +383,73 @@ def test_the_head_alone_holds_credentials_and_runs_no_task() -> None:
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("worker", False)
 
 
+def test_the_submitter_has_the_label_that_network_policies_know_it_by() -> None:
+    manifest = ray_job(parse(KubeRaySettings, FULL, "here"), "job", "asker", "ingest", ["true"])
+    labels = manifest["spec"]["submitterPodTemplate"]["metadata"]["labels"]
+    assert labels["ray.io/originated-from-crd"] == "RayJob"
+    assert "ray.io/is-ray-node" not in labels
+
+
+def test_gpus_of_the_head_are_for_the_process_that_drives_the_stage() -> None:
+    settings = {**FULL, "head": {"gpus": 1, "tolerations": [{"key": "nvidia.com/gpu"}]}}
+    manifest = ray_job(parse(KubeRaySettings, settings, "here"), "job", "asker", "train-base", ["true"])
+    head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-gpus"] == "0"
+    pod = head["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu"}]
+
+
+def test_a_group_is_in_the_clusters_of_its_stages() -> None:
+    cpu, gpu = {"name": "cpu", "stages": ["ingest"]}, {**FULL["workers"][0], "stages": ["train-base"]}
+    settings = parse(KubeRaySettings, {**FULL, "workers": [cpu, gpu, {"name": "all"}]}, "here")
+
+    def groups(stage: str) -> list[str]:
+        manifest = ray_job(settings, "job", "asker", stage, ["true"])
+        return [each["groupName"] for each in manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
+
+    assert (groups("ingest"), groups("train-base")) == (["cpu", "all"], ["gpus", "all"])
+    assert groups("evaluate") == ["all"]
+    assert KubeRayJobs(settings).held("train-base").gpus == 2 * 4
+    assert KubeRayJobs(settings).held("ingest").gpus == 0
+    with pytest.raises(GigaganError, match="stages"):
+        parse(KubeRaySettings, {**FULL, "workers": [{"stages": ["train_base"]}]}, "here")
+
+
+def test_stages_of_a_group_are_those_that_a_backend_is_asked_for() -> None:
+    folder = Path(ray_job.__code__.co_filename).parents[1] / "stages"
+    taking = re.compile(r"^def run\(\s*settings: ", re.MULTILINE)
+    modules = {path.stem for path in folder.glob("*.py") if taking.search(path.read_text())}
+    assert {name.replace("-", "_") for name in get_args(StageOfACluster)} == modules
+
+
+def test_the_kubernetes_api_is_found_by_address_context_pod_kubeconfig(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from kubernetes import config
+
+    asked: list[str] = []
+    monkeypatch.setattr(
+        config, "load_kube_config", lambda context, **_: asked.append(f"kubeconfig {context}")
+    )
+    monkeypatch.setattr(config, "load_incluster_config", lambda **_: asked.append("pod"))
+    api_client("http://127.0.0.1:1", None)
+    assert asked == []
+    api_client(None, "other")
+    api_client(None, None)
+    assert asked == ["kubeconfig other", "pod"]
+
+    def nowhere(**_: Any) -> None:
+        raise config.ConfigException("no pod")
+
+    monkeypatch.setattr(config, "load_incluster_config", nowhere)
+    api_client(None, None)
+    assert asked[-1] == "kubeconfig None"
+    monkeypatch.setattr(config, "load_kube_config", nowhere)
+    with pytest.raises(GigaganError, match=r"kuberay\.api_server"):
+        api_client(None, None)
+
+
 def test_a_cluster_without_workers_works_on_its_head() -> None:
     alone = parse(KubeRaySettings, {**FULL, "workers": []}, "here")
     manifest = ray_job(alone, "job", "asker", "evaluate", ["true"])
@@ -397,5 +466,5 @@ def test_rays_objects_fit_into_the_shared_memory() -> None:
 
 
 def test_what_the_cluster_holds_is_known_from_the_settings() -> None:
-    held = KubeRayJobs(parse(KubeRaySettings, FULL, "here")).held()
+    held = KubeRayJobs(parse(KubeRaySettings, FULL, "here")).held("train-base")
     assert (held.cpus, held.gpus) == (2 + 2 * 8, 2 * 4)

@@ -34,7 +34,7 @@ class Threads:
         self.stopped: list[str] = []
         self.silent = 0
 
-    def held(self) -> HeldSettings:
+    def held(self, stage: str) -> HeldSettings:
         return HeldSettings(cpus=4, gpus=2)
 
     def state(self, job: str) -> JobState | None:
