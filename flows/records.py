@@ -247,10 +247,11 @@ def mlflow_link(reference: Mapping[str, str]) -> str:
 
 def _mlflow_url(reference: Mapping[str, str]) -> tuple[str, bool]:
     """The page of an MLflow run, and whether a server is known to serve it now."""
-    uri, found = environment.mlflow_uri(), servers.running()
+    server = environment.mlflow_page()
+    if server is None and (found := servers.running()) is not None:
+        server = found.mlflow
     later = f"http://{servers.HOST}:{servers.MLFLOW_PORT}"
-    server = uri if uri.startswith("http") else found.mlflow if found else later
-    return str(run_url(server, reference["experiment_id"], reference["run_id"])), server != later
+    return str(run_url(server or later, reference["experiment_id"], reference["run_id"])), server is not None
 
 
 def end_dead_flow_runs(ended: Sequence[Mapping[str, str]], own: str | None) -> None:

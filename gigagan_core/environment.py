@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import urllib.parse
 from pathlib import Path
 
 from gigagan_core.errors import GigaganError
@@ -47,6 +48,24 @@ def assets() -> Path:
 def mlflow_uri() -> str:
     """MLflow's tracking URI: `MLFLOW_TRACKING_URI`, or the SQLite file under the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home() / 'mlflow.db'}")
+
+
+def mlflow_page() -> str | None:
+    """Where a browser finds MLflow: `GIGAGAN_MLFLOW_UI_URL`, or the address of a tracking server; None for a database.
+
+    A user and a password in that address are left out: a link is shown to everybody.
+    """
+    page = os.environ.get("GIGAGAN_MLFLOW_UI_URL")
+    if page:
+        return page
+    uri = mlflow_uri()
+    return without_credentials(uri) if uri.startswith(("http://", "https://")) else None
+
+
+def without_credentials(url: str) -> str:
+    """An address without the ``user:password@`` before its host."""
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def mlflow_artifacts() -> Path:

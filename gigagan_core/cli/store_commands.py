@@ -168,10 +168,10 @@ def _links(artifact: Artifact, in_runs: list[RunRecord]) -> dict[str, str]:
     links = {}
     run = artifact.manifest.get("mlflow")
     if run:
-        found = servers.running()
-        uri = environment.mlflow_uri()
-        server = uri if found is None or uri.startswith("http") else found.mlflow
-        page = run_url(server, run["experiment_id"], run["run_id"])
+        server, uri = environment.mlflow_page(), environment.mlflow_uri()
+        if server is None and (found := servers.running()) is not None:
+            server = found.mlflow
+        page = run_url(server or uri, run["experiment_id"], run["run_id"])
         links["MLflow run"] = page or f"{run['run_id']} in {uri}"
     for record in in_runs:
         if record.prefect.get("id"):

@@ -128,6 +128,22 @@ def test_a_run_leaves_tasks_tables_pictures_and_links(ran: Callable[..., Ran], u
     assert rows[2].startswith("rejected: ·script·alert")
 
 
+def test_a_link_to_mlflow_leads_where_a_browser_gets_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GIGAGAN_HOME", str(tmp_path))
+    reference = {"experiment_id": "1", "run_id": "r"}
+    page = "#/experiments/1/runs/r"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("GIGAGAN_MLFLOW_UI_URL", raising=False)
+    assert records.mlflow_link(reference) == f"[r](http://127.0.0.1:5000/{page}) (served by `make ui`)"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret@mlflow.mlflow.svc:5000/")
+    assert records.mlflow_link(reference) == f"[r](https://mlflow.mlflow.svc:5000/{page})"
+    # The same address as a `make ui` would have, and a server is there.
+    monkeypatch.setenv("GIGAGAN_MLFLOW_UI_URL", "http://127.0.0.1:5000")
+    assert records.mlflow_link(reference) == f"[r](http://127.0.0.1:5000/{page})"
+
+
 def test_a_strangers_text_is_harmless_on_prefects_page(ran: Callable[..., Ran]) -> None:
     _, _, artifacts, _ = ran(red=20)
     for artifact in artifacts.values():

@@ -84,6 +84,18 @@ def test_show_tells_lineage_up_and_down_size_and_links(gigagan: Any, made: dict[
     assert "nothing in this store" in text
 
 
+def test_show_links_to_mlflow_where_a_browser_finds_it(
+    gigagan: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make("train-base", "base-model", mlflow={"experiment_id": "1", "run_id": "r" * 32})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret@mlflow.example:5000")
+    links = answer(gigagan("show", model.short, "--json"))["links"]
+    assert links == {"MLflow run": f"https://mlflow.example:5000/#/experiments/1/runs/{'r' * 32}"}
+    monkeypatch.setenv("GIGAGAN_MLFLOW_UI_URL", "http://localhost:5000")
+    links = answer(gigagan("show", model.short, "--json"))["links"]
+    assert links == {"MLflow run": f"http://localhost:5000/#/experiments/1/runs/{'r' * 32}"}
+
+
 def test_show_draws_a_loop_free_tree_of_a_shard_set_and_counts_its_partitions(
     gigagan: Any, make: Make
 ) -> None:
