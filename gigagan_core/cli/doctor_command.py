@@ -11,7 +11,7 @@ from gigagan_core.cli.options import JsonOption, PresetOption, StoreOption
 
 if TYPE_CHECKING:
     from gigagan_core.doctor.finding import Finding
-from gigagan_core.doctor.request import Backend
+from gigagan_core.config.backend import BackendKind
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -23,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     preset: PresetOption = "demo",
-    backend: Annotated[Backend, typer.Option("--backend", help="Where the work is to be done.")] = "local",
+    backend: Annotated[
+        BackendKind | None,
+        typer.Option(
+            "--backend", help="Where the work is to be done.", show_default="of GIGAGAN_BACKEND, or local"
+        ),
+    ] = None,
     store: StoreOption = None,
     no_plan: Annotated[
         bool,
@@ -37,19 +42,34 @@ def doctor(
             "--ray-address",
             metavar="URL",
             help="Dashboard of the cluster, for ray-job.",
-            show_default="RAY_API_SERVER_ADDRESS",
+            show_default="of GIGAGAN_BACKEND, or RAY_API_SERVER_ADDRESS",
         ),
     ] = None,
-    namespace: Annotated[str, typer.Option("--namespace", help="Of the RayJobs, for kuberay.")] = "default",
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            help="Of the RayJobs, for kuberay.",
+            show_default="of GIGAGAN_BACKEND, or default",
+        ),
+    ] = None,
     kube_api: Annotated[
         str | None,
         typer.Option(
-            "--kube-api", metavar="URL", help="The Kubernetes API.", show_default="as kubectl finds it"
+            "--kube-api",
+            metavar="URL",
+            help="The Kubernetes API.",
+            show_default="of GIGAGAN_BACKEND, or as kubectl finds it",
         ),
     ] = None,
     kube_context: Annotated[
         str | None,
-        typer.Option("--kube-context", metavar="NAME", help="Of kubeconfig.", show_default="the current one"),
+        typer.Option(
+            "--kube-context",
+            metavar="NAME",
+            help="Of kubeconfig.",
+            show_default="of GIGAGAN_BACKEND, or the current one",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,21 +80,23 @@ def doctor(
     with answering(as_json) as answer:
         from gigagan_core import environment
         from gigagan_core.config import presets
+        from gigagan_core.config.backend import backend_settings
         from gigagan_core.doctor.checks import checks
         from gigagan_core.doctor.finding import run
         from gigagan_core.doctor.request import Request
 
         environment.set_defaults()
         presets.known(preset)
-        given = {"ray_address": ray_address, "store": store}
-        request = Request(
+        request = Request.at(
+            backend_settings(),
             preset=preset,
             backend=backend,
+            store=store,
             plan=not no_plan,
+            ray_address=ray_address,
             namespace=namespace,
             kube_api=kube_api,
             kube_context=kube_context,
-            **{name: value for name, value in given.items() if value is not None},
         )
         found = []
         for finding in run(checks(request)):
@@ -83,7 +105,12 @@ def doctor(
                 _print(finding)
         counts = {status: sum(each.status == status for each in found) for status in _STYLES}
         answer.now(
-            {"preset": preset, "backend": backend, **counts, "findings": [vars(each) for each in found]}
+            {
+                "preset": preset,
+                "backend": request.backend,
+                **counts,
+                "findings": [vars(each) for each in found],
+            }
         )
         if not as_json:
             typer.echo(f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} to mend")

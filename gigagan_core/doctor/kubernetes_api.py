@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gigagan_core.backends.kuberay import api_client
 from gigagan_core.doctor.finding import Finding, fail, ok
 from gigagan_core.doctor.request import Request
+from gigagan_core.errors import GigaganError
 from gigagan_core.text import plain
 
 RIGHTS = (
@@ -27,9 +29,9 @@ def kubernetes(request: Request) -> Iterator[Finding]:
     from urllib3.exceptions import HTTPError
 
     try:
-        api = connect(request)
+        api = api_client(request.kube_api, request.kube_context)
         version = client.VersionApi(api).get_code(_request_timeout=SECONDS)
-    except (ApiException, HTTPError, OSError, *_config_errors()) as error:
+    except (ApiException, HTTPError, OSError, GigaganError) as error:
         yield fail(
             "kubernetes",
             f"the API does not answer: {plain(getattr(error, 'reason', None) or error)}",
@@ -39,22 +41,6 @@ def kubernetes(request: Request) -> Iterator[Finding]:
     yield ok("kubernetes", f"{api.configuration.host} serves {version.git_version}")
     yield _kuberay(client.ApisApi(api))
     yield from _rights(client, api, request.namespace)
-
-
-def connect(request: Request) -> Any:
-    """A client as kubectl or a pod finds its cluster; or of the address that the request names."""
-    from kubernetes import client, config
-
-    configuration = client.Configuration()
-    if request.kube_api is not None:
-        configuration.host = request.kube_api
-    else:
-        try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            config.load_kube_config(context=request.kube_context, client_configuration=configuration)
-    configuration.retries = 0
-    return client.ApiClient(configuration)
 
 
 def _kuberay(apis: Any) -> Finding:
@@ -92,9 +78,3 @@ def _rights(client: Any, api: Any, namespace: str) -> Iterator[Finding]:
         )
     else:
         yield ok("kubernetes rights", f"all that RayJobs take, in namespace {namespace}")
-
-
-def _config_errors() -> tuple[type[Exception], ...]:
-    from kubernetes.config import ConfigException
-
-    return (ConfigException,)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from gigagan_core import environment
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.config import presets
+from gigagan_core.config.backend import BackendKind, BackendSettings
 from gigagan_core.config.base import all_settings, flat
 from gigagan_core.config.encoder import demo_encoder
 
-Backend = Literal["local", "ray-job", "kuberay"]
 Part = Literal["base", "upsampler"]
 PARTS: tuple[Part, ...] = ("base", "upsampler")
 _PREFIX = "asset:"
@@ -26,13 +26,27 @@ class Request:
     """
 
     preset: str = "demo"
-    backend: Backend = "local"
+    backend: BackendKind = "local"
     store: str = field(default_factory=environment.store_uri)
     plan: bool = True
     ray_address: str | None = field(default_factory=lambda: os.environ.get("RAY_API_SERVER_ADDRESS"))
     namespace: str = "default"
     kube_api: str | None = None
     kube_context: str | None = None
+
+    @classmethod
+    def at(cls, site: BackendSettings, **given: Any) -> Request:
+        """A request from what a site's settings say (`GIGAGAN_BACKEND`); given: what is not None of it goes before."""
+        kuberay = site.kuberay
+        said = {
+            "backend": site.kind,
+            "ray_address": site.ray_job.address,
+            "namespace": kuberay.namespace,
+            "kube_api": kuberay.api_server,
+            "kube_context": kuberay.context,
+        }
+        values = said | {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
     def sections(self) -> dict[str, Any]:
         """The preset's settings by section: of a whole pipeline, or the one that it is of."""

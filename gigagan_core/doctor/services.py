@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,19 +70,35 @@ def prefect() -> Iterator[Finding]:
 def mlflow() -> Iterator[Finding]:
     """Where records go: a server, or a database."""
     uri = environment.mlflow_uri()
-    if uri.startswith(("http://", "https://")):
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-        headers = _basic(f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}") if user else {}
-        answer = ask(f"{uri.rstrip('/')}/version", headers)
-        if answer.status in REFUSED:
-            mend = "set MLFLOW_TRACKING_USERNAME and _PASSWORD; or start the server with --allowed-hosts for its name"
-            yield fail("mlflow", f"{uri} refuses us ({answer.status})", mend)
-        elif answer.status != 200:
-            yield _away("mlflow", uri, answer, "start it, or unset MLFLOW_TRACKING_URI")
-        else:
-            yield _version("mlflow", uri, answer.body.strip(), "mlflow")
+    if not uri.startswith(("http://", "https://")):
+        yield _database(uri)
         return
-    yield _database(uri)
+    url = environment.without_credentials(uri)
+    answer = ask(f"{url.rstrip('/')}/version", _mlflow_headers(uri))
+    if answer.status in REFUSED:
+        mend = (
+            "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN; or start the server with "
+            "--allowed-hosts for its name"
+        )
+        yield fail("mlflow", f"{url} refuses us ({answer.status})", mend)
+    elif answer.status != 200:
+        yield _away("mlflow", url, answer, "start it, or unset MLFLOW_TRACKING_URI")
+    else:
+        yield _version("mlflow", url, answer.body.strip(), "mlflow")
+
+
+def _mlflow_headers(uri: str) -> dict[str, str]:
+    """Who we are, in the order of MLflow's own client: the address, user and password, a token."""
+    address = urllib.parse.urlsplit(uri)
+    if address.username is not None:
+        user, password = address.username, address.password or ""
+        return _basic(f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}")
+    user, password, token = (
+        os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD", "TOKEN")
+    )
+    if user and password:
+        return _basic(f"{user}:{password}")
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _database(uri: str) -> Finding:

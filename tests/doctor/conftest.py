@@ -38,6 +38,10 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         "RAY_AUTH_TOKEN",
         "RAY_AUTH_TOKEN_PATH",
         "KUBECONFIG",
+        "GIGAGAN_BACKEND",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
     ):
         monkeypatch.delenv(name, raising=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable
@@ -47,6 +48,35 @@ def test_mlflow_away_and_of_another_version(
     assert "--allowed-hosts" in one(services.mlflow()).mend
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
     assert one(services.mlflow()).status == "fail"
+
+
+def test_mlflow_is_asked_as_its_own_client_would_ask(
+    monkeypatch: pytest.MonkeyPatch, serve: Callable[..., str]
+) -> None:
+    ours = importlib.metadata.version("mlflow")
+    allowed = ""
+
+    def guarded(method: str, path: str, headers: dict[str, str], body: Any) -> tuple[int, Any]:
+        return (200, ours) if headers.get("authorization") == allowed else (401, "who is there?")
+
+    url = serve(guarded)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    assert one(services.mlflow()).status == "fail"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-token")
+    allowed = "Bearer a-token"
+    assert one(services.mlflow()).status == "ok"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pw")
+    allowed = f"Basic {base64.b64encode(b'ann:pw').decode()}"
+    assert one(services.mlflow()).status == "ok"
+    # The address goes before both, and its password is shown to nobody.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//bob:s%40cret@"))
+    refused = one(services.mlflow())
+    assert refused.status == "fail"
+    assert "cret" not in str(refused)
+    allowed = f"Basic {base64.b64encode(b'bob:s@cret').decode()}"
+    found = one(services.mlflow())
+    assert (found.status, found.what) == ("ok", f"{url} serves version {ours}")
 
 
 def test_mlflows_database_is_read_and_its_password_kept(
