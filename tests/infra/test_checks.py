@@ -124,6 +124,21 @@ def test_what_kubectl_makes_of_it_is_looked_at_where_there_is_kubectl(
     assert check.problems(chosen, root) == ["kustomization.yaml leaves out redis.yaml"]
 
 
+def test_the_standing_cluster_may_be_left_out_as_a_whole(check, planted, monkeypatch) -> None:
+    (chosen,) = [each for each in check.CHECKS if each.name == "kustomization"]
+    monkeypatch.setattr(check.shutil, "which", lambda name: None)
+    root = planted("kubernetes/kustomization.yaml", "  - redis.yaml\n  - raycluster.yaml\n", "")
+    path = root / "infra" / "kubernetes" / "kustomization.yaml"
+    path.write_text(path.read_text().replace("  - disruption-budgets.yaml\n", ""))
+    assert check.problems(chosen, root) == []
+    header = (INFRA / "kubernetes" / "raycluster.yaml").read_text().partition("apiVersion")[0]
+    assert {name for name in check.STANDING_CLUSTER if name in header or name == "raycluster.yaml"} == (
+        check.STANDING_CLUSTER
+    )
+    path.write_text(path.read_text().replace("  - exporter.yaml\n", ""))
+    assert check.problems(chosen, root) == ["kustomization.yaml leaves out exporter.yaml"]
+
+
 def test_a_program_that_is_missing_is_one_clear_sentence(check) -> None:
     assert list(check._program(ROOT, "hadolinter")) == ["hadolinter is not installed; run `make install`"]
 

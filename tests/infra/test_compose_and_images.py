@@ -14,7 +14,7 @@ from tests.infra.conftest import INFRA, ROOT
 
 DOCKERFILES = sorted((INFRA / "docker").glob("*Dockerfile"))
 # One-shot services end; the others are asked whether they are well.
-ONCE = {"buckets", "deployments"}
+ONCE = {"buckets", "deployments", "assets"}
 SECRETS = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|AUTH_STRING|CONNECTION_URL|STORE_URI|AUTH_DATABASE")
 
 
@@ -101,6 +101,19 @@ def test_workers_that_fetch_from_the_web_hold_no_credential_but_rays(compose) ->
     on_the_way_out = {name for name, each in services(compose).items() if "ray" in each["networks"]}
     assert on_the_way_out == {"ray-head", "ray-worker", "ray-gpu-worker", "prometheus"}
     assert compose["networks"]["services"] == {"internal": True}
+
+
+def test_what_brings_assets_in_reaches_the_web_and_holds_nothing(compose) -> None:
+    assets = services(compose)["assets"]
+    assert assets["networks"] == ["web"]
+    assert [name for name, each in services(compose).items() if "web" in each["networks"]] == ["assets"]
+    assert not compose["networks"]["web"]
+    assert [name for name in assets["environment"] if SECRETS.search(name)] == []
+    # Started by hand, into the folder where flow runs and Ray's workers look.
+    assert assets["profiles"] == ["assets"]
+    assert "home:/var/lib/gigagan" in assets["volumes"]
+    for name in ("worker", "ray-head", "ray-worker"):
+        assert "home:/var/lib/gigagan" in services(compose)[name]["volumes"], name
 
 
 def test_every_ray_process_asks_for_a_token(compose) -> None:

@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from tests.infra.conftest import INFRA, ROOT
 
 TEXTS = [path for path in INFRA.rglob("*") if path.suffix in (".yaml", ".json", ".env") and path.is_file()]
@@ -129,6 +131,7 @@ def test_the_cluster_grows_within_limits_and_asks_for_a_token(manifests) -> None
     assert spec["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
     # Tasks never run where the credentials are.
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
 
 
 def test_rays_objects_fit_into_the_shared_memory_of_their_pod(manifests) -> None:
@@ -194,11 +197,13 @@ def test_rays_ports_are_reached_by_its_own_pods_and_the_jobs_port_by_those_who_s
 )
 def test_download_pods_cannot_reach_metadata_or_private_addresses(manifests, address: str) -> None:
     assert not reached(policy(manifests, "web"), address)
+    assert not reached(policy(manifests, "assets"), address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "172.15.0.1", "2606:4700::1111"])
 def test_download_pods_reach_the_web(manifests, address: str) -> None:
     assert reached(policy(manifests, "web"), address)
+    assert reached(policy(manifests, "assets"), address)
 
 
 def test_the_web_is_for_download_pods_alone(manifests) -> None:
@@ -208,6 +213,38 @@ def test_the_web_is_for_download_pods_alone(manifests) -> None:
     assert "labels" not in groups(manifests)["gpu"]["template"]["metadata"]
     (rule,) = spec["egress"]
     assert [port["port"] for port in rule["ports"]] == [80, 443]
+
+
+def flow_pod() -> dict[str, Any]:
+    """The template of a flow run's pod, labels and spec."""
+    pool = json.loads((INFRA / "kubernetes" / "work-pool.json").read_text())
+    return pool["job_configuration"]["job_manifest"]["spec"]["template"]
+
+
+def test_a_flow_run_reaches_the_web_where_its_deployment_says_so(manifests) -> None:
+    labels = policy(manifests, "assets")["podSelector"]["matchLabels"]
+    assert labels == {"app.kubernetes.io/component": "flow", "gigagan/egress": "web"}
+    assert flow_pod()["metadata"]["labels"]["gigagan/egress"] == "{{ egress }}"
+    pool = json.loads((INFRA / "kubernetes" / "work-pool.json").read_text())
+    egress = pool["variables"]["properties"]["egress"]
+    assert (egress["enum"], egress["default"]) == (["store", "web"], "store")
+    (rule,) = policy(manifests, "assets")["egress"]
+    assert [port["port"] for port in rule["ports"]] == [80, 443]
+    addresses = {each.address for each in CATALOGUE.values()}
+    assert {urlsplit(address).port or urlsplit(address).scheme for address in addresses} == {"http", "https"}
+
+
+def test_a_flow_runs_pod_can_stand_on_a_gpu_node_and_keeps_away_from_it(manifests) -> None:
+    pod = flow_pod()["spec"]
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert taint in pod["tolerations"]
+    assert taint in groups(manifests)["gpu"]["template"]["spec"]["tolerations"]
+    (preferred,) = pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (expression,) = preferred["preference"]["matchExpressions"]
+    assert expression == {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == "/dev/shm"]
+    assert volumes[mount["name"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "{{ shared_memory }}"}
 
 
 @pytest.mark.parametrize("name", ["ray-head", "flow", "exporter"])

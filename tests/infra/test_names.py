@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gigagan_core import servers
+from gigagan_core.backends.kuberay import KubeRayJobs
 from gigagan_core.backends.manifest import ray_job
 from gigagan_core.config.backend import backend_settings
 from tests.infra.conftest import INFRA, ROOT
@@ -22,6 +24,7 @@ SITE = dict(
 # Of botocore, PostgreSQL's image, Versity's gateway, and those that a command beside them reads.
 OTHERS = {
     *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"),
     *("POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"),
     *("ROOT_ACCESS_KEY_ID", "ROOT_SECRET_ACCESS_KEY"),
     *("MLFLOW_AUTH_DATABASE", "REDIS_PASSWORD", "HOME", "DO_NOT_TRACK"),
@@ -87,6 +90,57 @@ def test_telemetry_is_off_as_in_the_code(compose) -> None:
             assert told[name] == SITE[name] == _SWITCHES[name], (service, name)
 
 
+def literals(name: str) -> dict[str, str]:
+    """The variables of a ConfigMap that kustomization.yaml spells out."""
+    made = yaml.safe_load((INFRA / "kubernetes" / "kustomization.yaml").read_text())["configMapGenerator"]
+    (found,) = [each for each in made if each["name"] == name]
+    return dict(each.split("=", 1) for each in found["literals"])
+
+
+def config_maps(container: dict[str, Any]) -> list[str]:
+    return [each["configMapRef"]["name"] for each in container["envFrom"] if "configMapRef" in each]
+
+
+def test_runs_of_a_site_have_the_patience_of_runs_of_a_worker(compose, manifests) -> None:
+    patience = servers._PATIENCE
+    of_the_store = {name: value for name, value in patience.items() if name.startswith("AWS_")}
+    assert of_the_store.keys() < patience.keys()
+    for service in ("worker", "ray-head"):
+        told = compose["services"][service]["environment"]
+        assert {name: told.get(name) for name in patience} == patience, service
+    assert literals("patience") == patience
+    pool = json.loads((INFRA / "kubernetes" / "work-pool.json").read_text())
+    pod = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    (cluster,) = [each for each in manifests if each["kind"] == "RayCluster"]
+    head = cluster["spec"]["headGroupSpec"]["template"]["spec"]
+    for each in (pod, head):
+        assert "patience" in config_maps(each["containers"][0])
+    kuberay = json.loads((INFRA / "kubernetes" / "backend.json").read_text())["kuberay"]
+    assert {name: kuberay["env"].get(name) for name in of_the_store} == of_the_store
+
+
+def test_the_exporter_sees_an_outage_at_once(compose, manifests) -> None:
+    assert not servers._PATIENCE.keys() & compose["services"]["exporter"]["environment"].keys()
+    assert not servers._PATIENCE.keys() & SITE.keys()
+    (exporter,) = [
+        each for each in manifests if (each["kind"], each["metadata"]["name"]) == ("Deployment", "exporter")
+    ]
+    assert config_maps(exporter["spec"]["template"]["spec"]["containers"][0]) == ["site"]
+
+
+def test_links_between_the_pages_lead_where_a_browser_gets(compose) -> None:
+    names = ("GIGAGAN_MLFLOW_UI_URL", "PREFECT_UI_URL")
+    published = {
+        port.rsplit(":", 1)[0] for each in compose["services"].values() for port in each.get("ports", ())
+    }
+    for name in names:
+        assert compose["services"]["worker"]["environment"][name].removeprefix("http://") in published
+        assert SITE[name].startswith("http://localhost:")
+    readme = (INFRA / "README.md").read_text()
+    assert "service/mlflow 5000:5000" in readme
+    assert "service/prefect-server 4200:4200" in readme
+
+
 def test_work_pools_are_those_of_the_deployments() -> None:
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     pools = {deployment["work_pool"]["name"] for deployment in deployed}
@@ -134,6 +188,37 @@ def rayjob(monkeypatch) -> dict[str, Any]:
     """What the backend of infra/kubernetes makes of an ingest."""
     monkeypatch.setenv("GIGAGAN_BACKEND", str(INFRA / "kubernetes" / "backend.json"))
     return ray_job(backend_settings().kuberay, "job", "asker", "ingest", ["python", "-m", "json.tool"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "gpus"),
+    [("ingest", 0), ("curate", 0), ("train-base", 1), ("train-upsampler", 1), ("evaluate", 0)],
+)
+def test_a_training_has_a_gpu_of_the_shipped_backend_and_an_ingest_holds_none(
+    stage: str, gpus: int, monkeypatch
+) -> None:
+    monkeypatch.setenv("GIGAGAN_BACKEND", str(INFRA / "kubernetes" / "backend.json"))
+    settings = backend_settings().kuberay
+    assert KubeRayJobs(settings).held(stage).gpus == gpus
+    groups = ray_job(settings, "job", "asker", stage, ["true"])["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pods = [group["template"]["spec"] for group in groups]
+    on_gpu_nodes = [
+        pod for pod in pods if any("nvidia.com/gpu" in each["key"] for each in pod["tolerations"])
+    ]
+    assert len(on_gpu_nodes) == gpus
+    for pod in on_gpu_nodes:
+        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_submitter_of_a_rayjob_is_known_to_the_network_policies(manifests, rayjob) -> None:
+    labels = rayjob["spec"]["submitterPodTemplate"]["metadata"]["labels"]
+    policies = {
+        each["metadata"]["name"]: each["spec"] for each in manifests if each["kind"] == "NetworkPolicy"
+    }
+    wanted = policies["ray-submitter"]["podSelector"]["matchLabels"]
+    assert wanted.items() <= labels.items()
+    (rule,) = policies["ray-jobs"]["ingress"]
+    assert any(peer.get("podSelector", {}).get("matchLabels") == wanted for peer in rule["from"])
 
 
 def test_rayjobs_of_the_backend_fit_kuberay(check, rayjob) -> None:
@@ -188,8 +273,38 @@ def test_jobs_that_the_alerts_name_are_scraped_on_both_sites() -> None:
         assert named == {"ray", "gigagan"} <= scraped, file
 
 
+def readme_blocks() -> list[str]:
+    """What the README has to be typed, in order; of lists, too."""
+    text = (INFRA / "README.md").read_text()
+    return re.findall(r"^ *```\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def unset_variables(commands: str) -> list[str]:
+    """Variables that nothing before has given a value, and whose lack would go unnoticed: no ``${NAME:?}``."""
+    given = {"PWD", "PATH"}
+    found = []
+    for line in commands.splitlines():
+        used = re.findall(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))", line)
+        found += [name for pair in used for name in pair if name and name not in given]
+        given |= set(re.findall(r"(?:^|\s)([A-Z_]+)=(?=[^\s#])", line))
+    return found
+
+
+def test_no_secret_of_the_readme_is_made_of_a_variable_that_nobody_set() -> None:
+    assert unset_variables("\n".join(readme_blocks())) == []
+    assert unset_variables('KEY=\nadd "$KEY"') == ["KEY"]
+    assert unset_variables('KEY=\nadd "${KEY:?}"') == []
+
+
+def test_commands_of_compose_name_services_that_there_are(compose) -> None:
+    pattern = r"docker compose (?:run|exec)((?: --?\S+(?: \S*/\S*)?)*) (\w[\w-]*)"
+    named = [name for _, name in re.findall(pattern, (INFRA / "README.md").read_text())]
+    assert {"assets", "worker", "postgres"} <= set(named)
+    assert set(named) <= set(compose["services"])
+
+
 def test_the_readmes_commands_are_shell_and_its_rule_is_an_object() -> None:
-    blocks = re.findall(r"^```\n(.*?)^```", (INFRA / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    blocks = readme_blocks()
     assert len(blocks) >= 6
     for block in blocks:
         done = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True, timeout=30)
