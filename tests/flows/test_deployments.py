@@ -99,6 +99,46 @@ def test_nothing_starts_by_itself() -> None:
     ]
 
 
+def shared_starts(deployments: list[dict[str, Any]]) -> list[str]:
+    """Deployments whose schedule or trigger is the very one of another, by an anchor: who edits it turns on both."""
+    known: set[int] = set()
+    found = []
+    for deployment in deployments:
+        for kind in ("schedules", "triggers"):
+            given = deployment.get(kind, [])
+            own = {id(given), *map(id, given)} if given else set()
+            found += [f"{name_of(deployment)}: {kind}"] if own & known else []
+            known |= own
+    return found
+
+
+def test_each_deployment_is_turned_on_by_itself() -> None:
+    assert shared_starts(DEPLOYMENTS) == []
+    inherited = """
+    - &a {name: a, entrypoint: "f.py:f", triggers: [{enabled: false}]}
+    - {<<: *a, name: b}
+    - {name: c, entrypoint: "f.py:f", schedules: [&s {active: false}]}
+    - {name: d, entrypoint: "f.py:f", schedules: [*s]}
+    """
+    assert shared_starts(yaml.safe_load(inherited)) == ["f/b: triggers", "f/d: schedules"]
+
+
+def test_a_flow_has_the_same_triggers_on_both_pools() -> None:
+    by_pool: dict[str, dict[str, Any]] = {}
+    for deployment in DEPLOYMENTS:
+        if deployment.get("triggers"):
+            pool = deployment["work_pool"]["name"]
+            by_pool.setdefault(deployment["entrypoint"], {})[pool] = deployment["triggers"]
+    assert len(by_pool) == 4
+    for entrypoint, pools in by_pool.items():
+        assert pools["local"] == pools["kubernetes"], entrypoint
+
+
+def test_only_what_fetches_assets_has_a_pod_that_reaches_the_web() -> None:
+    reaching = [each for each in DEPLOYMENTS if each["work_pool"]["job_variables"].get("egress") == "web"]
+    assert [name_of(each) for each in reaching] == ["prepare_assets/kubernetes"]
+
+
 def test_what_may_hold_gpus_runs_one_at_a_time() -> None:
     limited = {"limit": 1, "collision_strategy": "ENQUEUE"}
     with_gpus = [each for each in DEPLOYMENTS if "gpu" in each["tags"]]
