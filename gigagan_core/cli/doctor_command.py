@@ -8,10 +8,10 @@ import typer
 
 from gigagan_core.cli.answer import answering
 from gigagan_core.cli.options import JsonOption, PresetOption, StoreOption
+from gigagan_core.config.backend import BackendKind
 
 if TYPE_CHECKING:
     from gigagan_core.doctor.finding import Finding
-from gigagan_core.config.backend import BackendKind
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
