@@ -111,7 +111,8 @@ def publish(line: StageRecord) -> None:
         markdown=result_markdown(line),
         description=f"{_harmless(label)}: {'reused' if line.cached else 'made'} {artifact.short}",
     )
-    publish_stage_link(line)
+    if not line.cached:  # what was used again names its record in the text
+        publish_stage_link(line)
 
 
 def counts_table(counts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,13 +15,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows import events, hooks, records
 from flows.hooks import FLOW_RUN_ID
 from gigagan_core import console, environment, servers
 from gigagan_core.backends.base import open_backend
 from gigagan_core.config.backend import BackendSettings, backend_settings
-from gigagan_core.stages.base import RunContext
+from gigagan_core.stages.base import RunContext, StageRecord
 from gigagan_core.stages.session import PoliteRaySession
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.store import Store
@@ -51,6 +54,8 @@ class Run:
         self.context = context
         self.parent = parent
         self._outage = records.Outage()
+        # The next stage need not wait for what is shown of this one.
+        self._publisher = ThreadPoolExecutor(1, "publish")
 
     @property
     def store(self) -> Store:
@@ -69,10 +74,17 @@ class Run:
             artifact = self.context.run(stage_run, settings, inputs, **options)
         for line in self.context.history[known:]:
             logger.info(records.sentence(line))
-            with self._outage.outlived():
-                records.publish(line)
-                events.announce(line, self.store.uri)
+            self._publisher.submit(contextvars.copy_context().run, self._publish, line)
         return artifact
+
+    def _publish(self, line: StageRecord) -> None:
+        with self._outage.outlived():
+            records.publish(line)
+            events.announce(line, self.store.uri)
+
+    def close(self) -> None:
+        """Wait until everything is published."""
+        self._publisher.shutdown()
 
 
 def _log(logger: Any, line: str) -> None:
@@ -97,7 +109,12 @@ def open_run(
     try before it. backend: where the stages' work is done.
     """
     chosen = backend or backend_settings()
-    tracker = MlflowTracker(tags=prefect_tags(), continue_by=FLOW_RUN_ID, server=servers.serving_records())
+    tracker = MlflowTracker(
+        tags=prefect_tags(),
+        continue_by=FLOW_RUN_ID,
+        server=servers.serving_records(),
+        alone=chosen.kind == "local",
+    )
     options = {
         "force": force,
         "accept_code_change": accept_code_change,
@@ -113,14 +130,15 @@ def open_run(
     ):
         hooks.end_left_open(tracker, chosen)
         if not as_parent:
-            with _usage_published(context):
-                yield Run(context)
+            with _usage_published(context), contextlib.closing(Run(context)) as run:
+                yield run
             records.end_dead_flow_runs(tracker.ended, flow_run.id)
             return
         with tracker.pipeline_run(name, params=params) as parent, _usage_published(context):
             records.publish_mlflow_link(parent)
             records.end_dead_flow_runs(tracker.ended, flow_run.id)
-            yield Run(context, parent)
+            with contextlib.closing(Run(context, parent)) as run:
+                yield run
 
 
 @contextlib.contextmanager
@@ -135,6 +153,15 @@ def _usage_published(context: RunContext) -> Iterator[None]:
         raise
     with outage.outlived():
         records.publish_usage(context.history)
+
+
+def without_heartbeats() -> contextlib.AbstractContextManager[Any]:
+    """Inside, flow runs tell no automation that they live.
+
+    They tell those that watch over a worker's runs. A command's run has nobody to start it again, the next run closes
+    what a killed one left open, and at its end Prefect waits up to a second for the thread that tells it.
+    """
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def send_what_waits() -> None:

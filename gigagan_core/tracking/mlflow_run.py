@@ -232,7 +232,8 @@ class MlflowTracker:
     tracking_uri, experiment: where records go (default: `environment.mlflow_uri()`, "gigagan").
     tags: set on every run, e.g. the Prefect flow run's id. continue_by: name of one of these tags. A run with the same
     value of it, for the same work, is gone on with, so that a retry has one record; one that is done is left as it is.
-    parent: a pipeline's run that another process opened, and will end. server: see `Connection`.
+    parent: a pipeline's run that another process opened, and will end. server: see `Connection`. alone: no other
+    process records for the same value of continue_by at the same time, as jobs of a cluster do.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class MlflowTracker:
         continue_by: str | None = None,
         parent: RunHandle | None = None,
         server: str | None = None,
+        alone: bool = False,
     ):
         self.tracking_uri = tracking_uri or environment.mlflow_uri()
         self.experiment = experiment
@@ -251,6 +253,7 @@ class MlflowTracker:
         self._experiment_id: str | None = None
         self._parent: StageRun | None = None
         self._continue_by = continue_by
+        self._alone, self._first_try = alone, False
         if parent is not None:
             self._experiment_id = parent.experiment_id
             self._parent = StageRun(self._connection, parent.experiment_id, parent.run_id)
@@ -376,7 +379,7 @@ class MlflowTracker:
     def _earlier(self, name: str, tags: Mapping[str, Any]) -> Any:
         """The newest run of this name with the same asker, for the same work; None where there is none."""
         asker = self._tags.get(self._continue_by or "")
-        if not asker or self._experiment_id is None:
+        if not asker or self._experiment_id is None or self._first_try:
             return None
         wanted = {str(self._continue_by): asker, **{key: tags[key] for key in _SAME_WORK if key in tags}}
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
@@ -389,9 +392,11 @@ class MlflowTracker:
             if self._experiment_id is None:
                 self._experiment_id = experiment_id(self._connection, self.experiment)
                 self.ended = end_dead_runs(self._connection, self._experiment_id)
-            created = self._reopened(self._earlier(name, tags), name, tags) or self._connection.ask(
+            earlier = self._earlier(name, tags)
+            created = self._reopened(earlier, name, tags) or self._connection.ask(
                 "create_run", self._experiment_id, tags=self._all_tags(name, tags)
             )
+            self._first_try = self._alone and earlier is None
         except GigaganError:
             raise
         except Exception as error:  # client, database and network each raise their own kinds

@@ -14,6 +14,7 @@ import pytest
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.tracking import process
+from gigagan_core.tracking.connection import Connection
 from gigagan_core.tracking.mlflow_run import MlflowTracker
 from gigagan_core.tracking.process import is_alive, is_dead, owner
 
@@ -87,6 +88,37 @@ def test_a_stage_that_the_first_try_finished_is_not_recorded_twice(tracking_uri:
         assert again.record_cached("ingest", artifact).run_id == made.run_id
         # Under another name it is another stage's answer.
         assert again.record_cached("ingest heldout", artifact).run_id != made.run_id
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_earlier_try_is_looked_for_wherever_there_may_be_one(
+    tracking_uri: str, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tracker() -> MlflowTracker:
+        return MlflowTracker(
+            tracking_uri, tags={"prefect.flow_run_id": "1"}, continue_by="prefect.flow_run_id", alone=alone
+        )
+
+    with pytest.raises(GigaganError):
+        fail(tracker())
+    again = tracker()
+    with again.pipeline_run("pipeline"), again.stage_run("ingest", tags=TAGS):
+        pass
+    assert sorted(each.info.run_name for each in runs_of(again)) == ["ingest", "pipeline"]
+    other = MlflowTracker(
+        tracking_uri, tags={"prefect.flow_run_id": "2"}, continue_by="prefect.flow_run_id", alone=alone
+    )
+    asked: list[str] = []
+    ask = Connection.ask
+    monkeypatch.setattr(
+        Connection, "ask", lambda self, method, *a, **k: (asked.append(method), ask(self, method, *a, **k))[1]
+    )
+    with other.pipeline_run("pipeline"):
+        before = asked.count("search_runs")
+        with other.stage_run("ingest", tags=TAGS):
+            pass
+    # A job of the first try may have recorded meanwhile; alone, nobody has.
+    assert asked.count("search_runs") - before == (0 if alone else 1)
 
 
 def test_a_job_elsewhere_records_under_the_same_parent(tracking_uri: str) -> None:
