@@ -137,8 +137,8 @@ class ClipModel(nn.Module):
         return self.visual(images, layers)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """int64 [N, L] -> [N, E], read at the end-of-text token."""
-        x = self.token_embedding(tokens) + self.positional_embedding
+        """int64 [N, L] -> [N, E], read at the end-of-text token; L up to the context's length."""
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         x = self.ln_final(self.transformer(x))
         # end-of-text has the highest number of all tokens
         return x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)] @ self.text_projection

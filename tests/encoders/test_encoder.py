@@ -74,6 +74,22 @@ def test_padding_does_not_reach_the_words(encoder: ClipEncoder) -> None:
     torch.testing.assert_close(encoder.text_embed(tokens), encoder.text_embed(other))
 
 
+@pytest.mark.parametrize("captions", [["", "a"], ["red apple", "an apple " * 30], CAPTIONS])
+def test_a_caption_is_read_without_the_padding_behind_the_longest(
+    encoder: ClipEncoder, captions: list[str]
+) -> None:
+    tokens = encoder.tokenize(captions)
+    longest = int(encoder.text_tokens(tokens).eot_index.max()) + 1
+    seen = []
+    hook = encoder.model.transformer.resblocks[0].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].shape[1])
+    )
+    short = encoder.caption_embed(tokens)
+    hook.remove()
+    assert seen == [longest]
+    torch.testing.assert_close(short, encoder.text_embed(tokens), rtol=1e-5, atol=1e-6)
+
+
 def test_text_tokens_are_the_input_to_the_last_block(encoder: ClipEncoder) -> None:
     seen = []
     last = encoder.model.transformer.resblocks[-1]

@@ -62,7 +62,7 @@ class OpenClip(Extractor):
         tokens = self._encoder.tokenize(captions)
         if self._prefix:
             tokens = prefixed_tokens(tokens, self._encoder.tokenize)
-        return self._encoder.text_embed(tokens).to("cpu", torch.float32).numpy()
+        return self._encoder.caption_embed(tokens).to("cpu", torch.float32).numpy()
 
 
 class EmbeddedEncoder(Extractor):
@@ -100,7 +100,7 @@ class EmbeddedEncoder(Extractor):
     @torch.inference_mode()
     def caption_features(self, captions: list[str]) -> np.ndarray:
         """float32 [N, E] of unit length."""
-        features = self._encoder.text_embed(self._encoder.tokenize(captions))
+        features = self._encoder.caption_embed(self._encoder.tokenize(captions))
         return F.normalize(features, dim=1).to("cpu", torch.float32).numpy()
 
 
