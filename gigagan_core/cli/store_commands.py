@@ -163,6 +163,7 @@ def _alone(artifact: Artifact) -> int:
 def _links(artifact: Artifact, in_runs: list[RunRecord]) -> dict[str, str]:
     """Where to look at the run that made it, and at the runs that had it."""
     from gigagan_core import environment, servers
+    from gigagan_core.text import without_password
     from gigagan_core.tracking.experiment import run_url
 
     links = {}
@@ -172,7 +173,7 @@ def _links(artifact: Artifact, in_runs: list[RunRecord]) -> dict[str, str]:
         if server is None and (found := servers.running()) is not None:
             server = found.mlflow
         page = run_url(server or uri, run["experiment_id"], run["run_id"])
-        links["MLflow run"] = page or f"{run['run_id']} in {uri}"
+        links["MLflow run"] = page or f"{run['run_id']} in {without_password(uri)}"
     for record in in_runs:
         if record.prefect.get("id"):
             where = record.prefect.get("url") or record.prefect["id"]

@@ -94,6 +94,10 @@ def test_show_links_to_mlflow_where_a_browser_finds_it(
     monkeypatch.setenv("GIGAGAN_MLFLOW_UI_URL", "http://localhost:5000")
     links = answer(gigagan("show", model.short, "--json"))["links"]
     assert links == {"MLflow run": f"http://localhost:5000/#/experiments/1/runs/{'r' * 32}"}
+    monkeypatch.delenv("GIGAGAN_MLFLOW_UI_URL")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://ana:secret@db/mlflow")
+    links = answer(gigagan("show", model.short, "--json"))["links"]
+    assert links == {"MLflow run": f"{'r' * 32} in postgresql+psycopg2://db/mlflow"}
 
 
 def test_show_draws_a_loop_free_tree_of_a_shard_set_and_counts_its_partitions(
