@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import urllib.parse
 from pathlib import Path
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.text import without_password
 
 _NODE_PATIENCE = "GIGAGAN_RAY_NODE_PATIENCE_S"
 _SWITCHES = {
@@ -59,13 +59,7 @@ def mlflow_page() -> str | None:
     if page:
         return page
     uri = mlflow_uri()
-    return without_credentials(uri) if uri.startswith(("http://", "https://")) else None
-
-
-def without_credentials(url: str) -> str:
-    """An address without the ``user:password@`` before its host."""
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return without_password(uri) if uri.startswith(("http://", "https://")) else None
 
 
 def mlflow_artifacts() -> Path:

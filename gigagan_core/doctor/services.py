@@ -16,7 +16,7 @@ from pathlib import Path
 from gigagan_core import environment, servers
 from gigagan_core.doctor.finding import Finding, fail, ok, warn
 from gigagan_core.doctor.request import Request
-from gigagan_core.text import plain
+from gigagan_core.text import plain, without_password
 from gigagan_core.tracking.connection import sqlite_path
 
 SECONDS = 10.0
@@ -73,7 +73,7 @@ def mlflow() -> Iterator[Finding]:
     if not uri.startswith(("http://", "https://")):
         yield _database(uri)
         return
-    url = environment.without_credentials(uri)
+    url = without_password(uri)
     answer = ask(f"{url.rstrip('/')}/version", _mlflow_headers(uri))
     if answer.status in REFUSED:
         mend = (
