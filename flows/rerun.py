@@ -35,7 +35,7 @@ def rerun(
 
     Args:
         stage: where the run begins.
-        run: the earlier run: its id or a prefix, its Prefect flow run's id or name, or latest, which finished.
+        run: the earlier run: its id or a prefix, its flow run's id or name, or latest, the newest that finished.
         tables: new parquet tables of URLs and captions, folders of them, or URIs.
         mode: append the tables to the run's own, of which nothing is fetched again, or replace those.
         data_of: whose data are exchanged; without it the stage's, or every training set's.
