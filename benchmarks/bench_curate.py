@@ -9,6 +9,7 @@ ours: 0.91 is an overhead of 10%. Near-duplicates: random hashes, the worst case
 from __future__ import annotations
 
 import argparse
+import platform
 import random
 import resource
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_reader import ROWS, SHARDS, make_shard_set
-from benchmarks.side_by_side import compare, machine, summary, write
+from benchmarks.side_by_side import compare, document_of, summary, write
 from gigagan_core.data.near_duplicates import BITS, NearDuplicates
 
 SIDES = Path(__file__).parent / "cases" / "curate_sides.py"
@@ -53,17 +54,13 @@ def near_duplicates(count: int) -> None:
         kept = sum(near.keep(phash) for phash in hashes)
         rates[str(distance)] = summary([count / (time.perf_counter() - started)])["median"]
         print(f"distance {distance}: {rates[str(distance)]:,.0f} hashes a second, {kept:,} kept", flush=True)
-    write(
-        {
-            "benchmark": "curate_near_duplicates",
-            "what": f"{count} random hashes of {BITS} bits, one thread",
-            "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "machine": machine({}),
-            "unit": "hashes a second by distance",
-            "ours": rates,
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),
-        }
+    note = f"{count} random hashes of {BITS} bits, one thread"
+    versions = {"python": platform.python_version()}
+    document = document_of(
+        "curate_near_duplicates", note, {"hashes": count}, versions, "hashes a second by distance", 1
     )
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    write({**document, "ours": rates, "peak_memory_mib": peak})
 
 
 if __name__ == "__main__":

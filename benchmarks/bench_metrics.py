@@ -3,9 +3,9 @@
     python benchmarks/bench_metrics.py [--images 5000] [--size 256] [--repeats 1]
 
 Networks of the real architectures with fixed random weights: the time is that of the real ones, the values mean
-nothing. Both sides get the same files, batch size and threads. `metrics_whole`: ours takes FD, KID, precision, recall,
-density, coverage, CMMD, CLIP score and Inception Score; the peer's functions FID, then KID, then the CLIP score.
-`metrics_fd_clip`: FD and CLIP score alone on both sides.
+nothing. Both sides get the same files, batch size and threads. `metrics_whole_IMAGES`: ours takes FD, KID,
+precision, recall, density, coverage, CMMD, CLIP score and Inception Score; the peer's functions FID, then KID, then
+the CLIP score. `metrics_fd_clip_IMAGES`: FD and CLIP score alone on both sides.
 """
 
 from __future__ import annotations
@@ -57,7 +57,15 @@ def main() -> None:
             if chosen.only in (None, case):
                 what = f"{chosen.images} images of {chosen.size} px a folder; Inception v3, ViT-B-32, random weights"
                 given = {**options, "metrics": metrics}
-                compare(f"metrics_{case}", "judge", *sides, "clean-fid", given, chosen.repeats, what)
+                compare(
+                    f"metrics_{case}_{chosen.images}",
+                    "judge",
+                    *sides,
+                    "clean-fid",
+                    given,
+                    chosen.repeats,
+                    what,
+                )
 
 
 def prepare(folder: Path, images: int, size: int) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/bench_reader.py [--images 2048]
 
 2,000 JPEGs of 256 px, read as they are and at 64 px, without a cache. PIL only decodes and resizes bytes in memory;
-the reader and webdataset also find the sample, mirror half of them, and make float batches. A ratio is the peer's time
-over ours: 1 is equally fast, more is better.
+the reader and webdataset also find the sample, mirror half of them, and make batches of bytes. A ratio is the peer's
+time over ours: 1 is equally fast, more is better.
 """
 
 from __future__ import annotations

@@ -73,14 +73,17 @@ def _resident_mib() -> float:
 
 
 def _peak_mib(options: dict[str, Any], before: float) -> float:
-    """Peak of the device's memory, or of the process's beyond what its imports take."""
+    """Peak of the device's memory, or of the process or its largest child beyond what the imports take."""
     if options.get("device", "cpu") != "cpu":
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
+    largest = max(
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return largest / 2**10 - before
 
 
 # ---- around them -----------------------------------------------------------------------------------

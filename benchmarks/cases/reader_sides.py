@@ -79,7 +79,7 @@ class Pil(Read):
 
 
 class WebDataset(Read):
-    """Batches of float32 by webdataset's usual pipeline, with as many worker processes as the others have threads.
+    """Batches of bytes by webdataset's usual pipeline, with as many worker processes as the others have threads.
 
     Its workers are halted between two runs, or they would fill their queues while the other side is measured.
     """
@@ -107,10 +107,9 @@ class WebDataset(Read):
         atexit.register(self._signal, signal.SIGCONT)
 
     def _prepared(self, sample: dict[str, Any]) -> dict[str, Any]:
-        pixels = torch.from_numpy(decoded(sample["picture"], self.image_size).copy()).permute(2, 0, 1)
+        picture = torch.from_numpy(decoded(sample["picture"], self.image_size).copy()).permute(2, 0, 1)
         if torch.rand(()) < 0.5:
-            pixels = pixels.flip(-1)
-        picture = pixels.to(torch.float32).div_(127.5).sub_(1.0)
+            picture = picture.flip(-1)
         return {**sample, "picture": picture, "caption": sample["caption"].decode()}
 
     def run(self) -> None:
