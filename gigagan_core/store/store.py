@@ -23,34 +23,20 @@ from gigagan_core.store.artifact import KIND_OF_STAGE, LOG, MANIFEST, MANIFEST_S
 from gigagan_core.store.fingerprint import digest, sha256_file
 from gigagan_core.store.leases import WorkFolders
 from gigagan_core.store.names import StageNames, folder_name, is_folder_name, is_stage_name, parse_name
+from gigagan_core.store.place import Place, as_json, write_atomically
 from gigagan_core.store.resolving import resolve
-from gigagan_core.store.uris import require_slashes
 
 WORK, ACCEPTED = "_work", "_accepted"
-READ_AT_ONCE = 500
-"""Manifests asked of an object store in one go."""
 
 
-class Store:
+class Store(Place):
     """Opened with `open_store`; holds no open file and may be used from several threads.
 
-    fs, root: its fsspec file system and place there. is_local: whether it is a folder of this machine. working: the
-    folders of unfinished work.
+    working: the folders of unfinished work.
     """
 
     def __init__(self, uri: str):
-        import fsspec
-
-        self.uri = uri.rstrip("/")
-        require_slashes(self.uri, "store")
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
-        except (ImportError, ValueError) as error:
-            raise GigaganError(f"store {uri}: {error}; give a folder or a URI that fsspec can open") from None
-        self.root = self.root.rstrip("/")
-        self.is_local = "file" in cache.protocols(self.fs)
-        if self.is_local:
-            self.uri = self.root
+        super().__init__(uri)
         base = (
             Path(self.root) / WORK if self.is_local else environment.home() / "work" / digest(self.uri)[:12]
         )
@@ -166,6 +152,8 @@ class Store:
         taken. Raises GigaganError where the store cannot be written.
         """
         stage, fingerprint = manifest["stage"], manifest["fingerprint"]
+        for cut_off in output.glob(f".{MANIFEST}.*"):  # a kill while a manifest was written
+            cut_off.unlink()
         files = {
             str(path.relative_to(output)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(output.rglob("*"))
@@ -188,7 +176,7 @@ class Store:
         }
         name = folder_name(fingerprint, attempt)
         if self.is_local:
-            _write_atomically(output / MANIFEST, _json(manifest))
+            write_atomically(output / MANIFEST, as_json(manifest))
             return self._rename_into_place(output, f"{stage}/{name}")
         target = f"{self.root}/{stage}/{name}"
         for relative in files:
@@ -196,7 +184,7 @@ class Store:
             self.fs.put_file(str(output / relative), f"{target}/{relative}")
         if (output / LOG).is_file():
             self.fs.put_file(str(output / LOG), f"{target}/{LOG}")
-        self.fs.pipe_file(f"{target}/{MANIFEST}", _json(manifest).encode())
+        self.fs.pipe_file(f"{target}/{MANIFEST}", as_json(manifest).encode())
         artifact = self._load(f"{stage}/{name}")
         assert artifact is not None
         return artifact
@@ -270,43 +258,6 @@ class Store:
             cache.drop(artifact)
         return Artifact.from_manifest(manifest, artifact.uri)
 
-    def write_note(self, relative: str, document: Any) -> None:
-        """Keep a JSON document beside the artifacts; the first part of `relative` starts with an underscore."""
-        path = f"{self.root}/{relative}"
-        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
-        if self.is_local:
-            _write_atomically(Path(path), _json(document))
-        else:
-            self.fs.pipe_file(path, _json(document).encode())
-
-    def remove_note(self, relative: str) -> bool:
-        """Remove a document; whether it was there."""
-        path = f"{self.root}/{relative}"
-        if not self.fs.exists(path):
-            return False
-        self.fs.rm_file(path)
-        return True
-
-    def read_note(self, relative: str) -> Any:
-        """What `write_note` kept; None where there is none."""
-        try:
-            return json.loads(self.fs.cat_file(f"{self.root}/{relative}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def read_notes(self, folder: str) -> list[Any]:
-        """Every document of a folder of notes, by name."""
-        names = [f"{folder}/{name}" for name in self.note_names(folder)]
-        return [json.loads(raw) for raw in self._read_all(names).values()]
-
-    def note_names(self, folder: str) -> list[str]:
-        """The names of a folder's documents, sorted; one that is being written, or never was to its end, is none."""
-        path = f"{self.root}/{folder}"
-        if not self.fs.exists(path):
-            return []
-        names = (name.rpartition("/")[2] for name in self.fs.ls(path, detail=False, refresh=True))
-        return sorted(name for name in names if not name.startswith("."))
-
     def scratch(self) -> Path:
         """A local folder for unfinished files, on the store's own disk where it is local."""
         self.working.base.mkdir(parents=True, exist_ok=True)
@@ -335,9 +286,9 @@ class Store:
 
     def _write_manifest(self, artifact: Artifact, manifest: dict[str, Any]) -> None:
         if self.is_local:
-            _write_atomically(Path(artifact.uri) / MANIFEST, _json(manifest))
+            write_atomically(Path(artifact.uri) / MANIFEST, as_json(manifest))
         else:
-            self.fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", _json(manifest).encode())
+            self.fs.pipe_file(f"{self._strip(artifact.uri)}/{MANIFEST}", as_json(manifest).encode())
 
     def _newest_attempt(self, stage: str, fingerprint: str) -> Artifact | None:
         """Of those that were there when the stage was listed, and of what other processes have committed since."""
@@ -352,39 +303,13 @@ class Store:
         return found
 
     def _load(self, relative: str) -> Artifact | None:
-        try:
-            raw = self.fs.cat_file(f"{self.root}/{relative}/{MANIFEST}")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return self._parse(relative, raw)
+        raw = self.read(f"{relative}/{MANIFEST}")
+        return None if raw is None else self._parse(relative, raw)
 
     def _load_all(self, places: list[str]) -> list[Artifact]:
         """What `_load` gives for each place."""
-        read = self._read_all([f"{place}/{MANIFEST}" for place in places])
+        read = self.read_all([f"{place}/{MANIFEST}" for place in places])
         return [self._parse(name.removesuffix(f"/{MANIFEST}"), raw) for name, raw in read.items()]
-
-    def _read_all(self, relatives: list[str]) -> dict[str, bytes]:
-        """The contents of those files that are there, in order; an object store is asked for many at a time."""
-        found: dict[str, bytes] = {}
-        for start in range(0, len(relatives), READ_AT_ONCE):
-            paths = [f"{self.root}/{name}" for name in relatives[start : start + READ_AT_ONCE]]
-            read = self._read_local(paths) if self.is_local else self.fs.cat(paths, on_error="return")
-            for name, path in zip(relatives[start:], paths, strict=False):
-                raw = read[path]
-                if isinstance(raw, bytes):
-                    found[name] = raw
-                elif not isinstance(raw, (FileNotFoundError, NotADirectoryError)):
-                    raise GigaganError(f"store {self.uri} cannot be read: {raw}") from raw
-        return found
-
-    def _read_local(self, paths: list[str]) -> dict[str, bytes | OSError]:
-        read: dict[str, bytes | OSError] = {}
-        for path in paths:
-            try:
-                read[path] = self.fs.cat_file(path)
-            except OSError as error:
-                read[path] = error
-        return read
 
     def _parse(self, relative: str, raw: bytes) -> Artifact:
         path = f"{self.root}/{relative}"
@@ -400,23 +325,6 @@ class Store:
             raise GigaganError(
                 f"{self.fs.unstrip_protocol(path)}/{MANIFEST} is no artifact's; move that folder out of the store"
             ) from None
-
-    def folders(self, relative: str) -> list[str]:
-        """The names of the folders below a place, sorted."""
-        path = f"{self.root}/{relative}".rstrip("/")
-        try:
-            if self.is_local:  # fsspec would ask the disk about every entry
-                with os.scandir(path) as entries:
-                    return sorted(entry.name for entry in entries if entry.is_dir())
-            entries = self.fs.ls(path, detail=True, refresh=True)
-        except FileNotFoundError:
-            return []
-        except NotADirectoryError:
-            raise GigaganError(f"store {self.uri} is a file; give a folder") from None
-        except OSError as error:
-            raise GigaganError(f"store {self.uri} cannot be read: {error}") from None
-        folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
-        return sorted(os.path.basename(name.rstrip("/")) for name in folders)
 
     def _strip(self, uri: str) -> str:
         return self.fs._strip_protocol(uri)
@@ -470,24 +378,3 @@ def open_store(uri: str | None = None, for_reading: bool = False) -> Store:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _json(value: Any) -> str:
-    """A line for each key at the top: Python's own indentation would take as long as all else of a small commit."""
-    if not isinstance(value, dict):
-        return json.dumps(value, sort_keys=True) + "\n"
-    lines = (f" {json.dumps(key)}: {json.dumps(value[key], sort_keys=True)}" for key in sorted(value))
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

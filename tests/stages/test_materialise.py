@@ -17,7 +17,7 @@ from gigagan_core.config.base import Settings, operational
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import base
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
-from gigagan_core.store.artifact import Artifact, ExternalTable
+from gigagan_core.store.artifact import LOG, MANIFEST, Artifact, ExternalTable
 from gigagan_core.store.store import open_store
 
 SPEC = StageSpec("double", kind="shard-set", module="gigagan_core.text")
@@ -218,6 +218,16 @@ def test_a_commit_killed_before_its_rename_is_finished_and_not_repeated(
     materialise(SPEC, DoubleSettings(), {}, context, produce)
     assert produce.count == 1
     assert len(context.store.artifacts()) == 1
+
+
+def test_half_a_manifest_that_a_kill_left_is_no_file_of_the_artifact(context: RunContext) -> None:
+    def goes_on_after_a_kill(work: StageWork) -> Outcome:
+        (work.output / f".{MANIFEST}.4711").write_text('{"files": {')
+        return Calls()(work)
+
+    made = materialise(SPEC, DoubleSettings(), {}, context, goes_on_after_a_kill)
+    assert list(made.manifest["files"]) == ["value.json"]
+    assert sorted(os.listdir(made.path)) == sorted([LOG, MANIFEST, "value.json"])
 
 
 SLOW_STAGE = """
