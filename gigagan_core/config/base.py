@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -102,25 +104,42 @@ def with_overrides(settings: SettingsT, overrides: Iterable[str], where: str = "
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        _replace(values, key.strip(), value, where)
+        _replace(values, key.strip(), value, where, type(settings))
     return parse(type(settings), values, where)
 
 
-def _replace(values: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, last = key.split(".")
-    here, path = values, ""
-    for part in parents:
-        if part not in here:
-            raise GigaganError(f"{where}: unknown key {path + part!r}; {nearest(part, here)}")
-        if here[part] is None:
-            here[part] = {}
-        if not isinstance(here[part], dict):
-            raise GigaganError(f"{where}: {path + part!r} is a single value and has no key {last!r}")
-        here, path = here[part], f"{path}{part}."
-    # A dictionary that holds free keys (or an optional block not yet set) is empty: the validation decides.
-    if here and last not in here:
-        raise GigaganError(f"{where}: unknown key {path + last!r}; {nearest(last, here)}")
-    here[last] = value
+def _replace(values: dict[str, Any], key: str, value: Any, where: str, kind: Any, path: str = "") -> None:
+    """kind: what `values` are values of: a settings class, an annotation, or None where that is not known."""
+    part, dot, rest = key.partition(".")
+    free = typing.get_origin(kind) is dict
+    if free and typing.get_args(kind)[1] is str:
+        values[key] = value  # whole: names of hosts and labels have dots themselves
+        return
+    # An optional block that is not yet set has no key: the validation decides.
+    if values and part not in values and not free:
+        raise GigaganError(f"{where}: unknown key {path + part!r}; {nearest(part, values)}")
+    if not dot:
+        values[part] = value
+        return
+    if values.get(part) is None:
+        values[part] = {}
+    if not isinstance(values[part], dict):
+        raise GigaganError(f"{where}: {path + part!r} is a single value and has no key {rest!r}")
+    _replace(values[part], rest, value, where, _kind_at(kind, part), f"{path}{part}.")
+
+
+def _kind_at(kind: Any, part: Any) -> Any:
+    """The annotation of a field, None where it is not one class or dictionary."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+        kind = kind.model_fields[part].annotation
+    elif dataclasses.is_dataclass(kind):
+        kind = typing.get_type_hints(kind).get(part)
+    else:
+        kind = None
+    choices = [each for each in typing.get_args(kind) if each is not type(None)]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return choices[0] if len(choices) == 1 else None
+    return kind
 
 
 def _first_problem(error: ValidationError, settings_type: type[BaseModel]) -> str:
@@ -137,12 +156,7 @@ def _first_problem(error: ValidationError, settings_type: type[BaseModel]) -> st
 
 def _fields_at(settings_type: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        if isinstance(settings_type, type) and issubclass(settings_type, BaseModel):
-            if part in settings_type.model_fields:
-                settings_type = settings_type.model_fields[part].annotation
-        elif dataclasses.is_dataclass(settings_type):
-            types = {field.name: field.type for field in dataclasses.fields(settings_type)}
-            settings_type = types.get(part, settings_type)
+        settings_type = _kind_at(settings_type, part) or settings_type
     if isinstance(settings_type, type) and issubclass(settings_type, BaseModel):
         return list(settings_type.model_fields)
     if dataclasses.is_dataclass(settings_type):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
+from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.base import Settings, flat, operational, parse, result_settings, with_overrides
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.config.tradeoff import TradeoffSettings
@@ -41,6 +42,24 @@ def test_overrides_reach_nested_fields_and_keep_the_rest() -> None:
     assert changed.learning_rate == 1e-4
     assert changed.hosts == {"a": "b"}
     assert changed.threads == 3
+
+
+def test_a_dictionary_takes_one_key_after_another_and_keys_with_dots() -> None:
+    changed = with_overrides(Training(hosts={"a": "b"}), ["hosts.c=d", "hosts.images.example.org=e:80"])
+    assert changed.hosts == {"a": "b", "c": "d", "images.example.org": "e:80"}
+    backend = with_overrides(
+        BackendSettings(),
+        [
+            "kuberay.env.A=one",
+            "kuberay.env.B=two",
+            "ray_job.runtime_env.pip=[]",
+            "ray_job.runtime_env.env_vars.C=three",
+        ],
+    )
+    assert backend.kuberay.env == {"A": "one", "B": "two"}
+    assert backend.ray_job.runtime_env == {"pip": [], "env_vars": {"C": "three"}}
+    with pytest.raises(GigaganError, match=r"unknown key 'kuberay\.envs'; did you mean 'env'"):
+        with_overrides(BackendSettings(), ["kuberay.envs.A=one"])
 
 
 @pytest.mark.parametrize(
