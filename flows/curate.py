@@ -26,7 +26,7 @@ def curate(
     """Shard set, encoder -> scored shard set; other rules do not score again.
 
     Args:
-        data: shard set: fingerprint, prefix, path, or latest.
+        data: shard set: fingerprint, prefix, path, or latest, the newest that is not curated.
         encoder: encoder: fingerprint, prefix, path, latest, or ARCH:PATH of a weight file.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
@@ -40,5 +40,5 @@ def curate(
     """
     chosen = settings or references.settings_of(preset, "curate", overrides)
     with open_run("curate", store, force, accept_code_change, backend=backend) as run:
-        shards = references.shard_set(run.store, data)
+        shards = references.uncurated(run.store, data)
         return curate_stage(run, chosen, shards, references.encoder(run.store, encoder)).fingerprint

@@ -30,7 +30,7 @@ def train_encoder(
 
     Args:
         role: condition (for training and curation) or judge (for every reported figure).
-        data: training shard set: fingerprint, prefix, path, or latest.
+        data: training shard set: fingerprint, prefix, path, or latest, the newest that is not curated.
         heldout: held-out shard set, for retrieval figures.
         preset: settings to start from.
         overrides: changes to them, each as KEY=VALUE.
@@ -44,6 +44,6 @@ def train_encoder(
     """
     chosen = settings or references.settings_of(preset, role, overrides)
     with open_run("train-encoder", store, force, accept_code_change, backend=backend) as run:
-        training = references.shard_set(run.store, data)
+        training = references.uncurated(run.store, data)
         held_out = references.shard_set(run.store, heldout, held_out=True)
         return train_encoder_stage(run, chosen, training, held_out).fingerprint

@@ -42,7 +42,7 @@ BackendOption = Annotated[
         "--backend",
         metavar="local|ray-job|kuberay",
         help="Where the work is done; see docs/operations.md.",
-        show_default="local",
+        show_default="of GIGAGAN_BACKEND, or local",
     ),
 ]
 BackendSetOption = Annotated[
@@ -55,6 +55,14 @@ BackendSetOption = Annotated[
 ]
 DataOption = Annotated[
     str, typer.Option("--data", metavar="ARTIFACT", help="Shard set: fingerprint, prefix, path, or `latest`.")
+]
+UncuratedOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="ARTIFACT",
+        help="Shard set: fingerprint, prefix, path, or `latest`, the newest that is not curated.",
+    ),
 ]
 MixtureOption = Annotated[
     list[str] | None,

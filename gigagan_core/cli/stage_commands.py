@@ -16,7 +16,6 @@ from gigagan_core.cli.options import (
     BackendOption,
     BackendSetOption,
     ConditionOption,
-    DataOption,
     EncoderOption,
     ForceOption,
     HeldOutOption,
@@ -29,6 +28,7 @@ from gigagan_core.cli.options import (
     PresetOption,
     SetOption,
     StoreOption,
+    UncuratedOption,
 )
 
 
@@ -148,7 +148,7 @@ def import_data(
 
 
 def train_encoder(
-    data: DataOption = "latest",
+    data: UncuratedOption = "latest",
     held_out: HeldOutOption = "latest",
     role: Annotated[
         Literal["condition", "judge"],
@@ -172,14 +172,14 @@ def train_encoder(
 
         settings = references.settings_of(preset, role, overrides)
         inputs = {
-            "data": references.shard_set(context.store, data),
+            "data": references.uncurated(context.store, data),
             "heldout": references.shard_set(context.store, held_out, held_out=True),
         }
         context.run(stage.run, settings, inputs)
 
 
 def curate(
-    data: DataOption = "latest",
+    data: UncuratedOption = "latest",
     encoder: EncoderOption = "latest",
     preset: PresetOption = "demo",
     overrides: SetOption = None,
@@ -193,8 +193,14 @@ def curate(
     """Add scores to every row of a shard set and select by them; other thresholds do not score again."""
     with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import curate as stage
+        from gigagan_core.stages import references
 
-        _run_on_data(stage.run, "curate", data, encoder, preset, overrides, context)
+        settings = references.settings_of(preset, "curate", overrides)
+        inputs = {
+            "data": references.uncurated(context.store, data),
+            "encoder": references.encoder(context.store, encoder),
+        }
+        context.run(stage.run, settings, inputs)
 
 
 def train_base(
@@ -269,7 +275,7 @@ def train_upsampler(
 def _run_on_data(
     run: Callable[..., Any],
     section: str,
-    data: str | list[str] | None,
+    data: list[str] | None,
     encoder: str,
     preset: str,
     overrides: list[str] | None,

@@ -16,6 +16,7 @@ from gigagan_core.config.base import with_overrides
 from gigagan_core.config.pipeline import PipelineSettings
 from gigagan_core.config.tradeoff import TradeoffSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.stages.selection import SPEC as CURATE
 from gigagan_core.store.artifact import Artifact, ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.named import base_model, encoder, encoder_of, upsampler, weight_file
@@ -64,8 +65,23 @@ def shard_set(store: Store, reference: str, held_out: bool = False) -> Artifact:
     return store.resolve(
         reference,
         ("shard-set",),
-        where=lambda artifact: reference != "latest" or _is_held_out(artifact) == held_out,
+        where=lambda artifact: reference != "latest" or _is_held_out(store, artifact) == held_out,
         what="held-out shard set" if held_out else "shard set",
+    )
+
+
+def uncurated(store: Store, reference: str) -> Artifact:
+    """The shard set of a stage before `curate`, and its own; `latest` is the newest for training that is not curated.
+
+    Else the same command given again would take its own result, and select once more from what was selected.
+    """
+    return store.resolve(
+        reference,
+        ("shard-set",),
+        where=lambda artifact: (
+            reference != "latest" or not (artifact.stage == CURATE.name or _is_held_out(store, artifact))
+        ),
+        what="shard set that is not curated",
     )
 
 
@@ -91,8 +107,12 @@ def _with_weight(reference: str) -> tuple[str, float]:
         return reference, 1.0
 
 
-def _is_held_out(artifact: Artifact) -> bool:
-    return str(artifact.manifest.get("label", "")).split()[-1:] == [HELD_OUT]
+def _is_held_out(store: Store, artifact: Artifact) -> bool:
+    """Whether a shard set was fetched to be held out, or selected from one that was."""
+    source = artifact.manifest.get("inputs", {}).get("data") if artifact.stage == CURATE.name else None
+    if source and (parent := store.attempt(source["stage"], source["fingerprint"], source["attempt"])):
+        return _is_held_out(store, parent)
+    return artifact.label.split()[-1:] == [HELD_OUT]
 
 
 def initial_model(store: Store, reference: str, kind: str) -> Artifact | ExternalFile:

@@ -30,7 +30,8 @@ class Maker:
         self, kind: str, label: str, inputs: dict | None = None, objective: str = "gan", **notes: str
     ) -> Artifact:
         self.number += 1
-        spec = StageSpec(kind.replace("shard-set", "ingest"), kind=kind, module="gigagan_core.text")
+        stage = label.split()[0] if kind == "shard-set" else kind
+        spec = StageSpec(stage, kind=kind, module="gigagan_core.text")
         settings = Numbered(number=self.number, training={"objective": objective})
         with RunContext.open(str(self.folder)) as context:
             return materialise(
@@ -52,10 +53,21 @@ def test_latest_never_hands_the_held_out_set_to_training(maker: Maker) -> None:
     held_out = maker.make("shard-set", "ingest heldout")
     assert references.shard_set(maker.store, "latest") == train
     assert references.shard_set(maker.store, "latest", held_out=True) == held_out
-    curated = maker.make("shard-set", "curate")
+    curated = maker.make("shard-set", "curate", {"data": train})
     assert references.shard_set(maker.store, "latest") == curated
+    curated_held_out = maker.make("shard-set", "curate", {"data": held_out})
+    assert references.shard_set(maker.store, "latest") == curated
+    assert references.shard_set(maker.store, "latest", held_out=True) == curated_held_out
     assert references.shard_set(maker.store, held_out.fingerprint[:8]) == held_out
     assert references.shard_set(maker.store, train.uri, held_out=True).fingerprint == train.fingerprint
+
+
+def test_what_comes_before_the_selection_never_takes_what_was_selected(maker: Maker) -> None:
+    train = maker.make("shard-set", "ingest train")
+    curated = maker.make("shard-set", "curate", {"data": train})
+    maker.make("shard-set", "curate", {"data": maker.make("shard-set", "ingest heldout")})
+    assert references.uncurated(maker.store, "latest") == train
+    assert references.uncurated(maker.store, curated.fingerprint[:8]) == curated
 
 
 def test_latest_encoder_is_the_newest_of_its_role(maker: Maker) -> None:
