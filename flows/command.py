@@ -75,7 +75,7 @@ def close(answer: Any, run: dict[str, Any], started: float) -> None:
     from gigagan_core.cli.closing import show, show_where_to_look
 
     show(run, time.monotonic() - started)
-    show_where_to_look()
+    show_where_to_look(in_prefect=True)
     answer(run)
 
 

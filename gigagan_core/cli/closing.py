@@ -8,7 +8,7 @@ from typing import Any
 
 from rich import filesize
 
-from gigagan_core import console
+from gigagan_core import console, environment
 from gigagan_core.stages.base import StageRecord
 from gigagan_core.store.artifact import Artifact
 from gigagan_core.store.runs import RunRecord
@@ -104,9 +104,16 @@ def _show_last_stage(stages: Sequence[Mapping[str, Any]]) -> None:
         screen.print(f"artifact  {for_terminal(stage['uri'], 1000)}", overflow="ignore", no_wrap=True)
 
 
-def show_where_to_look() -> None:
-    """Print the command that opens both pages."""
-    console.console().print("look at   [bold]make ui[/bold]  (Prefect and MLflow pages of these runs)")
+def show_where_to_look(in_prefect: bool = False) -> None:
+    """Print where MLflow's pages are: on its server, or after the command that opens those of this folder.
+
+    in_prefect: the run is one of Prefect's, whose pages that command opens too.
+    """
+    if page := environment.mlflow_page():
+        console.console().print(f"look at   {for_terminal(page, 1000)}", overflow="ignore", no_wrap=True)
+    else:
+        pages = "Prefect's and MLflow's pages" if in_prefect else "MLflow's pages"
+        console.console().print(f"look at   [bold]make ui[/bold]  ({pages} of these runs)")
 
 
 def _stages_table(run: Mapping[str, Any], seconds: float | None) -> Any:

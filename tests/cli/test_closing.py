@@ -97,3 +97,17 @@ def test_a_single_stage_shows_why_rows_left_the_most_frequent_reason_first(
         closing.show(closing.document(context.history))
     shown = [line.split() for line in capsys.readouterr().err.splitlines()]
     assert shown.index(["no_caption", "1,234"]) < shown.index(["http_404", "5"])
+
+
+def test_the_pages_of_a_server_are_named_by_its_address(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_console", None)
+    closing.show_where_to_look()
+    assert "make ui  (MLflow's pages" in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@mlflow.example:5000")
+    closing.show_where_to_look(in_prefect=True)
+    said = capsys.readouterr().err
+    assert "http://mlflow.example:5000" in said
+    assert "secret" not in said
+    assert "make ui" not in said
