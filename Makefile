@@ -4,8 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin
 SOURCES := flows gigagan_core tests benchmarks
-# Processes that share the tests, file by file, as they come: reordered, the files with the fewest and longest tests would
-# be last. One thread of torch each: two that ask for all cores hold each other up. Tests of flows come after them in one
+# Processes that share the tests, file by file, in the order of tests/conftest.py: xdist's own would leave the files with
+# the fewest and longest tests to the end. One thread of torch each: two that ask for all cores hold each other up. Tests of flows come after them in one
 # process: each process would start a `gigagan ui` of its own.
 WORKERS ?= 2
 QUICK := not slow and not gpu and not stack and not browser

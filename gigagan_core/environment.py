@@ -1,7 +1,7 @@
 """Where local state lives, and the switches that other tools read from the environment.
 
-Everything local is under one folder, `.gigagan/` of the current directory or `GIGAGAN_HOME`:
-``store``, ``assets``, ``mlflow.db``, ``mlartifacts``, ``prefect``.
+Everything local is under one folder, `.gigagan/` of the current directory or `GIGAGAN_HOME`; what is in it is listed in
+docs/architecture.md, "Local state".
 """
 
 from __future__ import annotations

@@ -24,6 +24,14 @@ environment.set_defaults()
 # A shell's background job is started with Ctrl-C ignored, and so would be every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# They take minutes: begun last, one would go on alone when the other processes have nothing left.
+_LONGEST = ("test_ray_kills.py", "test_pipeline_end_to_end.py", "test_sharding.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def up(as_json: JsonOption = False) -> None:
             console.note("already running")
         _show(state)
         console.note(
-            'in a shell: eval "$(gigagan stack env)"; then: prefect deployment run pipeline/tiny --watch'
+            'in a shell: eval "$(.venv/bin/gigagan stack env)"; then: prefect deployment run pipeline/tiny --watch'
         )
         answer({**_document(state), "started": started})
 

@@ -51,7 +51,6 @@ MADE_BY: dict[StageName, tuple[Role, ...]] = {
     "train-base": ("base",),
     "train-upsampler": ("upsampler", "control"),
     "evaluate": ("report",),
-    "gate": ("report",),
 }
 BRANCHES: dict[Branch, tuple[Role, ...]] = {
     "base": ("train", "curated", "base", "report"),

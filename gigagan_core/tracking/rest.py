@@ -1,7 +1,7 @@
 """The calls that most records need, over MLflow's REST API 2.0, without MLflow's library.
 
 Importing the library takes 2 to 3 s and opening its database another one: more than all else that a pipeline run of
-cached stages does (docs/decisions/0013). What is not done here at once is the library's to do, see `Connection.ask`.
+cached stages does (docs/decisions/0011). What is not done here at once is the library's to do, see `Connection.ask`.
 """
 
 from __future__ import annotations
