@@ -111,6 +111,7 @@ def upsampler_training(
         prepare=_preparation(prepare, models, training, device),
         updates=tuple(updates),
         ema=training.ema,
+        after=lambda micros: steps.track_w_mean(models, micros, training),
         diagnose=_diagnosis(steps.upsample_pyramid, state, models, training, device),
         diagnose_every=training.schedule.diagnostics_every_steps,
     )

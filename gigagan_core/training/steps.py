@@ -299,8 +299,12 @@ def generator_step(models: BaseModels, batch: StepBatch, settings: BaseTraining)
 
 
 @torch.no_grad()
-def track_w_mean(models: BaseModels, micros: Sequence[StepBatch], settings: BaseTraining) -> None:
-    """Move the generator's running mean of w, which truncation pulls towards; the same on every worker."""
+def track_w_mean(
+    models: BaseModels | UpsamplerModels,
+    micros: Sequence[StepBatch],
+    settings: BaseTraining | UpsamplerTraining,
+) -> None:
+    """Move the network's running mean of w, which truncation pulls towards; the same on every worker."""
     generator = models.generator
     means = []
     for batch in micros:

@@ -242,3 +242,15 @@ def test_the_mean_of_w_moves_towards_the_batch(base) -> None:
     assert mean.abs().sum() > 0
     steps.track_w_mean(models, [batch], base_settings(w_mean_decay=0.5))
     torch.testing.assert_close(models.generator.w_mean, mean)
+
+
+@pytest.mark.parametrize("objective", ["gan", "l1"])
+def test_an_upsampler_learns_a_mean_of_w_to_truncate_towards(objective: str) -> None:
+    state, recipe = make_upsampler(upsampler_settings(objective, w_mean_decay=0.0))
+    train_step(state, recipe, next(batches(16)), World())
+    (batch,) = recipe.prepare(next(batches(16)))
+    z = steps._latents(state.generator, batch, 0, "generator")
+    w = state.generator.map(z, state.generator.encode(batch.captions.condition))
+    assert state.generator.w_mean.any()
+    torch.testing.assert_close(state.generator.w_mean, w.mean(dim=0))
+    assert torch.equal(state.ema.w_mean, state.generator.w_mean)
