@@ -166,6 +166,11 @@ class TiledUpsampler:
         self, prompts: Sequence[Prompt], keys: Keys, truncation: Sequence[float]
     ) -> tuple[Tensor, TextCode | None]:
         prompts = [self.prompt if prompt is None else prompt for prompt in prompts]
+        if any(psi != 1.0 for psi in truncation) and not self.network.w_mean.any():
+            raise GigaganError(
+                "this upsampler holds no mean of w to truncate towards (those of an earlier version learned none); set "
+                "truncation to 1, or train it again"
+            )
         check_prompts(self.network, prompts)
         code = code_of(self.network, self.encoder, prompts)
         z = draw_z(keys, self.network.settings.z_dim, self.device)

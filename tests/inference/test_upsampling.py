@@ -126,6 +126,14 @@ def test_a_picture_does_not_depend_on_how_many_tiles_are_made_at_a_time(upsample
     torch.testing.assert_close(one, many, rtol=0, atol=1e-5)
 
 
+def test_one_that_learned_no_mean_of_w_is_not_truncated_towards_zero(upsampler) -> None:
+    upsampler.network.w_mean.zero_()
+    low = torch.zeros(1, 3, 16, 16)
+    upsampler.enlarge(low, ["dog"], truncation=1.0)
+    with pytest.raises(GigaganError, match="holds no mean of w to truncate towards"):
+        upsampler.enlarge(low, ["dog"], truncation=0.7)
+
+
 def test_prompt_latent_noise_and_truncation_all_count(upsampler) -> None:
     low = smooth(16, 16)
     plain = upsampler.enlarge(low, ["dog"])
