@@ -55,7 +55,15 @@ class BaseTrainingSettings(Settings):
             )
         if self.discriminator.levels > 1 and not self.generator.multi_scale:
             raise ValueError("a discriminator with several levels needs generator.multi_scale")
-        _check_levels(self.discriminator, self.training.losses.level_weights)
+        losses = self.training.losses
+        _check_conditions("generator", self.generator, self.discriminator, losses.contrastive)
+        if bool(losses.vision_aided) != bool(self.discriminator.vision_layers):
+            raise ValueError(
+                f"losses.vision_aided is {losses.vision_aided:g} and discriminator.vision_layers has "
+                f"{len(self.discriminator.vision_layers)} entries: a loss without heads, or heads "
+                "that nothing trains; give both or neither"
+            )
+        _check_levels(self.discriminator, losses.level_weights)
         _check_batch(self.training, self.workers, self.discriminator)
         return self
 
@@ -100,9 +108,39 @@ class UpsamplerTrainingSettings(Settings):
             raise ValueError(
                 f"the upsampler makes images of {made} px and the discriminator takes {taken} px"
             )
-        _check_levels(self.discriminator, self.training.losses.level_weights)
+        losses = self.training.losses
+        if self.training.objective == "gan":
+            _check_conditions("upsampler", self.upsampler, self.discriminator, losses.contrastive)
+        if self.discriminator.vision_layers:
+            raise ValueError(
+                "an upsampler has no vision-aided loss, so nothing would train the heads; leave "
+                "discriminator.vision_layers empty"
+            )
+        _check_levels(self.discriminator, losses.level_weights)
         _check_batch(self.training, self.workers, self.discriminator)
         return self
+
+
+def _check_conditions(
+    name: str,
+    network: GeneratorSettings | UpsamplerSettings,
+    discriminator: DiscriminatorSettings,
+    contrastive: float,
+) -> None:
+    """Both networks are given the same condition, and a loss on captions has some."""
+    ours, theirs = (
+        f"{each.conditioning} ({each.classes})" if each.classes else each.conditioning
+        for each in (network, discriminator)
+    )
+    if ours != theirs:
+        raise ValueError(
+            f"the conditioning (classes) of the {name} is {ours} and of the discriminator {theirs}; make them equal"
+        )
+    if contrastive and network.conditioning == "class":
+        raise ValueError(
+            f"the {name} is conditioned on classes, and the contrastive loss compares images with captions; set "
+            "losses.contrastive to 0"
+        )
 
 
 def _check_levels(discriminator: DiscriminatorSettings, weights: tuple[float, ...] | None) -> None:

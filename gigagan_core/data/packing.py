@@ -25,7 +25,7 @@ from gigagan_core.models.counting import on_meta_device
 from gigagan_core.text import plain
 from gigagan_core.training.pack import BLOCK_BYTES, INDEX, SCHEMA, pack_pictures
 from gigagan_core.training.transport import PART_BYTES, Part, to_safetensors, write_index, write_parts
-from gigagan_core.training.worker import check_labels, check_text_width, network_settings
+from gigagan_core.training.worker import check_labels, check_text_width, check_vision, network_settings
 
 ATTRIBUTION = "ATTRIBUTION.txt"
 _EMBEDDING = "token_embedding.weight"
@@ -51,6 +51,7 @@ def write_pack(
     _check(settings)
     frozen = load_encoder(encoder)
     check_text_width(settings, frozen.width)
+    check_vision(settings, frozen)
     mixture = Mixture(data)
     check_labels(mixture, network_settings(settings))
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gigagan_core.config.plan import PlanSettings
-from gigagan_core.config.training import BaseTrainingSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.planning.counting import sample_unit
 from gigagan_core.planning.encoders import FrozenNetworks
 from gigagan_core.planning.plan import on_gpus
 from gigagan_core.planning.profile import R1, Shape, StepProfile, TrainingSettings, profile
 from gigagan_core.text import plain
-from gigagan_core.training.worker import check_text_width
+from gigagan_core.training.worker import check_text_width, check_vision_width
 
 
 def rehearse(
@@ -55,17 +54,10 @@ def check(settings: TrainingSettings, frozen: FrozenNetworks) -> None:
     """Raise GigaganError where networks and frozen encoders do not fit together, or samples that belong together
     would meet no partner on their worker."""
     check_text_width(settings, frozen.encoder.text.width)
-    discriminator, losses = settings.discriminator, settings.training.losses
+    check_vision_width(settings, (frozen.vision_encoder or frozen.encoder).vision.width)
     share = settings.training.schedule.batch_size // settings.workers
-    if isinstance(settings, BaseTrainingSettings) and losses.vision_aided and discriminator.vision_layers:
-        vision = (frozen.vision_encoder or frozen.encoder).vision
-        if discriminator.vision_width != vision.width:
-            raise GigaganError(
-                f"discriminator's vision_width is {discriminator.vision_width}, but the vision encoder's features are "
-                f"{vision.width} wide; set discriminator.vision_width={vision.width} or name another --vision-encoder"
-            )
     unit = sample_unit(settings)
-    exchanging = losses.matching and getattr(settings.training, "objective", "gan") == "gan"
+    exchanging = settings.training.losses.matching and getattr(settings.training, "objective", "gan") == "gan"
     if exchanging and share < 2:
         raise GigaganError(
             f"each of {settings.workers} workers has {share} sample, and the matching loss exchanges captions within a "

@@ -99,6 +99,32 @@ def check_text_width(settings: BaseTrainingSettings | UpsamplerTrainingSettings,
             )
 
 
+def check_vision_width(settings: BaseTrainingSettings | UpsamplerTrainingSettings, width: int) -> None:
+    """Raise GigaganError where the vision-aided heads, if there are any, expect features of another width."""
+    discriminator = settings.discriminator
+    if discriminator.vision_layers and discriminator.vision_width != width:
+        raise GigaganError(
+            f"discriminator's vision_width is {discriminator.vision_width}, but the vision encoder's features are "
+            f"{width} wide; set discriminator.vision_width={width} or name another --vision-encoder"
+        )
+
+
+def check_vision(settings: BaseTrainingSettings | UpsamplerTrainingSettings, encoder: Any) -> None:
+    """Raise GigaganError where the vision-aided heads cannot read the maps of the encoder given, which sees one image.
+
+    encoder: the vision encoder, or the one that stands in for it.
+    """
+    import torch
+
+    layers, side = settings.discriminator.vision_layers, encoder.image_size
+    if not layers:
+        return
+    with torch.no_grad():
+        device = next(encoder.parameters()).device
+        _, maps = encoder.image_features(torch.zeros(1, 3, side, side, device=device), layers)
+    check_vision_width(settings, maps[0].shape[1])
+
+
 def check_labels(data: Mixture, network: GeneratorSettings | UpsamplerSettings) -> None:
     """Raise GigaganError where a network expects class labels that the data lack or that it does not know."""
     if network.conditioning != "class":
@@ -130,6 +156,7 @@ def _build(
     check_text_width(settings, encoder.width)
     if isinstance(settings, BaseTrainingSettings):
         vision = load_encoder(job.vision_encoder, device=device) if job.vision_encoder else None
+        check_vision(settings, vision or encoder)
         state, recipe = base_training(
             first, settings.discriminator, settings.training, encoder, device, world, vision
         )
