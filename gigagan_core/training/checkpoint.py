@@ -41,6 +41,7 @@ def snapshot(state: TrainState, world: World) -> dict[str, Any]:
 
     Whole on rank 0, empty on the others. Loads into any number of workers, replicated or sharded.
     """
+    state.window.share(world)
     living = state.state_dict()
     if world.rank != 0:
         return {}

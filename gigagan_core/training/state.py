@@ -41,6 +41,14 @@ class MetricWindow:
         self._sums, self._counts = {}, {}
         return dict(zip(names, values, strict=True))
 
+    def share(self, world: World) -> None:
+        """Give every worker the mean of all sums, so that one worker's window stands for all in a checkpoint."""
+        if not self._sums:
+            return
+        names = sorted(self._sums)
+        means = world.mean(torch.stack([self._sums[name] for name in names]))
+        self._sums = dict(zip(names, means.unbind(), strict=True))
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}

@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from gigagan_core.training import loop
+from gigagan_core.training.checkpoint import load_checkpoint, snapshot, write_checkpoint
+from gigagan_core.training.state import TrainState
 from gigagan_core.training.world import World
 
 from .conftest import (
@@ -45,9 +47,43 @@ def worker(rank: int, port: int, folder: str) -> None:
         for case in CASES:
             state = train(case, World.joined())
             torch.save({"weights": weights(state), "history": state.history}, f"{folder}/{case}{rank}.pt")
+        torch.save(histories(World.joined(), Path(folder)), f"{folder}/histories{rank}.pt")
         spoil(rank, folder)
     finally:
         dist.destroy_process_group()
+
+
+class Saving(Hooks):
+    """Writes every checkpoint into a folder of its own, from rank 0."""
+
+    def __init__(self, world: World, folder: Path):
+        super().__init__()
+        self._world, self._folder = world, folder
+
+    def on_checkpoint(self, state: TrainState) -> None:
+        saved = snapshot(state, self._world)
+        if self._world.rank == 0:
+            place = self._folder / str(state.images_seen)
+            place.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(place, saved, self._world, seed=0)
+
+
+def histories(world: World, folder: Path) -> list[list[dict[str, float]]]:
+    """The curves of six steps, and those again from the checkpoint in the middle of a read of three steps."""
+    training = base_settings(
+        precision="float64", total_images=48, metrics_every_steps=3, checkpoint_every_images=16
+    )
+    found = []
+    for start in (0, 16):
+        state, recipe = make_base(training, world=world)
+        if start:
+            world.collect(None)  # waits for rank 0, which writes
+            load_checkpoint(folder / str(start), state)
+        hooks, source = Saving(world, folder), batches(8, start_image=start, world=world)
+        with mock.patch.object(loop, "FlopMeter", NoMeter):
+            loop.run_loop(state, recipe, source, training.schedule, hooks, world)
+        found.append(state.history)
+    return found
 
 
 def spoil(rank: int, folder: str) -> None:
@@ -83,6 +119,17 @@ def test_two_workers_train_as_one(case: str, two_workers: Path) -> None:
             torch.testing.assert_close(saved["weights"][name], value, rtol=0, atol=1e-9, msg=name)
         for ours, theirs in zip(saved["history"], alone.history, strict=True):
             # Entropies are looked at on each worker's first samples only.
+            for name, value in ((n, v) for n, v in theirs.items() if not n.startswith("entropy/")):
+                assert ours[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_metrics_after_a_restart_are_those_of_all_workers(two_workers: Path, tmp_path: Path) -> None:
+    alone, _ = histories(World(), tmp_path)
+    for rank in (0, 1):
+        undisturbed, resumed = torch.load(two_workers / f"histories{rank}.pt", weights_only=True)
+        assert resumed == undisturbed
+        assert [row["images"] for row in resumed] == [24, 48]
+        for ours, theirs in zip(resumed, alone, strict=True):
             for name, value in ((n, v) for n, v in theirs.items() if not n.startswith("entropy/")):
                 assert ours[name] == pytest.approx(value, abs=1e-9), name
 
