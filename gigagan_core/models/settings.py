@@ -32,12 +32,15 @@ PredictorKind = Literal["modulated", "projection"]
 Conditioning = Literal["text", "class", "none"]
 Skip = Literal["concatenate", "add"]
 
+# As in training.settings: pydantic, where it embeds these, refuses unknown keys, NaN and infinity.
+_STRICT = {"extra": "forbid", "allow_inf_nan": False}
+
 
 @dataclass(frozen=True)
 class GeneratorSettings:
     """Mapping network, learned text encoder and synthesis network of the base generator."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = _STRICT
 
     image_size: int = 64
     z_dim: int = 128  # V2
@@ -114,7 +117,7 @@ class GeneratorSettings:
 class DiscriminatorSettings:
     """Multi-scale-input, multi-scale-output discriminator (paper, equations 6 and 7)."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = _STRICT
 
     image_size: int = 64
     levels: int = 5  # V1: how many pyramid images enter, from image_size down; 1: single-scale input
@@ -206,7 +209,7 @@ class DiscriminatorSettings:
 class UpsamplerSettings:
     """Asymmetric U-Net from low_size to image_size: down to bottleneck_size, then up (paper, section 3.4)."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = _STRICT
 
     low_size: int = 64
     image_size: int = 512

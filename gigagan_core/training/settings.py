@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-# Pydantic validates these dataclasses where a settings model embeds them; this makes it refuse unknown keys.
-_STRICT: dict[str, Any] = {"extra": "forbid"}
+# Pydantic validates these dataclasses where a settings model embeds them, whose own configuration does not reach them:
+# this makes it refuse unknown keys, NaN and infinity.
+_STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 Precision = Literal["float32", "bfloat16", "float64"]
 

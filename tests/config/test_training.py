@@ -60,3 +60,25 @@ def test_classes_train_without_the_contrastive_loss() -> None:
 def test_the_control_of_an_upsampler_needs_no_discriminator_that_fits() -> None:
     changes = ["upsampler.conditioning=none", "upsampler.cross_attention=false"]
     assert with_overrides(section("demo", "control"), changes).training.objective == "l1"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("base", "training.generator.learning_rate"),
+        ("base", "training.losses.matching"),
+        ("base", "training.losses.level_weights"),
+        ("base", "training.r1.strength"),
+        ("base", "training.ema.decay"),
+        ("base", "training.schedule.w_mean_decay"),
+        ("base", "generator.residual_gain"),
+        ("base", "discriminator.attention_gain"),
+        ("upsampler", "upsampler.rgb_gain"),
+        ("upsampler", "training.losses.lpips"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_however_deep(part: str, key: str, value: str) -> None:
+    given = f"[{value}, 1, 1, 1]" if key.endswith("level_weights") else value
+    with pytest.raises(GigaganError, match=f"{key}.*finite number"):
+        with_overrides(section("demo", part), [f"{key}={given}"])
