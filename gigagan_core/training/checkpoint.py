@@ -51,9 +51,9 @@ def snapshot(state: TrainState, world: World) -> dict[str, Any]:
 def write_checkpoint(folder: Path, saved: dict[str, Any], world: World, seed: int) -> None:
     """Write a checkpoint's files into an existing folder, the sum last. saved: what `snapshot` gave rank 0.
 
-    The reader's position is `images_seen`; all other randomness is a function of the seed and of it.
+    The reader's position is `images_seen`; all other randomness is a function of the seed and of it. Raises OSError.
     """
-    torch.save(saved, folder / STATE)
+    _save(saved, folder / STATE)
     _sync(folder / STATE)
     meta = {
         "images_seen": saved["images_seen"],
@@ -183,6 +183,18 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copy2(source, target)
+
+
+def _save(saved: dict[str, Any], path: Path) -> None:
+    """`torch.save`, but a full disk is the OSError that it is: torch's own way to a file raises RuntimeError."""
+    with path.open("wb") as file:
+        try:
+            torch.save(saved, file)
+        except RuntimeError as error:
+            # What torch says when it closes the archive after a failed write; that one stands behind it.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _sync(path: Path) -> None:
