@@ -23,9 +23,10 @@ def clip_contrastive_loss(
     """Cross-entropy of cosine similarities / temperature over the captions of the batch. Scalar.
 
     image_embeds, text_embeds: [N, E] from a frozen encoder, row n of each belonging together; normalised here.
-    temperature: of the encoder's own training (R: CLIP's is about 0.01). ids, other_ids: int64 caption ids; a
-    caption equal to one's own is no negative and leaves the sum. other_text_embeds, other_image_embeds [M, E]:
-    negatives gathered from other workers (with gradient, where images are meant to learn from them).
+    temperature: I, the paper's is not known: CLIP's training starts at 0.07 and ended at about 0.01 (R).
+    ids, other_ids: int64 caption ids; a caption equal to one's own is no negative and leaves the sum.
+    other_text_embeds, other_image_embeds [M, E]: negatives gathered from other workers (with gradient, where images are
+    meant to learn from them).
     symmetric: adds the direction text to image (Radford et al.); equation 9 has image to text only.
     """
     with torch.autocast(image_embeds.device.type, enabled=False):

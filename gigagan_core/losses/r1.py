@@ -24,6 +24,7 @@ def r1_penalty(
 
     pyramid: real images [N, 3, r, r] from high to low. The caller multiplies by strength / 2 (0.2048 to 2.048,
     V1) and by the interval, where the penalty is lazy. No autocast inside: a squared gradient in bf16 is noise.
+    The weights are inside the square; that they are there at all is our reading (I).
     """
     device = pyramid[0].device.type
     images = [image.detach().requires_grad_() for image in pyramid[: discriminator.settings.levels]]

@@ -196,7 +196,10 @@ class AttentionBlock(nn.Module):
 def split_attention_parameters(
     network: nn.Module,
 ) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """(parameters of attention blocks, all others) as (name, parameter): weight decay differs (0.01 and 1e-5, V2)."""
+    """(parameters of attention blocks, all others) as (name, parameter): weight decay differs (0.01 and 1e-5, V2).
+
+    A whole block counts as attention, with its feed-forwards and norms, and the learned text encoder does not (I).
+    """
     attention = {
         id(p) for m in network.modules() if isinstance(m, AttentionBlock) for p in m.parameters(recurse=True)
     }

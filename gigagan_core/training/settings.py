@@ -32,7 +32,9 @@ class OptimiserSettings:
     beta2: float = 0.99  # V2
     epsilon: float = 1e-8  # torch's default; the paper's is not known
     weight_decay: float = 1e-5  # V2, everything outside attention
-    weight_decay_attention: float = 0.01  # V2
+    # V2; what counts as attention is I: whole attention blocks of the image networks, with feed-forwards and norms, and
+    # not the learned text encoder
+    weight_decay_attention: float = 0.01
     warm_up_images: int = 0  # linear from 0; ours
 
     def __post_init__(self) -> None:
@@ -64,7 +66,11 @@ class EmaSettings:
 
 @dataclass(frozen=True)
 class R1Settings:
-    """Gradient penalty on real images, every `interval` steps and then `interval` times as strong."""
+    """Gradient penalty on real images, every `interval` steps and then `interval` times as strong.
+
+    I: it is the gradient of the weighted sum of predictions, as in the logistic loss, so that a level's part is
+    multiplied by the square of its weight: 0.33 and 0.17 make it 0.1089 and 0.0289 times as strong.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -129,7 +135,7 @@ class BaseLossSettings:
     matching_in: Literal["both", "discriminator"] = "both"  # V1; D alone is a row of Table 1
     matching_block: int = 0  # captions are exchanged within blocks of so many samples; 0: a worker's batch; I
     contrastive: float = 0.2  # R: 0.2 to 1.0; 0: off
-    contrastive_temperature: float = 0.07  # I: CLIP's initial value
+    contrastive_temperature: float = 0.07  # I: where CLIP's training starts; about 0.01 where it ended (R)
     vision_aided: float = (
         0.0  # weight of the heads on a frozen image encoder, where the discriminator has some
     )
@@ -159,7 +165,7 @@ class UpsamplerLossSettings:
     matching_in: Literal["both", "discriminator"] = "both"  # V1
     matching_block: int = 0  # I
     contrastive: float = 1.0  # R
-    contrastive_temperature: float = 0.07  # I
+    contrastive_temperature: float = 0.07  # I, as the base's
     lpips: float = 10.0  # V1 at 64 -> 512; needs its weights by path
     feature_distance: float = 0.0  # ours: a frozen encoder's embeddings, where LPIPS weights are not at hand
     feature_patches: int = 0  # patches an image that the encoder sees at full resolution; 0: the whole image

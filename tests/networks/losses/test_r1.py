@@ -104,3 +104,14 @@ def test_the_penalty_is_the_same_where_the_network_recomputes_its_activations(ma
         gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     assert network.checkpoint_activations, "the network's switch is its own again"
     torch.testing.assert_close(*gradients)
+
+
+def test_a_level_counts_with_the_square_of_its_weight(make_discriminator, make_text, pyramid):
+    network, text = make_discriminator(torch.float64), make_text(2, dtype=torch.float64)
+    weights = [0.33] + [0.17] * (network.settings.levels - 1)
+    alone = [
+        r1_penalty(network, pyramid, text, [float(i == level) for i in range(len(weights))])
+        for level in range(len(weights))
+    ]
+    expected = sum(weight**2 * penalty for weight, penalty in zip(weights, alone, strict=True))
+    torch.testing.assert_close(r1_penalty(network, pyramid, text, weights), expected)
