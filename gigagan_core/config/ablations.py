@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gigagan_core.config.training import BaseTrainingSettings
+from gigagan_core.models.published import VISION_LAYERS
 from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings
 from gigagan_core.training.settings import BaseLossSettings, BaseTraining, ScheduleSettings
 
 PREFIX = "ablation-"
-VISION_LAYERS = (3, 6, 9, 12)  # I: blocks of a CLIP ViT-B/32
 
 
 @dataclass(frozen=True)

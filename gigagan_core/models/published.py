@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gigagan_core.models.settings import DiscriminatorSettings, GeneratorSettings, UpsamplerSettings
 
 Settings = GeneratorSettings | DiscriminatorSettings | UpsamplerSettings
+VISION_LAYERS = (3, 6, 9, 12)  # I: blocks of a CLIP ViT-B/32
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def text_to_image_64_generator() -> GeneratorSettings:
 
 def text_to_image_64_discriminator() -> DiscriminatorSettings:
     """The base model's discriminator, with vision-aided heads on four blocks of a CLIP ViT-B/32 (which ones: I)."""
-    return DiscriminatorSettings(vision_layers=(3, 6, 9, 12))
+    return DiscriminatorSettings(vision_layers=VISION_LAYERS)
 
 
 def upsampler_64_to_512() -> UpsamplerSettings:

@@ -20,7 +20,7 @@ class StyleMean(nn.Module):
         self.register_buffer("w_mean", torch.zeros(w_dim))
 
     @torch.no_grad()
-    def update_w_mean(self, w: Tensor, decay: float = 0.998) -> None:
+    def update_w_mean(self, w: Tensor, decay: float) -> None:
         """w_mean <- decay * w_mean + (1 - decay) * mean of w [N, w_dim] (of the whole global batch: gather first)."""
         mean = at_least_fp32(w.detach()).mean(dim=0).to(self.w_mean.dtype)
         self.w_mean.mul_(decay).add_(mean, alpha=1.0 - decay)

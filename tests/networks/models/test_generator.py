@@ -100,7 +100,7 @@ def test_psi_one_is_exactly_the_identity_and_psi_zero_gives_one_image_per_prompt
 
 def test_truncation_takes_layered_codes(make_generator):
     generator = make_generator()
-    generator.update_w_mean(torch.randn(8, 10))
+    generator.update_w_mean(torch.randn(8, 10), decay=0.5)
     w = torch.randn(2, generator.num_layers, 10)
     assert generator.truncate(w, 0.0).shape == w.shape
     assert torch.equal(generator.truncate(w, 1.0), w)
