@@ -6,7 +6,6 @@ begin and end) is the one that meets the published counts in closed form; docs/p
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +76,11 @@ def _start() -> BaseTrainingSettings:
                 intermediate_adversarial=1.0,
                 intermediate_matching=1.0,
                 matching=0.0,
+                matching_block=8,  # ours: of no effect before matching-d; lets 1 to 32 workers make the same steps
                 contrastive=0.0,
             ),
         ),
+        use_gpu=True,
     )
 
 
@@ -148,13 +149,12 @@ def _with(
     discriminator: dict[str, Any] | None = None,
     losses: dict[str, Any] | None = None,
 ) -> BaseTrainingSettings:
-    return BaseTrainingSettings(
-        generator=replace(settings.generator, **generator or {}),
-        discriminator=replace(settings.discriminator, **discriminator or {}),
-        training=dataclasses.replace(
-            settings.training, losses=replace(settings.training.losses, **losses or {})
-        ),
-    )
+    changed = {
+        "generator": replace(settings.generator, **generator or {}),
+        "discriminator": replace(settings.discriminator, **discriminator or {}),
+        "training": replace(settings.training, losses=replace(settings.training.losses, **losses or {})),
+    }
+    return BaseTrainingSettings(**dict(settings) | changed)
 
 
 ROWS: dict[str, Row] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gigagan_core.config.base import with_overrides
+from gigagan_core.config.ablations import PREFIX, ROWS
+from gigagan_core.config.base import result_settings, with_overrides
 from gigagan_core.config.presets import section
 from gigagan_core.errors import GigaganError
 
@@ -82,3 +83,16 @@ def test_a_number_that_is_none_is_refused_however_deep(part: str, key: str, valu
     given = f"[{value}, 1, 1, 1]" if key.endswith("level_weights") else value
     with pytest.raises(GigaganError, match=f"{key}.*finite number"):
         with_overrides(section("demo", part), [f"{key}={given}"])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_the_ladder_trains_on_gpus_and_shares_its_steps(name: str) -> None:
+    settings = section(PREFIX + name, "base")
+    assert settings.use_gpu
+    assert (settings.training.schedule.batch_size, settings.training.schedule.total_images) == (
+        256,
+        25_600_000,
+    )
+    for sharing in ("workers=8", "workers=32", "training.schedule.micro_batch_size=32"):
+        shared = with_overrides(settings, [sharing])
+        assert result_settings(shared) == result_settings(settings)
