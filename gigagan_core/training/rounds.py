@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +67,8 @@ def train_rounds(
 
     build: makes state, recipe and sampler as they are before the first step. reader: takes batch_size, rank,
     world_size, flip and start_image, and gives batches for ever. sample_count: how many samples the sampler may take
-    its prompts from. init_from: a model's bundle to start from. further_metrics: what follows from those of the loop.
+    its prompts from. init_from: a model's bundle to start from, whose average goes on (see `EmaSettings.ramp`).
+    further_metrics: what follows from those of the loop.
     Where a loss or gradient is not finite, training goes back to the newest checkpoint and leaves out the images up to
     that step, `max_rollbacks` times from one checkpoint. Raises NonFiniteError where it happened once more.
     """
@@ -75,6 +77,9 @@ def train_rounds(
     rollbacks = _Rollbacks(schedule.max_rollbacks, schedule.batch_size)
     while True:
         state, recipe, sampler = build()
+        if init_from is not None:
+            # the ramp is there to forget untrained weights; StyleGAN2-ADA leaves it out of transfer learning as well
+            recipe = replace(recipe, ema=replace(recipe.ema, ramp=0.0))
         _go_on(state, init_from, reporter)
         news = rollbacks.skip(state)
         if world.rank == 0:

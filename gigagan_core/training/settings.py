@@ -54,7 +54,7 @@ class EmaSettings:
 
     decay: float = 0.9999  # V1; per step
     # The average never reaches back further than this share of the images seen (as a half-life), so that
-    # the untrained weights are forgotten early; StyleGAN2-ADA's ramp. 0 turns it off.
+    # the untrained weights are forgotten early; StyleGAN2-ADA's ramp. 0 turns it off; so does a model to start from.
     ramp: float = 0.05  # I
 
     def __post_init__(self) -> None:
