@@ -128,7 +128,7 @@ class NoText:
     def tokenize(self, captions: list[str]) -> Tensor:
         return torch.zeros(len(captions), 2, dtype=torch.int64)
 
-    def text_tokens(self, tokens: Tensor) -> Condition:
+    def text_tokens(self, tokens: Tensor, text_layer: int = -2) -> Condition:
         mask = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)
         return TextFeatures(torch.zeros(*tokens.shape, 1, device=tokens.device), tokens[:, 0], mask)
 
@@ -142,7 +142,7 @@ class FixedText(NoText):
     def __init__(self, width: int):
         self.width = width
 
-    def text_tokens(self, tokens: Tensor) -> Condition:
+    def text_tokens(self, tokens: Tensor, text_layer: int = -2) -> Condition:
         random = torch.Generator().manual_seed(0)
         features = torch.randn(len(tokens), 77, self.width, generator=random).to(tokens.device)
         eot = torch.full((len(tokens),), 20, dtype=torch.int64, device=tokens.device)

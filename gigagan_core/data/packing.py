@@ -168,7 +168,6 @@ def _encoder(
         "name": encoder.name,
         "role": encoder.role,
         "sha256": encoder.sha256,
-        "text_layer": encoder.text_layer,
         "model_cfg": config,
         "preprocess_cfg": asdict(preprocessing),
     }

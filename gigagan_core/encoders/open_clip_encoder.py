@@ -30,7 +30,7 @@ _WEIGHT_NAMES = (
     WEIGHTS_FILE,
 )
 PENULTIMATE = -2
-"""Text layer: the input to the last block. Which layer the paper means by penultimate is a recollection (R)."""
+"""Text layer: the input of the last block; a network's settings may name another (`GeneratorSettings.text_layer`)."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Preprocessing:
 class ClipEncoder(nn.Module):
     """`encoders.protocol.Encoder` on a CLIP of ours or of open_clip: frozen, always in evaluation mode.
 
-    model: `ClipModel`, or open_clip's `CLIP` or `CustomTextCLIP` with its own text tower. text_layer: which hidden
-    state `text_tokens` returns, counted from the end: -1 the last block's output, -2 its input (before `ln_final`).
-    Raises GigaganError where the text tower is of another kind or has not that many layers.
+    model: `ClipModel`, or open_clip's `CLIP` or `CustomTextCLIP` with its own text tower.
+    Raises GigaganError where the text tower is of another kind.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class ClipEncoder(nn.Module):
         name: str,
         sha256: str,
         role: str | None = None,
-        text_layer: int = PENULTIMATE,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
@@ -66,9 +64,7 @@ class ClipEncoder(nn.Module):
         layers = len(text.transformer.resblocks) if hasattr(text, "transformer") else 0
         if not layers or getattr(text, "cls_emb", None) is not None:
             raise GigaganError(f"encoder {name}: its text tower is not a plain transformer of open_clip")
-        if not -layers - 1 <= text_layer <= -1:
-            raise GigaganError(f"encoder {name}: text_layer {text_layer} is not between {-layers - 1} and -1")
-        self.name, self.sha256, self.role, self.text_layer = name, sha256, role, text_layer
+        self.name, self.sha256, self.role = name, sha256, role
         self.context_length: int = text.positional_embedding.shape[0]
         self.width: int = text.positional_embedding.shape[1]
         self.embed_dim: int = _output_width(text)
@@ -87,15 +83,22 @@ class ClipEncoder(nn.Module):
         """N captions -> int64 [N, L] on the encoder's device."""
         return tokenizer.tokenize(captions, self.context_length).to(self.mean.device)
 
-    def text_tokens(self, tokens: Tensor) -> TextFeatures:
+    def text_tokens(self, tokens: Tensor, text_layer: int = PENULTIMATE) -> TextFeatures:
         """int64 [N, L] -> features [N, L, C], eot_index [N], mask [N, L]: True up to and including end-of-text.
 
-        The mask tells words from padding; features at padding are whatever the causal tower makes of it.
+        text_layer: which hidden state, counted from the end: -1 the last block's output, -2 its input (before
+        `ln_final`). The mask tells words from padding; features at padding are whatever the causal tower makes of it.
+        Raises GigaganError where the tower has not that many layers.
         """
         text = getattr(self.model, "text", self.model)
         transformer = text.transformer
+        layers = len(transformer.resblocks)
+        if not -layers - 1 <= text_layer <= -1:
+            raise GigaganError(
+                f"encoder {self.name}: text_layer {text_layer} is not between {-layers - 1} and -1; set another"
+            )
         x = text.token_embedding(tokens) + text.positional_embedding
-        blocks = transformer.resblocks[: len(transformer.resblocks) + 1 + self.text_layer]
+        blocks = transformer.resblocks[: layers + 1 + text_layer]
         if isinstance(self.model, ClipModel):
             for block in blocks:
                 x = block(x)
@@ -180,9 +183,7 @@ def save_encoder(
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def load_encoder(
-    place: str | Path, device: str | torch.device = "cpu", text_layer: int = PENULTIMATE
-) -> ClipEncoder:
+def load_encoder(place: str | Path, device: str | torch.device = "cpu") -> ClipEncoder:
     """A frozen encoder from a folder in open_clip's layout, or from a weight file named ARCH:PATH.
 
     place: an encoder artifact's folder, a published open_clip folder, or for instance
@@ -193,7 +194,7 @@ def load_encoder(
     """
     folder = Path(place).expanduser()
     if folder.is_dir():
-        encoder = _from_folder(folder, text_layer)
+        encoder = _from_folder(folder)
     else:
         name, colon, file = resolve_named(str(place)).partition(":")
         if not colon or not file:
@@ -208,7 +209,6 @@ def load_encoder(
             _preprocessing(_read_config(path.parent, required=False)),
             name=name,
             sha256=sha256,
-            text_layer=text_layer,
         )
     return encoder.to(device)
 
@@ -223,7 +223,7 @@ def encoder_name(place: str | Path) -> str:
     )
 
 
-def _from_folder(folder: Path, text_layer: int) -> ClipEncoder:
+def _from_folder(folder: Path) -> ClipEncoder:
     config = _read_config(folder)
     path = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
     if path is None:
@@ -239,7 +239,6 @@ def _from_folder(folder: Path, text_layer: int) -> ClipEncoder:
         name=str(config.get("name") or folder.name),
         sha256=sha256_file(path),
         role=config.get("role"),
-        text_layer=text_layer,
     )
 
 

@@ -33,8 +33,11 @@ class Encoder(Protocol):
         """N captions -> int64 [N, L] on the encoder's device; a longer caption is cut, its last token is the end."""
         ...
 
-    def text_tokens(self, tokens: Tensor) -> TextFeatures:
-        """int64 [N, L] -> features [N, L, C] float32, eot_index int64 [N], mask bool [N, L] (True: present)."""
+    def text_tokens(self, tokens: Tensor, text_layer: int = -2) -> TextFeatures:
+        """int64 [N, L] -> features [N, L, C] float32, eot_index int64 [N], mask bool [N, L] (True: present).
+
+        text_layer: which hidden state, counted from the end: -1 the last block's output, -2 its input.
+        """
         ...
 
     def text_embed(self, tokens: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def condition_of(network: nn.Module, encoder: Encoder | None, prompts: Sequence[
     wrong = next((prompt for prompt in prompts if not isinstance(prompt, str)), "")
     if wrong != "":
         raise GigaganError(f"the model is conditioned on captions, and {wrong!r} is none; give text")
-    return encoder.text_tokens(encoder.tokenize(list(prompts)).to(device))
+    return encoder.text_tokens(encoder.tokenize(list(prompts)).to(device), settings.text_layer)
 
 
 def code_of(network: nn.Module, encoder: Encoder | None, prompts: Sequence[Prompt]) -> TextCode | None:

@@ -21,6 +21,7 @@ from gigagan_core.inference import onnx_format
 from gigagan_core.inference.latents import fixed_noise
 from gigagan_core.models import adaptive_conv
 from gigagan_core.models.condition import Condition
+from gigagan_core.models.settings import GeneratorSettings
 from gigagan_core.models.text import TextFeatures
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class UpsamplerProgram(_Noisy):
 class EncoderProgram(nn.Module):
     """tokens int64 [N, L] -> features [N, L, C], eot_index [N], mask [N, L]: the condition of the other programs."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, text_layer: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.text_layer = encoder, text_layer
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(self.encoder.text_tokens(tokens))
+        return tuple(self.encoder.text_tokens(tokens, self.text_layer))
 
 
 def export_networks(
@@ -109,7 +110,8 @@ def export_networks(
     if upsampler is not None:
         programs["upsampler"] = UpsamplerProgram(upsampler), _inputs(upsampler, encoder, traced)
     if encoder is not None:
-        programs["encoder"] = EncoderProgram(encoder), {"tokens": _tokens(encoder, traced)}
+        layer = _text_layer([network for network in (base, upsampler) if network is not None])
+        programs["encoder"] = EncoderProgram(encoder, layer), {"tokens": _tokens(encoder, traced)}
     folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "format": format,
@@ -209,8 +211,18 @@ def _inputs(network: nn.Module, encoder: Encoder | None, count: int) -> dict[str
     elif settings.conditioning == "text":
         if encoder is None:
             raise GigaganError("the model is conditioned on captions; give its encoder to export it with")
-        inputs |= encoder.text_tokens(_tokens(encoder, count))._asdict()
+        inputs |= encoder.text_tokens(_tokens(encoder, count), settings.text_layer)._asdict()
     return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _text_layer(networks: list[nn.Module]) -> int:
+    """The hidden state of the encoder that the networks read."""
+    layers = {network.settings.text_layer for network in networks if network.settings.text_conditioned}
+    if len(layers) > 1:
+        raise GigaganError(
+            f"the networks read text layers {sorted(layers)}, and an exported encoder gives one; export them apart"
+        )
+    return layers.pop() if layers else GeneratorSettings.text_layer
 
 
 def _tokens(encoder: Encoder, count: int) -> Tensor:

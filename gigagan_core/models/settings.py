@@ -54,6 +54,9 @@ class GeneratorSettings:
     conditioning: Conditioning = "text"  # "class": a learned vector a class stands in for t_global
     classes: int = 0  # of a class-conditional network
     text_dim: int = 768  # C of the frozen encoder's features
+    # R: which of its hidden states, counted from the end: -1 the last block's output, -2 its input. The discriminator
+    # is given the same. The paper's is the penultimate layer (V1)
+    text_layer: int = -2
     text_width: int = 768  # V1: width of the learned text encoder T, or of a class's vector
     text_depth: int = 4  # V1; 0: T only selects (and projects, where the widths differ)
     text_head_dim: int = 64  # I
@@ -223,6 +226,7 @@ class UpsamplerSettings:
     conditioning: Conditioning = "text"  # "class": a learned vector a class stands in for t_global
     classes: int = 0  # of a class-conditional network
     text_dim: int = 768
+    text_layer: int = -2  # R: as in GeneratorSettings
     text_width: int = 768  # V1
     text_depth: int = 2  # R
     text_head_dim: int = 64  # I

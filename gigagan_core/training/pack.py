@@ -136,7 +136,7 @@ class PackedEncoder(ClipEncoder):
     def of(
         cls, about: dict[str, Any], weights: dict[str, Tensor], tokens: dict[str, list[int]]
     ) -> PackedEncoder:
-        """about: name, role, sha256 (of the whole encoder's weights), text_layer, model_cfg and preprocess_cfg.
+        """about: name, role, sha256 (of the whole encoder's weights), model_cfg and preprocess_cfg.
 
         tokens: by caption, up to the end of the text, numbered as the rows of the embedding that are left.
         """
@@ -152,7 +152,6 @@ class PackedEncoder(ClipEncoder):
             name=about["name"],
             sha256=about["sha256"],
             role=about["role"],
-            text_layer=about["text_layer"],
         )
         encoder._tokens = tokens
         return encoder

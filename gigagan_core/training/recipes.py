@@ -233,18 +233,19 @@ def _preparation(
     device: Device,
 ) -> Callable[[Batch], list[StepBatch]]:
     schedule, dtype = training.schedule, _weight_dtype(training.schedule.precision)
+    network = models.generator.settings
     # A micro-batch keeps its wrong captions to itself.
     block = training.losses.matching_block or schedule.micro_batch_size
 
     def ready(batch: Batch) -> list[StepBatch]:
         indices = batch.indices.to(device)
-        if models.generator.settings.conditioning == "class":
+        if network.conditioning == "class":
             if batch.labels is None:
                 raise ValueError("the generator is class-conditional and the images have no class labels")
             captions = steps.read_labels(batch.labels.to(device), indices, schedule.seed, block)
         else:
             captions = steps.read_captions(
-                models.encoder, batch.captions, indices, schedule.seed, block, dtype
+                models.encoder, batch.captions, indices, schedule.seed, block, dtype, network.text_layer
             )
         images = steps.to_unit_range(batch.images.to(device), dtype)
         return steps.split(prepare(models, images, captions, indices), schedule.micro_batch_size)

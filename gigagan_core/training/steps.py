@@ -28,6 +28,7 @@ from gigagan_core.models.discriminator import Discriminator, ImageFeatures, Pred
 from gigagan_core.models.generator import Generator
 from gigagan_core.models.pyramid import image_pyramid, resize
 from gigagan_core.models.randomness import keyed_derangement, keyed_normal, keyed_uniform
+from gigagan_core.models.settings import GeneratorSettings
 from gigagan_core.models.synthesis import Noise, keyed_noise
 from gigagan_core.models.text import TextFeatures
 from gigagan_core.models.upsampler import Upsampler
@@ -129,15 +130,21 @@ def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def read_captions(
-    encoder: Any, captions: Sequence[str], indices: Tensor, seed: int, block: int, dtype: torch.dtype
+    encoder: Any,
+    captions: Sequence[str],
+    indices: Tensor,
+    seed: int,
+    block: int,
+    dtype: torch.dtype,
+    text_layer: int = GeneratorSettings.text_layer,
 ) -> Captions:
     """Run the frozen encoder over the captions, once; choose each sample's wrong caption.
 
     block: captions are exchanged within contiguous blocks of so many samples (0: all given). dtype: of what
-    the networks compute in.
+    the networks compute in. text_layer: which hidden state of the encoder they read.
     """
     tokens = encoder.tokenize(list(captions)).to(indices.device)
-    text = encoder.text_tokens(tokens)
+    text = encoder.text_tokens(tokens, text_layer)
     ids = caption_ids(captions, indices.device)
     partner = keyed_derangement(seed, "matching", indices, block or None)
     return Captions(

@@ -102,18 +102,18 @@ def test_text_tokens_are_the_input_to_the_last_block(encoder: ClipEncoder) -> No
 
 def test_another_text_layer_is_another_hidden_state(folder: Path) -> None:
     outputs = []
-    encoder = load_encoder(folder, text_layer=-1)
+    encoder = load_encoder(folder)
     hook = encoder.model.transformer.resblocks[-1].register_forward_hook(
         lambda module, inputs, output: outputs.append(output)
     )
     tokens = encoder.tokenize(CAPTIONS)
     encoder.text_embed(tokens)
     hook.remove()
-    assert torch.equal(encoder.text_tokens(tokens).features, outputs[0])
-    embedded = load_encoder(folder, text_layer=-4).text_tokens(tokens).features
+    assert torch.equal(encoder.text_tokens(tokens, -1).features, outputs[0])
+    embedded = encoder.text_tokens(tokens, text_layer=-4).features
     assert torch.equal(embedded, encoder.model.token_embedding(tokens) + encoder.model.positional_embedding)
     with pytest.raises(GigaganError, match="text_layer -5 is not between -4 and -1"):
-        load_encoder(folder, text_layer=-5)
+        encoder.text_tokens(tokens, text_layer=-5)
 
 
 def test_the_gradient_of_an_image_embedding_reaches_every_pixel(

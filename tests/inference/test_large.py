@@ -21,7 +21,7 @@ class Words:
     context_length = 4
     def tokenize(self, captions):
         return torch.zeros(len(captions), 4, dtype=torch.int64)
-    def text_tokens(self, tokens):
+    def text_tokens(self, tokens, text_layer):
         from gigagan_core.models.text import TextFeatures
         features = torch.zeros(len(tokens), 4, 8)
         return TextFeatures(features, torch.ones(len(tokens)).long(), torch.ones(len(tokens), 4).bool())
