@@ -99,7 +99,7 @@ def export_networks(
     models: what the networks are, for the description. batch_size: the only one that the programs then take; None: any,
     which costs banks of many kernels dearly at high resolution, since a kernel for each sample cannot be traced.
     format: "onnx" writes `.onnx` files and `export-onnx.json`. Raises GigaganError where a network cannot be exported
-    or the results differ.
+    or gives what is not finite, or where the results differ.
     """
     if format == "onnx":
         onnx_format.require()
@@ -139,7 +139,7 @@ def _export(
     path: Path, module: nn.Module, inputs: dict[str, Tensor], format: Format, any_batch: bool
 ) -> float:
     arguments = tuple(inputs.values())
-    module(*arguments)  # the noise fields are made now, and are then part of the program
+    _require_finite(path, module(*arguments))  # the noise fields are made now, as parts of the program
     shapes, own_kernels = None, contextlib.nullcontext()
     if any_batch:
         dims = [{0: torch.export.Dim("batch", min=1, max=1024)} for _ in arguments]
@@ -168,6 +168,15 @@ def _named(module: nn.Module) -> int:
     return {BaseProgram: 2, UpsamplerProgram: 3, EncoderProgram: 1}[type(module)]
 
 
+def _require_finite(path: Path, result: Tensor | tuple[Tensor, ...]) -> None:
+    """Raise GigaganError where a network gives NaN or infinity."""
+    if not all(bool(torch.isfinite(each).all()) for each in _tensors(result)):
+        raise GigaganError(
+            f"the network of {path.name} gives what is not finite: its weights are damaged or its training diverged; "
+            "export an earlier one"
+        )
+
+
 def _difference(
     path: Path,
     program: Callable[..., Any],
@@ -176,17 +185,17 @@ def _difference(
     any_batch: bool,
 ) -> float:
     """The largest difference between program and network; on one sample and on three, where it takes any number."""
-    largest = 0.0
+    largest = torch.zeros(())
     for count in (1, 3) if any_batch else (len(arguments[0]),):
         batch = tuple(value[torch.arange(count) % len(value)] for value in arguments)
         for found, expected in zip(_tensors(program(*batch)), _tensors(module(*batch)), strict=True):
             difference = found.float().cpu() - expected.float().cpu()
-            largest = max(largest, float(difference.abs().max()))
+            largest = torch.maximum(largest, difference.abs().max())  # Python's `max` would leave NaN out
     if not largest <= _TOLERANCE:
         raise GigaganError(
             f"{path.name} differs by {largest:.3g} from the network it was made of; do not use it, and report it"
         )
-    return largest
+    return float(largest)
 
 
 _TOLERANCE = 1e-3

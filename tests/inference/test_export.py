@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,19 +92,44 @@ def test_a_program_of_one_batch_size_keeps_a_kernel_for_each_sample(tmp_path: Pa
     assert (8, 8 * 8) not in kernels, "the bank of 8 kernels must not be one wide convolution"
 
 
-def test_a_program_that_differs_is_refused(tmp_path: Path, monkeypatch) -> None:
-    network = make_generator(conditioning="none", cross_attention=False)
+@pytest.fixture
+def unconditional() -> nn.Module:
+    return make_generator(conditioning="none", cross_attention=False)
+
+
+def spoil_what_is_loaded(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[torch.Tensor], None]) -> None:
+    """Change a weight of every program that the check loads."""
     load = torch.export.load
 
     def damaged(path):
         program = load(path)
         with torch.no_grad():
-            program.state_dict["network.constant"] += 1
+            spoil(program.state_dict["network.constant"])
         return program
 
     monkeypatch.setattr(export.torch.export, "load", damaged)
+
+
+def test_a_program_that_differs_is_refused(tmp_path: Path, monkeypatch, unconditional) -> None:
+    spoil_what_is_loaded(monkeypatch, lambda weight: weight.add_(1))
     with pytest.raises(GigaganError, match=r"base\.pt2 differs by"):
-        export_networks(tmp_path, network)
+        export_networks(tmp_path, unconditional)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_one_weight_of_a_program_that_is_not_finite_is_seen(
+    tmp_path: Path, monkeypatch, unconditional, number
+) -> None:
+    spoil_what_is_loaded(monkeypatch, lambda weight: weight.view(-1)[0].fill_(number))
+    with pytest.raises(GigaganError, match=r"base\.pt2 differs by (nan|inf)"):
+        export_networks(tmp_path, unconditional)
+
+
+def test_a_network_with_one_weight_that_is_not_finite_is_not_exported(tmp_path: Path, unconditional) -> None:
+    with torch.no_grad():
+        unconditional.constant.view(-1)[0] = torch.nan
+    with pytest.raises(GigaganError, match=r"the network of base\.pt2 gives what is not finite"):
+        export_networks(tmp_path, unconditional)
 
 
 def test_a_model_of_captions_is_not_exported_without_its_encoder(tmp_path: Path) -> None:
