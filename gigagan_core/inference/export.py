@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -95,7 +96,8 @@ def export_networks(
 ) -> dict[str, Any]:
     """Write `base.pt2`, `upsampler.pt2` and `encoder.pt2`, as many as are given, and `export.json`; returns the latter.
 
-    Each program is checked against the network it was made of. encoder: needed where a network takes captions.
+    Each program is checked against the network it was made of, and none is put into `folder` before all have passed:
+    what an earlier export left there stays as it was. encoder: needed where a network takes captions.
     models: what the networks are, for the description. batch_size: the only one that the programs then take; None: any,
     which costs banks of many kernels dearly at high resolution, since a kernel for each sample cannot be traced.
     format: "onnx" writes `.onnx` files and `export-onnx.json`. Raises GigaganError where a network cannot be exported
@@ -112,26 +114,47 @@ def export_networks(
     if encoder is not None:
         layer = _text_layer([network for network in (base, upsampler) if network is not None])
         programs["encoder"] = EncoderProgram(encoder, layer), {"tokens": _tokens(encoder, traced)}
-    folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "format": format,
         "torch": torch.__version__,
         "models": models or {},
         "programs": {},
     }
-    for name, (module, inputs) in programs.items():
-        path = folder / f"{name}{_ENDINGS[format]}"
-        difference = _export(path, module.eval(), inputs, format, any_batch=batch_size is None)
-        document["programs"][name] = {
-            "file": path.name,
-            "inputs": {
-                key: [batch_size or "N", *value.shape[1:], str(value.dtype).removeprefix("torch.")]
-                for key, value in inputs.items()
-            },
-            "largest_difference": difference,
-        }
-    (folder / DESCRIPTION[format]).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    with _put_when_whole(folder, DESCRIPTION[format]) as partial:
+        for name, (module, inputs) in programs.items():
+            path = partial / f"{name}{_ENDINGS[format]}"
+            difference = _export(path, module.eval(), inputs, format, any_batch=batch_size is None)
+            document["programs"][name] = {
+                "file": path.name,
+                "inputs": {
+                    key: [batch_size or "N", *value.shape[1:], str(value.dtype).removeprefix("torch.")]
+                    for key, value in inputs.items()
+                },
+                "largest_difference": difference,
+            }
+        text = json.dumps(document, indent=1) + "\n"
+        (partial / DESCRIPTION[format]).write_text(text, encoding="utf-8")
     return document
+
+
+@contextlib.contextmanager
+def _put_when_whole(folder: Path, description: str) -> Iterator[Path]:
+    """A folder to write into, whose files replace those of `folder` when the block ends without an error.
+
+    description: the file that speaks of the others. It is the first to go and the last to come, so that there is never
+    one beside programs that are not its own.
+    """
+    partial = folder / ".export.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        (folder / description).unlink(missing_ok=True)
+        # the weights of a large ONNX file, which it finds by their name, are a file beside it
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == description):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial)
 
 
 @torch.no_grad()

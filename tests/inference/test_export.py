@@ -114,6 +114,48 @@ def test_a_program_that_differs_is_refused(tmp_path: Path, monkeypatch, uncondit
     spoil_what_is_loaded(monkeypatch, lambda weight: weight.add_(1))
     with pytest.raises(GigaganError, match=r"base\.pt2 differs by"):
         export_networks(tmp_path, unconditional)
+    assert not list(tmp_path.iterdir()), "nobody is left a program that was refused"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_export_replaces_an_earlier_one_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch, unconditional
+) -> None:
+    export_networks(tmp_path, unconditional, models={"base": {"name": "first"}})
+    first = contents(tmp_path)
+    assert set(first) == {"base.pt2", "export.json"}
+    with torch.no_grad():
+        unconditional.constant.add_(1)
+    with monkeypatch.context() as planted:
+        spoil_what_is_loaded(planted, lambda weight: weight.add_(1))
+        with pytest.raises(GigaganError, match="differs by"):
+            export_networks(tmp_path, unconditional, models={"base": {"name": "second"}})
+    assert contents(tmp_path) == first
+    export_networks(tmp_path, unconditional, models={"base": {"name": "second"}})
+    second = contents(tmp_path)
+    assert set(second) == set(first)
+    assert second["base.pt2"] != first["base.pt2"]
+    assert json.loads(second["export.json"])["models"] == {"base": {"name": "second"}}
+
+
+def test_no_description_stands_beside_programs_that_are_not_its_own(
+    tmp_path: Path, monkeypatch, unconditional
+) -> None:
+    export_networks(tmp_path, unconditional)
+    moved = []
+
+    def cut_off(self: Path, target: Path) -> None:
+        moved.append(target.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        export_networks(tmp_path, unconditional)
+    assert moved == ["base.pt2"]
+    assert set(contents(tmp_path)) == {"base.pt2"}
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
