@@ -21,7 +21,7 @@ UpsamplerOption = Annotated[
         "--upsampler",
         metavar="ARTIFACT|BUNDLE|none",
         help="Enlarge the pictures with it; `none` leaves them small.",
-        show_default="latest, where there is one that fits",
+        show_default="latest, where it fits",
     ),
 ]
 NeededUpsamplerOption = Annotated[

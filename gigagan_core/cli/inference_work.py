@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 def load_pipeline(
     model: str, upsampler: str | None, encoder: str | None, device: str | None, store: str | None
 ) -> GigaGANPipeline:
-    """The model, and the upsampler: the one named, or `latest` where there is one that fits. Raises GigaganError."""
+    """The model, and the upsampler: the one named, or `latest` where it fits, said where not. Raises GigaganError."""
     from gigagan_core import console
     from gigagan_core.errors import GigaganError
     from gigagan_core.inference.pipeline import GigaGANPipeline, load_upsampler
+    from gigagan_core.inference.places import other_size
     from gigagan_core.store.store import open_store
 
     opened = open_store(store)
-    pipe = GigaGANPipeline.from_pretrained(model, encoder, device=device, store=opened)
-    if upsampler == "none":
+    named = None if upsampler == "none" else upsampler
+    pipe = GigaGANPipeline.from_pretrained(model, encoder, named, device, store=opened)
+    if upsampler is not None:
         return pipe
     try:
-        pipe.upsampler = load_upsampler(upsampler or "latest", pipe.encoder, device, store=opened)
+        newest = load_upsampler("latest", pipe.encoder, device, store=opened)
+        if said := other_size(pipe.image_size, newest.network.settings.low_size):
+            raise GigaganError(f"{said}; name another with --upsampler")
+        pipe.upsampler = newest
     except GigaganError as error:
-        if upsampler is not None:
-            raise
         console.note(f"pictures stay at {pipe.image_size} px: {error}")
     return pipe
 

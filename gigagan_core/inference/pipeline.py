@@ -19,7 +19,7 @@ from gigagan_core.inference.generate import check_bundle, finite, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
 from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
-from gigagan_core.inference.places import Place, find_bundle, find_device, find_encoder
+from gigagan_core.inference.places import Place, find_bundle, find_device, find_encoder, other_size
 from gigagan_core.inference.recipes import Point, Recipe
 from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions
 from gigagan_core.models.text import TextCode
@@ -104,7 +104,8 @@ class GigaGANPipeline:
         path, upsampler: a bundle's or an artifact's folder, ``models:/NAME@ALIAS`` of MLflow's registry, or a
         fingerprint, a prefix of one or `latest` of the store. encoder: a loaded one, its folder, an artifact or
         ARCH:PATH; None: the one the model was trained with, from the store. device: None takes a GPU where there is
-        one. Raises GigaganError for what is missing or does not belong together.
+        one. Raises GigaganError for what is missing or does not belong together; warns where the upsampler was
+        trained on pictures of another size.
         """
         device = find_device(device)
         place = find_bundle(path, "base", store)
@@ -113,6 +114,9 @@ class GigaGANPipeline:
         check_bundle(place.folder, network, config, "base", found)
         if upsampler is not None and not isinstance(upsampler, TiledUpsampler):
             upsampler = load_upsampler(upsampler, found, device, store=store)
+        low_size = None if upsampler is None else upsampler.network.settings.low_size
+        if low_size is not None and (said := other_size(network.settings.image_size, low_size)):
+            console.warn(f"{said}; expect less of what it enlarges")
         return cls(network, found, upsampler, precision=precision, model=_identity(place))
 
     @property

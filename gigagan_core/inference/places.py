@@ -51,6 +51,16 @@ def find_bundle(reference: str | Path, kind: str, store: Store | None = None) ->
     return Place(artifact.path, artifact, artifact.short)
 
 
+def other_size(image_size: int, low_size: int) -> str | None:
+    """Half a sentence where an upsampler was trained on pictures of another size than the model makes, else None.
+
+    Its tiles take pictures of any size, so the result would not show it.
+    """
+    if image_size == low_size:
+        return None
+    return f"the upsampler was trained on pictures of {low_size} px, and the model makes {image_size} px"
+
+
 def find_device(name: str | None) -> str:
     """A device by torch's name of it; None: a GPU where there is one. Raises GigaganError where it cannot be used."""
     import torch

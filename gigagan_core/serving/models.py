@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gigagan_core import console
 from gigagan_core.errors import GigaganError
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class ServedModels:
 def pin(
     model: str, upsampler: str | None, encoder: str | None, device: str | None, store: Store
 ) -> tuple[ServedModels, str | None]:
-    """What these references mean now, and why there is no upsampler where none was named and none fits.
+    """What these references mean now, and why there is no upsampler where none was named and the newest does not fit.
 
-    The arguments are those of the commands; upsampler: None takes the newest where there is one, "none" none.
-    Raises GigaganError where something named is missing.
+    The arguments are those of the commands; upsampler: None takes the newest where it fits, "none" none.
+    Raises GigaganError where something named is missing; warns where the upsampler named was trained on pictures of
+    another size.
     """
     from gigagan_core.inference.places import find_bundle, locate_encoder
 
@@ -59,7 +61,7 @@ def pin(
     larger, reason = None, None
     if upsampler != "none":
         try:
-            larger = _upsampler_for(base, upsampler or "latest", store)
+            larger = _upsampler_for(base, upsampler, store)
         except GigaganError as error:
             if upsampler is not None:
                 raise
@@ -75,16 +77,23 @@ def pin(
     return served, reason
 
 
-def _upsampler_for(base: Place, reference: str, store: Store) -> Place:
-    from gigagan_core.inference.places import find_bundle
+def _upsampler_for(base: Place, reference: str | None, store: Store) -> Place:
+    from gigagan_core.inference.places import find_bundle, other_size
+    from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
     from gigagan_core.training.checkpoint import read_config
 
-    found = find_bundle(reference, "upsampler", store)
-    sums = {read_config(place.folder).get("encoder_sha256") for place in (base, found)} - {None}
-    if len(sums) > 1:
+    found = find_bundle(reference or "latest", "upsampler", store)
+    configs = [read_config(place.folder) for place in (base, found)]
+    if len({config.get("encoder_sha256") for config in configs} - {None}) > 1:
         raise GigaganError(
             f"upsampler {found.name} has another encoder than model {base.name}; name one that goes with it"
         )
+    networks = [config["network"] for config in configs]
+    image_size = networks[0].get("image_size", GeneratorSettings.image_size)
+    if said := other_size(image_size, networks[1].get("low_size", UpsamplerSettings.low_size)):
+        if reference is None:
+            raise GigaganError(f"{said}; name another with --upsampler")
+        console.warn(f"{said}; expect less of what it enlarges")
     return found
 
 

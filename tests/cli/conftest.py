@@ -28,6 +28,9 @@ SHARED |= {"attention_head_dim": 4, "attention_mlp_ratio": 2.0}
 BASE = GeneratorSettings(
     image_size=8, kernels=(1, 2), blocks=(1, 1), attention_depths=(0, 1), **TEXT, **SHARED
 )
+LARGER_BASE = GeneratorSettings(
+    image_size=16, kernels=(1, 1, 2), blocks=(1, 1, 1), attention_depths=(0, 0, 1), **TEXT, **SHARED
+)
 CLASSES = GeneratorSettings(
     image_size=8,
     kernels=(1, 2),

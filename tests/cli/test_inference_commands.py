@@ -12,7 +12,7 @@ from PIL import Image
 from gigagan_core.inference.outputs import read_record
 from gigagan_core.inference.recipes import Walk, save_recipe
 
-from .conftest import BASE, CLASSES, failure
+from .conftest import BASE, CLASSES, LARGER_BASE, UPSAMPLER, failure
 
 # ---- generate --------------------------------------------------------------------------------------
 
@@ -98,6 +98,20 @@ def test_without_an_upsampler_pictures_stay_small_and_it_is_said(models, ask, in
     assert Image.open(document["pictures"][0]["path"]).size == (8, 8)
     assert "pictures stay at 8 px: store" in document["said"]
     assert "has no upsampler" in failure(inside("generate", "a dog", "--upsampler", "latest"))
+
+
+def test_an_upsampler_of_another_size_enlarges_only_where_it_is_named(models, ask) -> None:
+    encoder = models.encoder()
+    models.model(UPSAMPLER, "upsampler-model", encoder)
+    models.model(LARGER_BASE, "base-model", encoder)
+    document = ask("generate", "a dog")
+    assert "upsampler" not in document
+    assert Image.open(document["pictures"][0]["path"]).size == (16, 16)
+    sizes = "the upsampler was trained on pictures of 8 px, and the model makes 16 px"
+    assert f"pictures stay at 16 px: {sizes}" in document["said"]
+    document = ask("generate", "a dog", "--upsampler", "latest")
+    assert Image.open(document["pictures"][0]["path"]).size == (32, 32)
+    assert f"warning: {sizes}" in document["said"]
 
 
 def test_a_recipe_is_replayed(trained, ask, tmp_path) -> None:

@@ -19,9 +19,10 @@ from PIL import Image
 
 from gigagan_core.config.serve import ServeSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference import places
 from gigagan_core.serving.models import pin
 from gigagan_core.serving.server import _listening, _reason, _url
-from gigagan_core.store.store import open_store
+from gigagan_core.store.store import Store, open_store
 
 from .running import Server, serving, write_models
 
@@ -82,6 +83,35 @@ def test_what_is_served_is_pinned_when_the_server_starts(
     assert "upsampler" in without, "the newest is taken where there is one, and there is none"
     with pytest.raises(GigaganError):
         pin(base, "latest", encoder, "cpu", store)
+
+
+def test_an_upsampler_of_another_size_is_served_only_where_it_is_named(
+    tmp_path: Path,
+    save_tiny_encoder: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, encoder, upsampler = write_models(tmp_path, save_tiny_encoder)[1::2]
+    store, find = open_store(str(tmp_path / "store")), places.find_bundle
+
+    def find_newest(reference: str, kind: str, store: Store) -> places.Place:
+        return find(upsampler if reference == "latest" else reference, kind, store)
+
+    monkeypatch.setattr(places, "find_bundle", find_newest)
+    served, without = pin(base, None, encoder, "cpu", store)
+    assert (served.upsampler, without) == (upsampler, None)
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config["network"]["image_size"] = 32
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    served, without = pin(base, None, encoder, "cpu", store)
+    assert served.upsampler is None
+    assert without.startswith(
+        "the upsampler was trained on pictures of 16 px, and the model makes 32 px; name"
+    )
+    assert capsys.readouterr().err == ""
+    served, without = pin(base, upsampler, encoder, "cpu", store)
+    assert (served.upsampler, without) == (upsampler, None)
+    assert "warning: the upsampler was trained on pictures of 16 px" in capsys.readouterr().err
 
 
 WITHOUT_REPLICAS = """
