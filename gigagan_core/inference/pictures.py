@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -58,7 +59,7 @@ def open_picture(path: Path | str) -> Image.Image:
                 return image
     except FileNotFoundError:
         raise GigaganError(f"picture {path}: no such file; check the path") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise GigaganError(f"picture {path} cannot be decoded ({error}); give another file") from None
 
 
@@ -89,8 +90,11 @@ def decode_picture(body: bytes, longest_side: int) -> Image.Image:
 
 
 def take_apart(image: Image.Image) -> Apart:
-    """Upright by its EXIF orientation; colours, transparency and greyness told apart."""
-    image = ImageOps.exif_transpose(image)
+    """Upright by its EXIF orientation, where that can be read; colours, transparency and greyness told apart."""
+    with contextlib.suppress(
+        Exception
+    ):  # Pillow raises what it meets in damaged EXIF; the picture need not be
+        image = ImageOps.exif_transpose(image)
     if image.mode in _PREMULTIPLIED:  # Pillow converts these to their plain form alone
         image = image.convert(_PREMULTIPLIED[image.mode])
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None

@@ -203,6 +203,13 @@ def test_a_corrupt_picture_is_left_out_and_said_at_the_end(trained, inside, fold
     assert "broken.png cannot be decoded" in failure(inside("upsample", "in/broken.png", "--out", "other"))
 
 
+def test_a_picture_with_damaged_exif_is_enlarged(trained, ask, folder) -> None:
+    exif = b"Exif\0\0no header of TIFF"
+    Image.new("RGB", (12, 10)).save(folder / "damaged.png", exif=exif)
+    (picture,) = ask("upsample", "in/damaged.png")["pictures"]
+    assert Image.open(picture["path"]).size == (24, 20)
+
+
 def test_one_picture_that_does_not_fit_does_not_keep_the_others(
     trained, inside, folder, tmp_path, capfd
 ) -> None:

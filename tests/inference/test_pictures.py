@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.inference.pictures import open_picture, read_images, take_apart
+from gigagan_core.inference.pictures import decode_picture, open_picture, read_images, take_apart
 
 
 @pytest.fixture
@@ -126,6 +127,20 @@ def test_exif_orientation_is_applied(tmp_path: Path, upsampler, colours) -> None
     large = upsampler(tmp_path / "turned.png")[0]
     assert large.size == (48, 72)
     assert 0x0112 not in large.getexif()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no header of TIFF", b"Exif\0\0MM\0*"], ids=["another", "cut off"])
+def test_a_picture_with_damaged_exif_is_taken_as_it_stands(tmp_path: Path, kind: str, exif: bytes) -> None:
+    stored = tmp_path / "picture"
+    # with a resolution, or else Pillow looks for one in the EXIF when it opens a JPEG, and forgets what it met there
+    Image.new("RGB", (9, 6), "red").save(stored, kind, exif=exif, dpi=(72, 72))
+    with pytest.raises((SyntaxError, struct.error)):
+        open_picture(stored).getexif()
+    for image in (open_picture(stored), decode_picture(stored.read_bytes(), longest_side=9)):
+        rgb = take_apart(image).rgb
+        assert rgb.shape == (3, 6, 9)
+        assert rgb[0].min() > 0.9
 
 
 def test_pictures_of_diffusers_are_welcome_in_each_of_its_forms(upsampler, colours) -> None:
