@@ -146,11 +146,15 @@ def enlarge(
     return to_uint8(finite(images) if strict else images)
 
 
+class NotFinite(GigaganError):
+    """A network gave NaN or infinity: the fault of the model, whatever it was asked for."""
+
+
 def finite(images: Tensor) -> Tensor:
-    """The images [N, 3, H, W]. Raises GigaganError where they hold NaN or infinity, which bytes would not show."""
+    """The images [N, 3, H, W]. Raises NotFinite where they hold NaN or infinity, which bytes would not show."""
     bad = (~torch.isfinite(images)).flatten(1).any(dim=1)
     if bad.any():
-        raise GigaganError(
+        raise NotFinite(
             f"{int(bad.sum())} of {len(images)} images are not finite: the model's weights are damaged or its training "
             "diverged; take an earlier checkpoint, or float32 as precision"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.inference import pictures
 from gigagan_core.inference.conditions import Prompt, check_prompts, code_of
+from gigagan_core.inference.generate import NotFinite
 from gigagan_core.inference.latents import LOW_NOISE, Keys, draw_z, each, keys_of, truncate_each
 from gigagan_core.inference.memory import OutOfMemory, batch_that_fits, free_bytes, in_batches
 from gigagan_core.inference.tiles import Axis, axis, mirrored, tile_noise
@@ -265,9 +266,9 @@ def _finite(network: nn.Module, inputs: tuple[Any, ...], noise: Any, precision: 
     if fast and not torch.isfinite(image).all():
         image = network.synthesise(*inputs, noise)[0]
     if not torch.isfinite(image).all():
-        raise GigaganError(
-            "the upsampler's result is not finite, in float32 either; its weights are damaged, or the noise is "
-            "far too strong"
+        raise NotFinite(
+            "the upsampler's result is not finite, in float32 either: its weights are damaged or its training "
+            "diverged; take an earlier checkpoint"
         )
     return image
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from gigagan_core import __version__
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.generate import NotFinite
 from gigagan_core.inference.outputs import png
 from gigagan_core.serving.backend import ReplicasLost
 from gigagan_core.serving.limits import BodyLimit
@@ -48,6 +49,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         415: "The body is of another kind, or does not say of which.",
         422: "The request does not fit the model or the limits.",
+        500: "The server or its model failed; its log says why.",
         503: "Too many requests wait; see Retry-After.",
         504: "Not answered in time.",
     }.items()
@@ -231,10 +233,13 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
 def _add_handlers(app: FastAPI, studio: Studio) -> None:
     def answers(kind: type[Exception], status: int) -> None:
         @app.exception_handler(kind)
-        async def handler(_request: Request, error: Exception) -> JSONResponse:
+        async def handler(request: Request, error: Exception) -> JSONResponse:
+            if status == 500:
+                _log.error("%s %s failed: %s", request.method, request.url.path, error)
             return _failure(status, plain(error, 1000), studio)
 
     answers(GigaganError, 422)
+    answers(NotFinite, 500)  # a GigaganError too, but no fault of who asked
     answers(Overloaded, 503)
     answers(TookTooLong, 504)
 

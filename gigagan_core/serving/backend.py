@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image
 
 from gigagan_core import console
-from gigagan_core.errors import GigaganError
 from gigagan_core.serving.batches import Batches, BatchLost, BatchRules
 from gigagan_core.serving.jobs import Made, PictureJob, UpsampleJob
 from gigagan_core.serving.replica import DEPLOYMENT, Refused
@@ -94,7 +93,7 @@ class ReplicaBackend:
 
 
 def _not_refused(answer: Any) -> Any:
-    """Raises GigaganError with the sentence of a refusal."""
+    """Raises the GigaganError of a refusal."""
     if isinstance(answer, Refused):
-        raise GigaganError(answer.sentence)
+        raise answer.error
     return answer

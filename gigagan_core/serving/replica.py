@@ -22,9 +22,9 @@ DEPLOYMENT = "pictures"
 
 @dataclass(frozen=True)
 class Refused:
-    """What is wrong with a request, in one sentence: no failure of the replica, so it is not raised there."""
+    """Why a request is not answered with pictures, in one sentence: raised by the front, since the replica goes on."""
 
-    sentence: str
+    error: GigaganError
 
 
 class Replica:
@@ -64,7 +64,7 @@ class Replica:
             return await self._in_thread(make_pictures, self._pipe, jobs, self._settings.max_batch_size)
         except GigaganError as error:
             if len(jobs) == 1:
-                return [Refused(str(error))]
+                return [Refused(error)]
         return [answer for job in jobs for answer in await self._made([job])]
 
     def _refusal(self, job: PictureJob) -> Refused | None:
@@ -73,7 +73,7 @@ class Replica:
         try:
             check(self._pipe, job)
         except GigaganError as error:
-            return Refused(str(error))
+            return Refused(error)
         return None
 
     async def upsample(self, job: UpsampleJob) -> Image.Image | Refused:
@@ -83,7 +83,7 @@ class Replica:
         try:
             return await self._in_thread(enlarge, self._pipe, job)
         except GigaganError as error:
-            return Refused(str(error))
+            return Refused(error)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.generate import NotFinite
 from gigagan_core.inference.outputs import read_record
 from gigagan_core.inference.recipes import Interpolation, Point, PromptMixing
 from gigagan_core.serving.backend import ReplicasLost
@@ -225,6 +226,19 @@ def test_what_the_model_cannot_make_is_its_sentence(client, backend) -> None:
     backend.failure = GigaganError("the model has no layer 9; its layers are cut at 0 to 5")
     answer = client.post("/v1/generate", json={"prompts": ["a", "b"], "mixing": {"crossover": 9}})
     assert refused(answer, 422) == "the model has no layer 9; its layers are cut at 0 to 5"
+
+
+def test_a_model_whose_weights_are_damaged_is_the_servers_failure(client, backend, caplog) -> None:
+    backend.failure = NotFinite("1 of 1 images are not finite: the model's weights are damaged")
+    assert "are not finite" in refused(client.post("/v1/generate", json={"prompts": ["a"]}), 500)
+    files = {"image": ("a.png", encoded())}
+    assert "are not finite" in refused(client.post("/v1/upsample", files=files), 500)
+    assert [
+        record.getMessage().split(":")[0] for record in caplog.records if record.levelname == "ERROR"
+    ] == [
+        "POST /v1/generate failed",
+        "POST /v1/upsample failed",
+    ]
 
 
 def test_a_defect_shows_nothing_of_itself(client, backend) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from dataclasses import replace
 
 import pytest
 from ray.exceptions import ActorDiedError
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.generate import NotFinite
 from gigagan_core.inference.recipes import Point
 from gigagan_core.serving.backend import ReplicaBackend, ReplicasLost
 from gigagan_core.serving.batches import BatchRules
@@ -69,9 +71,17 @@ def test_a_request_that_kills_every_replica_is_given_up() -> None:
 
 
 def test_a_refusal_is_its_sentence_and_is_not_tried_again() -> None:
-    error, retries = ask(Handle([Refused("the model has no layer 9")]))
+    error, retries = ask(Handle([Refused(GigaganError("the model has no layer 9"))]))
     assert isinstance(error, GigaganError)
     assert str(error) == "the model has no layer 9"
+    assert retries == 0
+
+
+def test_a_failure_of_the_model_is_told_from_a_wrong_request_on_its_way_from_the_replica() -> None:
+    refused = pickle.loads(pickle.dumps(Refused(NotFinite("1 of 1 images are not finite"))))
+    error, retries = ask(Handle([refused]))
+    assert type(error) is NotFinite
+    assert str(error) == "1 of 1 images are not finite"
     assert retries == 0
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ray import serve
 
 from gigagan_core.config.serve import ServeSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.generate import NotFinite, finite
 from gigagan_core.inference.recipes import Point, PromptMixing
 from gigagan_core.serving import painting
 from gigagan_core.serving.backend import ReplicaBackend
@@ -122,6 +124,15 @@ def test_a_picture_that_cannot_be_made_leaves_the_others_alone(backend, monkeypa
     made, refusal = asyncio.run(together())
     assert [one.image.size for one in made] == [(16, 16)] * 2
     assert str(refusal) == "picture 7 is not finite"
+
+
+def test_weights_that_are_damaged_are_no_fault_of_the_request(backend, monkeypatch) -> None:
+    def damaged(pipe, jobs, batch_size):
+        return finite(torch.full((len(jobs), 3, 16, 16), torch.nan))
+
+    monkeypatch.setattr(painting, "make_pictures", damaged)
+    with pytest.raises(NotFinite, match="1 of 1 images are not finite"):
+        asyncio.run(backend.pictures(points(2)))
 
 
 def test_a_picture_is_upsampled_between_batches(backend) -> None:
