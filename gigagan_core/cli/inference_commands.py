@@ -219,7 +219,12 @@ def upsample(
         int | None, typer.Option("--size", min=1, help="In place of --scale: the longer side, in pixels.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="What the pictures show.", show_default="nothing is known")
+        str | None,
+        typer.Option(
+            "--prompt",
+            help="What the pictures show; a class-conditional upsampler wants a label.",
+            show_default="nothing is known",
+        ),
     ] = None,
     noise: NoiseOption = 0.0,
     seed: SeedOption = 0,
@@ -259,6 +264,7 @@ def upsample(
         network = load_upsampler(upsampler, encoder, device, store=open_store(store))
         settings = {"scale": scale, "size": size, "noise": noise, "seed": seed, "truncation": truncation}
         settings["prompt"] = None if prompt is None else work.as_prompt(network, prompt)
+        network.named([settings["prompt"]])  # what is wrong with it is so for every picture
         options = TileOptions(tile, batch_size, memory, precision)
         document = work.enlarge(network, found, folder, settings, options, overwrite)
         answer(document)

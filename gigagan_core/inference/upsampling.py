@@ -70,10 +70,22 @@ class TiledUpsampler:
         """Where the network is."""
         return next(self.network.parameters()).device
 
-    @property
-    def prompt(self) -> Prompt:
-        """What stands for no prompt: an empty caption, class 0, or nothing."""
-        return {"text": "", "class": 0, "none": None}[self.network.settings.conditioning]
+    def named(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts as the network takes them: None, nothing is known, is an empty caption where it reads captions.
+
+        Raises GigaganError for prompts of another kind, and for None where it wants a class: none of them stands for
+        no class.
+        """
+        settings = self.network.settings
+        if settings.conditioning == "class" and None in prompts:
+            raise GigaganError(
+                "the upsampler is conditioned on classes, and no label says what a picture shows; give one from 0 to "
+                f"{settings.classes - 1}"
+            )
+        nothing = "" if settings.conditioning == "text" else None
+        taken = [nothing if prompt is None else prompt for prompt in prompts]
+        check_prompts(self.network, taken)
+        return taken
 
     def __call__(
         self,
@@ -91,7 +103,7 @@ class TiledUpsampler:
     ) -> Any:
         """Pictures, larger; see `pictures.read_images` and `pictures.as_output` for what goes in and comes out.
 
-        prompts: one for all, or one a picture; None: none is known. scale: at least 1, not only whole numbers; None:
+        prompts: one for all, or one a picture; None: see `named`. scale: at least 1, not only whole numbers; None:
         the network's own. Beyond the network's it is applied again. noise: see `enlarge`. Transparency is resized
         apart, greys stay grey, EXIF orientation is applied. Raises GigaganError.
         """
@@ -166,14 +178,12 @@ class TiledUpsampler:
     def _styles(
         self, prompts: Sequence[Prompt], keys: Keys, truncation: Sequence[float]
     ) -> tuple[Tensor, TextCode | None]:
-        prompts = [self.prompt if prompt is None else prompt for prompt in prompts]
         if any(psi != 1.0 for psi in truncation) and not self.network.w_mean.any():
             raise GigaganError(
                 "this upsampler holds no mean of w to truncate towards (those of an earlier version learned none); set "
                 "truncation to 1, or train it again"
             )
-        check_prompts(self.network, prompts)
-        code = code_of(self.network, self.encoder, prompts)
+        code = code_of(self.network, self.encoder, self.named(prompts))
         z = draw_z(keys, self.network.settings.z_dim, self.device)
         w = truncate_each(self.network, self.network.map(z, code), code, truncation, [1.0] * len(z))
         return w, code

@@ -28,6 +28,7 @@ from gigagan_core.serving.schema import (
     Pictures,
     UpsampleRequest,
     UpsampleSettings,
+    as_prompt,
     sentence_of,
 )
 from gigagan_core.serving.studio import Overloaded, Sent, Studio, TookTooLong
@@ -100,7 +101,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     )
     async def upsample(request: Request) -> Response:
         """A picture, larger: sent as a form with a file `image`, or in JSON as base64."""
-        made = await studio.upsample(lambda: _sent_picture(request))
+        made = await studio.upsample(lambda: _sent_picture(request, studio.backend.facts["upsampler"]))
         return await _answer(request, [(made.large, made.record)], [])
 
 
@@ -124,10 +125,10 @@ _BODIES = {
 }
 
 
-async def _sent_picture(request: Request) -> Sent:
+async def _sent_picture(request: Request, upsampler: dict[str, Any]) -> Sent:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _from_form(request)
+        return await _from_form(request, upsampler)
     if kind != "application/json":
         raise HTTPException(
             415, "send the picture as multipart/form-data with a file `image`, or as application/json"
@@ -140,12 +141,14 @@ async def _sent_picture(request: Request) -> Sent:
     return Sent(UpsampleSettings(**wanted.model_dump(exclude={"image"})), wanted.body())
 
 
-async def _from_form(request: Request) -> Sent:
+async def _from_form(request: Request, upsampler: dict[str, Any]) -> Sent:
     async with request.form(max_files=1, max_fields=len(UpsampleSettings.model_fields)) as form:
         values = dict(form)
         file = values.pop("image", None)
         if not hasattr(file, "read"):
             raise HTTPException(422, "the form has no file `image`; send the picture as one")
+        if upsampler["conditioning"] == "class" and isinstance(values.get("prompt"), str):
+            values["prompt"] = as_prompt(upsampler, values["prompt"])  # all that a form holds is text
         return Sent(UpsampleSettings.model_validate(values), await file.read())
 
 

@@ -99,18 +99,22 @@ def _upsampler_for(base: Place, reference: str | None, store: Store) -> Place:
 
 def describe(pipe: GigaGANPipeline, models: ServedModels) -> dict[str, Any]:
     """What the models are, as JSON-able values: sizes, sums, the card, the terms of what they were made of."""
-    settings = pipe.network.settings
     return {
         **pipe.model,
         "image_size": pipe.image_size,
-        "conditioning": settings.conditioning,
-        "classes": settings.classes if settings.conditioning == "class" else None,
+        **_conditioning(pipe.network),
         "layers": pipe.num_layers,
         "parameters": _parameters(pipe.network),
         "encoder": _encoder(pipe.encoder),
         "upsampler": _upsampler(pipe.upsampler, models),
         **_card(models.model),
     }
+
+
+def _conditioning(network: Any) -> dict[str, Any]:
+    settings = network.settings
+    classes = settings.classes if settings.conditioning == "class" else None
+    return {"conditioning": settings.conditioning, "classes": classes}
 
 
 def _upsampler(upsampler: Any, models: ServedModels) -> dict[str, Any] | None:
@@ -120,6 +124,7 @@ def _upsampler(upsampler: Any, models: ServedModels) -> dict[str, Any] | None:
         **upsampler.model,
         "scale": upsampler.network.scale,
         "trained_on_size": upsampler.network.settings.low_size,
+        **_conditioning(upsampler.network),
         "parameters": _parameters(upsampler.network),
         **_card(models.upsampler),
     }

@@ -15,9 +15,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.inference.recipes import PromptField
 from gigagan_core.serving.backend import ReplicasLost
-from gigagan_core.serving.schema import GenerateRequest, Mixing, UpsampleSettings, sentence_of
+from gigagan_core.serving.schema import GenerateRequest, Mixing, UpsampleSettings, as_prompt, sentence_of
 from gigagan_core.serving.studio import Overloaded, Sent, Studio, TookTooLong
 from gigagan_core.text import for_html
 
@@ -117,7 +116,7 @@ def _generate_tab(studio: Studio) -> None:
         seed, truncation, prompt_truncation, count, upsample, noise = knobs
         with _sentences():
             request = GenerateRequest(
-                prompts=[_as_prompt(facts, prompt)],
+                prompts=[as_prompt(facts, prompt)],
                 seed=seed,
                 count=count,
                 truncation=truncation,
@@ -191,7 +190,8 @@ def _mix_tab(studio: Studio) -> None:
 
 
 def _upsample_tab(studio: Studio) -> None:
-    factor = studio.backend.facts["upsampler"]["scale"]
+    facts = studio.backend.facts["upsampler"]
+    factor = facts["scale"]
     with gr.Row(elem_classes="gigagan-row"):
         with gr.Column(scale=2, min_width=300):
             picture = gr.Image(
@@ -204,7 +204,9 @@ def _upsample_tab(studio: Studio) -> None:
             )
             # Gradio would decode the file itself, without the checks that the API makes.
             picture.preprocess = lambda sent: None if sent is None else sent.path
-            prompt = gr.Textbox(label="What it shows (may be left out)", max_lines=2)
+            prompt = gr.Textbox(
+                label=_what_it_shows(facts), visible=facts["conditioning"] != "none", max_lines=2
+            )
             scale = gr.Slider(1, 2 * factor, factor, step=0.5, label="Scale", buttons=[])
             noise = _noise()
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
@@ -224,7 +226,8 @@ def _upsample_tab(studio: Studio) -> None:
         with _sentences():
             if path is None:
                 raise GigaganError("there is no picture yet; drop one into the field on the left")
-            settings = UpsampleSettings(prompt=prompt or None, scale=scale, noise=noise, seed=seed)
+            wanted = as_prompt(facts, prompt) if prompt else None
+            settings = UpsampleSettings(prompt=wanted, scale=scale, noise=noise, seed=seed)
 
             async def read() -> Sent:
                 return Sent(settings, await asyncio.to_thread(Path(path).read_bytes))
@@ -246,6 +249,12 @@ def _prompt_box(facts: dict[str, Any], label: str, example: str) -> gr.Textbox:
         "none": {"visible": False},
     }
     return gr.Textbox(lines=2, max_lines=4, autofocus=True, **kinds[facts["conditioning"]])
+
+
+def _what_it_shows(upsampler: dict[str, Any]) -> str:
+    if upsampler["conditioning"] == "class":
+        return f"What it shows: a class, 0 to {upsampler['classes'] - 1}"
+    return "What it shows (may be left out)"
 
 
 def _seed_row() -> tuple[gr.Number, gr.Button]:
@@ -309,18 +318,6 @@ def _on(events: list[Any], work: Any, inputs: list[Any], output: Any) -> None:
 
 def _any_seed() -> int:
     return random.randrange(_SURPRISE)
-
-
-def _as_prompt(facts: dict[str, Any], text: str) -> PromptField:
-    if facts["conditioning"] == "none":
-        return None
-    if facts["conditioning"] == "text":
-        return text
-    if not text.strip().isdecimal():
-        raise GigaganError(
-            f"the model is conditioned on classes, and {text!r:.80} is no label; give a number"
-        )
-    return int(text)
 
 
 def _images(made: Any) -> list[Image.Image]:

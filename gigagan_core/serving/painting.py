@@ -38,8 +38,8 @@ def check(pipe: GigaGANPipeline, job: PictureJob) -> None:
     if job.upsample:
         if pipe.upsampler is None:
             raise GigaganError("the server has no upsampler; ask without upsampling")
-        if isinstance(job.what, Point):
-            check_prompts(pipe.upsampler.network, [job.what.prompt])
+        # An edited picture has no prompt of its own, as in `GigaGANPipeline.apply`.
+        pipe.upsampler.named([job.what.prompt if isinstance(job.what, Point) else None])
 
 
 def prompts_of(job: PictureJob) -> list[PromptField]:

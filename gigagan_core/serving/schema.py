@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -146,6 +147,22 @@ def sentence_of(problem: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     message = problem["msg"].removeprefix("Value error, ")
     return plain(f"{place}: {message}" if place else message, 500)
+
+
+def as_prompt(facts: Mapping[str, Any], text: str) -> PromptField:
+    """A prompt that came as text, of a form, as a model takes it: labels are written as numbers.
+
+    facts: the model's or the upsampler's. Raises GigaganError for what is no label where one is wanted.
+    """
+    if facts["conditioning"] == "text":
+        return text
+    if facts["conditioning"] == "none":
+        return None
+    if not re.fullmatch(r"\d{1,18}", text.strip()):
+        raise GigaganError(
+            f"the model is conditioned on classes, and {text!r:.80} is no label; give a number"
+        )
+    return int(text)
 
 
 def check_prompt(prompt: PromptField, limits: ServeLimits) -> None:

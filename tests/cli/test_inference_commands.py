@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,14 @@ def test_upsample_takes_files_globs_scales_and_sizes(trained, ask, folder) -> No
     assert [Image.open(picture["path"]).size for picture in one] == [(42, 35)]
     some = ask("upsample", "in/more/*", "--size", "48", "--out", "some")["pictures"]
     assert [Image.open(picture["path"]).size for picture in some] == [(48, 40)] * 2
+
+
+def test_an_upsampler_of_classes_wants_a_label(models, ask, inside, folder) -> None:
+    of_classes = replace(UPSAMPLER, conditioning="class", classes=4, cross_attention=False)
+    models.model(of_classes, "upsampler-model", None)
+    sentence = failure(inside("upsample", "in"))
+    assert sentence.endswith("no label says what a picture shows; give one from 0 to 3")
+    assert len(ask("upsample", "in", "--prompt", "2")["pictures"]) == 3
 
 
 def test_upsample_goes_on_where_it_was_cut_off(trained, ask, inside, folder, tmp_path) -> None:

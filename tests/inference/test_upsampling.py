@@ -257,6 +257,18 @@ def test_arguments_that_do_not_fit_are_one_sentence(upsampler, arguments, senten
         upsampler(np.zeros((8, 8, 3), np.uint8), **arguments)
 
 
+def test_an_upsampler_of_classes_is_told_which(upsampler) -> None:
+    low = smooth(16, 16, count=2)
+    classes = TiledUpsampler(make_upsampler(conditioning="class", classes=4, cross_attention=False))
+    first, other = (classes.enlarge(low[:1], [label]) for label in (0, 3))
+    assert (first - other).abs().max() > 1e-3
+    with pytest.raises(GigaganError, match="no label says what a picture shows; give one from 0 to 3"):
+        classes.enlarge(low, [0, None])
+    none = TiledUpsampler(make_upsampler(conditioning="none", cross_attention=False))
+    assert none.named([None]) == [None]
+    assert upsampler.named([None, "dog"]) == ["", "dog"]
+
+
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
 def test_a_picture_without_a_pixel_is_one_sentence(upsampler, size) -> None:
     with pytest.raises(GigaganError, match="has nothing to enlarge"):

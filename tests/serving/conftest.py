@@ -26,7 +26,15 @@ FACTS: dict[str, Any] = {
     "layers": 5,
     "parameters": 1000,
     "encoder": {"sha256": "1" * 64, "context_length": 8},
-    "upsampler": {"name": "larger", "sha256": "2" * 64, "scale": 4, "licence": {}, "card": ""},
+    "upsampler": {
+        "name": "larger",
+        "sha256": "2" * 64,
+        "scale": 4,
+        "conditioning": "text",
+        "classes": None,
+        "licence": {},
+        "card": "",
+    },
     "licence": {"data": "CC BY-SA 4.0"},
     "card": "# card",
 }

@@ -152,6 +152,19 @@ def test_a_picture_comes_as_a_form_or_as_base64(client, backend) -> None:
     assert form.json()["pictures"][0]["record"]["upsampler"]["name"] == "larger"
 
 
+def test_a_label_in_a_form_is_a_number_where_the_upsampler_wants_one(client, backend) -> None:
+    def ask(prompt: str):
+        return client.post("/v1/upsample", files={"image": ("a.png", encoded())}, data={"prompt": prompt})
+
+    assert ask("3").status_code == 200
+    classes = {**backend.facts["upsampler"], "conditioning": "class", "classes": 10}
+    backend.facts = {**backend.facts, "upsampler": classes}
+    assert ask("3").status_code == 200
+    assert [job.prompt for job in backend.enlarged] == ["3", 3]
+    for text in ("a dog", "", "-1", "9" * 5000):
+        assert "is no label; give a number" in refused(ask(text), 422)
+
+
 def bomb(side: int) -> bytes:
     """A PNG whose header promises side x side pixels, and which has none."""
 

@@ -122,6 +122,18 @@ def test_models_of_classes_and_of_nothing_are_served_too() -> None:
         check(classes, PictureJob(Interpolation(prompts=(0, 1), rows=1, columns=1, shares=(0.5,))))
 
 
+def test_an_upsampler_of_classes_is_not_given_a_class_that_nobody_named(pipe) -> None:
+    large = make_upsampler(conditioning="class", classes=4, cross_attention=False)
+    pipe.upsampler = TiledUpsampler(large)
+    assert enlarge(pipe, UpsampleJob(Image.new("RGB", (16, 16)), prompt=3)).size == (128, 128)
+    with pytest.raises(GigaganError, match="give one from 0 to 3"):
+        enlarge(pipe, UpsampleJob(Image.new("RGB", (16, 16))))
+    with pytest.raises(GigaganError, match="takes class labels, and 'dog' was given"):
+        check(pipe, PictureJob(DOG, upsample=True))
+    with pytest.raises(GigaganError, match="no label says what a picture shows"):
+        check(pipe, PictureJob(JOBS[1].what, upsample=True))
+
+
 def test_an_uploaded_picture_is_enlarged_as_by_the_pipeline(pipe) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8))
     job = UpsampleJob(image, prompt="dog", scale=3.0, seed=5, noise=0.1)
