@@ -228,17 +228,23 @@ def export_bundle(folder: Path, network: nn.Module, config: dict[str, Any], card
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """A bundle's config. Raises GigaganError where there is none."""
+    """A bundle's config: at least "kind" and, as a mapping, "network". Raises GigaganError where there is none."""
     folder = bundle_folder(Path(path))
     try:
         config = json.loads((folder / CONFIG).read_text())
-        if config["kind"] not in ("base", "upsampler"):
-            raise KeyError("kind")
-    except (OSError, ValueError, KeyError) as error:
-        raise GigaganError(
-            f"model bundle {path}: no usable {CONFIG} ({error}); give a folder with {WEIGHTS} and {CONFIG}"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _no_config(path, str(error)) from error
+    if not isinstance(config, dict) or config.get("kind") not in ("base", "upsampler"):
+        raise _no_config(path, 'it is of no "kind" of ours')
+    if not isinstance(config.get("network"), dict):
+        raise _no_config(path, 'it has no settings of a "network"')
     return config
+
+
+def _no_config(path: Path | str, reason: str) -> GigaganError:
+    return GigaganError(
+        f"model bundle {path}: no usable {CONFIG} ({reason}); give a folder with {WEIGHTS} and {CONFIG}"
+    )
 
 
 def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:

@@ -18,6 +18,7 @@ from gigagan_core.training.checkpoint import (
     load_checkpoint,
     load_untrained,
     milestones,
+    read_config,
     snapshot,
     write_checkpoint,
 )
@@ -157,6 +158,16 @@ def test_a_bundle_that_does_not_fit_is_refused_in_one_sentence(bundle, tmp_path)
     (broken / "bundle" / "config.json").write_text(json.dumps(config))
     with pytest.raises(GigaganError, match="do not fit"):
         load_bundle(broken)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", '"base"', "null", '{"kind": ["base"]}', '{"kind": "base"}']
+)
+def test_json_that_is_no_config_is_refused_in_one_sentence(tmp_path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    for read in (read_config, load_bundle, load_untrained):
+        with pytest.raises(GigaganError, match=r"no usable config\.json"):
+            read(tmp_path)
 
 
 def test_an_image_depends_on_seed_and_index_not_on_the_batch(bundle) -> None:
