@@ -263,6 +263,7 @@ def upsample(
         folder = OutputFolder(out)
         network = load_upsampler(upsampler, encoder, device, store=open_store(store))
         settings = {"scale": scale, "size": size, "noise": noise, "seed": seed, "truncation": truncation}
+        settings["precision"] = precision
         settings["prompt"] = None if prompt is None else work.as_prompt(network, prompt)
         network.named([settings["prompt"]])  # what is wrong with it is so for every picture
         options = TileOptions(tile, batch_size, memory, precision)

@@ -21,7 +21,7 @@ from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
 from gigagan_core.inference.places import Place, find_bundle, find_device, find_encoder, other_size
 from gigagan_core.inference.recipes import Point, Recipe
-from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions
+from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions, check_precision
 from gigagan_core.models.text import TextCode
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.training.checkpoint import WEIGHTS, bundle_folder, load_bundle
@@ -84,7 +84,10 @@ class GigaGANPipeline:
         precision: Precision = "float32",
         model: dict[str, Any] | None = None,
     ) -> None:
-        """network: a `Generator` in evaluation mode. precision: of the synthesis. model: what it is, for records."""
+        """network: a `Generator` in evaluation mode. precision: of its synthesis and of the upsampler's. model: what it
+        is, for records. Raises GigaganError for a precision that is none.
+        """
+        check_precision(precision)
         self.network, self.encoder, self.upsampler = network, encoder, upsampler
         self.precision, self.model = precision, dict(model or {})
 
@@ -107,6 +110,7 @@ class GigaGANPipeline:
         one. Raises GigaganError for what is missing or does not belong together; warns where the upsampler was
         trained on pictures of another size.
         """
+        check_precision(precision)
         device = find_device(device)
         place = find_bundle(path, "base", store)
         network, config = load_bundle(place.folder, device)
@@ -219,7 +223,11 @@ class GigaGANPipeline:
         return Edited(images, sheet.styles.w.float().cpu(), sheet.rows, sheet.columns)
 
     def upsample(self, images: Any, *args: Any, **kwargs: Any) -> Any:
-        """Anybody's pictures through the upsampler; see `TiledUpsampler`. Raises GigaganError without one."""
+        """Anybody's pictures through the upsampler; see `TiledUpsampler`. Raises GigaganError without one.
+
+        Without `options`, in the pipeline's precision.
+        """
+        kwargs.setdefault("options", TileOptions(precision=self.precision))
         return self._needs_upsampler()(images, *args, **kwargs)
 
     # ---- parts, for recipes and servers -------------------------------------------------------------
@@ -303,7 +311,7 @@ class GigaGANPipeline:
                 [point.prompt for point in points],
                 keys=keys,
                 noise=noise,
-                options=TileOptions(memory_limit=memory_limit),
+                options=TileOptions(memory_limit=memory_limit, precision=self.precision),
             )
         return [to_pil(image) for image in made]
 

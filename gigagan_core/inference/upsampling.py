@@ -33,6 +33,12 @@ _OVERLAP = 1 / 4
 """Of a tile's side: what neighbouring tiles share."""
 
 
+def check_precision(precision: str) -> None:
+    """Raise GigaganError where it is none that networks are run in."""
+    if precision not in get_args(Precision):
+        raise GigaganError(f"precision {precision!r}; {nearest(precision, get_args(Precision))}")
+
+
 @dataclass(frozen=True)
 class TileOptions:
     """How the work is done.
@@ -48,10 +54,7 @@ class TileOptions:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise GigaganError(
-                f"precision {self.precision!r}; {nearest(self.precision, get_args(Precision))}"
-            )
+        check_precision(self.precision)
         if self.batch_size is not None and self.batch_size < 1:
             raise GigaganError(f"{self.batch_size} tiles at a time make no picture; give 1 or more")
 

@@ -201,6 +201,8 @@ def test_upsample_goes_on_where_it_was_cut_off(trained, ask, inside, folder, tmp
     again = ask("upsample", "in", "--noise", "0.3", "--overwrite")["pictures"]
     assert [picture["made_before"] for picture in again] == [False] * 3
     assert read_record(tmp_path / "upsampled" / "a.png")["noise"] == 0.3
+    coarser = inside("upsample", "in", "--noise", "0.3", "--precision", "bfloat16")
+    assert "a.png is there and was made otherwise" in failure(coarser)
 
 
 def test_a_corrupt_picture_is_left_out_and_said_at_the_end(trained, inside, folder, tmp_path) -> None:

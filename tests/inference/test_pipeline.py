@@ -246,6 +246,31 @@ def test_pictures_come_out_enlarged(pipe, encoder) -> None:
     assert abs(arrays(apart)[0] - arrays(made.images)[1]).max() <= 1
 
 
+def test_the_pipelines_precision_is_the_upsamplers_too(pipe, encoder, monkeypatch) -> None:
+    pipe.upsampler = TiledUpsampler(make_upsampler(), encoder)
+    modes, synthesise = [], pipe.upsampler.network.synthesise
+
+    def noted(*inputs):
+        modes.append(torch.is_autocast_enabled("cpu"))
+        return synthesise(*inputs)
+
+    monkeypatch.setattr(pipe.upsampler.network, "synthesise", noted)
+    for precision in ("float32", "bfloat16"):
+        chosen = GigaGANPipeline(pipe.network, encoder, pipe.upsampler, precision=precision)
+        chosen("dog", upsample=True)
+        chosen.upsample(Image.new("RGB", (16, 16)))
+    assert modes == [False, False, True, True]
+
+
+def test_a_precision_that_cannot_be_is_one_sentence(pipe, tmp_path: Path) -> None:
+    for load in (
+        lambda: GigaGANPipeline(pipe.network, pipe.encoder, precision="fp16"),
+        lambda: GigaGANPipeline.from_pretrained(tmp_path, precision="fp16"),
+    ):
+        with pytest.raises(GigaganError, match=r"precision 'fp16'; .*float16"):
+            load()
+
+
 def test_a_pipeline_is_loaded_from_bundles(
     pipe: GigaGANPipeline, bundle: Callable[..., Path], encoder_folder: Path
 ) -> None:
