@@ -35,15 +35,17 @@ def generate(
     untrained: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
     prompt_psi: float = 1.0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """One image a caption (or class label): uint8 [N, 3, H, W] on the CPU.
 
     bundle: of a base model, or an artifact's folder that holds one. psi: truncation towards the mean over all prompts,
     prompt_psi: towards the prompt's own; 1 changes nothing.
     untrained: the generator as it was before the first step, from the seed that the config names.
-    on_batch: called with the number of images just made. Raises GigaganError for a bundle that does not fit.
+    on_batch: called with the number of images just made. device: where the work is done; the encoder must be there.
+    Raises GigaganError for a bundle that does not fit.
     """
-    network, config = _load(bundle, "base", encoder, untrained)
+    network, config = open_bundle(bundle, "base", encoder, untrained, device)
     indices = torch.arange(len(captions))
     images = []
     for rows in indices.split(batch_size):
@@ -93,14 +95,15 @@ def upsample(
     batch_size: int = 32,
     untrained: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Large images from small ones: uint8 [N, 3, H, W] on the CPU.
 
     low: uint8 [N, 3, h, h] at the upsampler's input size. captions: N, one an image. noise: standard deviation of
-    Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more.
+    Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more. device: as in `generate`.
     Raises GigaganError for a bundle or images that do not fit.
     """
-    network, config = _load(bundle, "upsampler", encoder, untrained)
+    network, config = open_bundle(bundle, "upsampler", encoder, untrained, device)
     side = network.settings.low_size
     if low.dtype != torch.uint8 or tuple(low.shape[1:]) != (3, side, side):
         raise GigaganError(
@@ -166,8 +169,18 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def _load(bundle: Path | str, kind: str, encoder: Encoder | None, untrained: bool) -> tuple[nn.Module, dict]:
-    network, config = (load_untrained if untrained else load_bundle)(bundle)
+def open_bundle(
+    bundle: Path | str,
+    kind: str,
+    encoder: Encoder | None,
+    untrained: bool = False,
+    device: torch.device | str = "cpu",
+) -> tuple[nn.Module, dict]:
+    """The network of a bundle on a device, and its config. Raises GigaganError as `load_bundle` and `check_bundle` do.
+
+    untrained: as it was before the first step.
+    """
+    network, config = (load_untrained if untrained else load_bundle)(bundle, device)
     check_bundle(bundle, network, config, kind, encoder)
     return network, config
 

@@ -123,9 +123,11 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     from gigagan_core.evaluation import baselines, galleries, judging, lineage, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
     from gigagan_core.evaluation.report import OWN_PROTOCOL, Report
+    from gigagan_core.inference.places import find_device
 
     settings, inputs = work.settings, work.inputs
-    condition, judge = load_encoder(place(inputs["condition"])), load_encoder(place(inputs["judge"]))
+    condition = load_encoder(place(inputs["condition"]), find_device(None))  # where the networks are
+    judge = load_encoder(place(inputs["judge"]))
     origins = lineage.trace(inputs, work.store)
     check_judge(judge.sha256, condition.sha256, inputs, work)
 
@@ -193,6 +195,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
 def _generate(work: StageWork, condition: Encoder, captions: list[str]) -> tuple[Tensor, Tensor]:
     """One image a caption from the model, and from the generator it was before training."""
     from gigagan_core.inference.generate import generate
+    from gigagan_core.inference.places import find_device
 
     settings, images = work.settings, []
     with console.progress("generating", total=2 * len(captions), unit="images") as bar:
@@ -207,6 +210,7 @@ def _generate(work: StageWork, condition: Encoder, captions: list[str]) -> tuple
                     batch_size=settings.batch_size,
                     untrained=untrained,
                     on_batch=bar.advance,
+                    device=find_device(None),
                 )
             )
     return images[0], images[1]
@@ -246,6 +250,7 @@ def _judge_upsamplers(
 
 def _upsample(work: StageWork, name: str, condition: Encoder, low: Tensor, captions: list[str]) -> Tensor:
     from gigagan_core.inference.generate import upsample
+    from gigagan_core.inference.places import find_device
 
     settings = work.settings
     with console.progress(f"upsampling ({name})", total=len(low), unit="images") as bar:
@@ -257,6 +262,7 @@ def _upsample(work: StageWork, name: str, condition: Encoder, low: Tensor, capti
             seed=settings.seed,
             batch_size=settings.batch_size,
             on_batch=bar.advance,
+            device=find_device(None),
         )
 
 

@@ -84,9 +84,11 @@ def _sweep(work: StageWork) -> tuple[list[Point], str, int, int]:
     from gigagan_core.evaluation.feature_set import FeatureSet
     from gigagan_core.evaluation.features import caption_features, image_features
     from gigagan_core.inference.generate import generate
+    from gigagan_core.inference.places import find_device
 
     settings, inputs = work.settings, work.inputs
-    condition, judge = load_encoder(place(inputs["condition"])), load_encoder(place(inputs["judge"]))
+    device = find_device(None)
+    condition, judge = load_encoder(place(inputs["condition"]), device), load_encoder(place(inputs["judge"]))
     check_judge(judge.sha256, condition.sha256, inputs, work)
     real, captions, _ = load_all(inputs["data"], settings.image_size)
     available = len(captions)
@@ -108,6 +110,7 @@ def _sweep(work: StageWork) -> tuple[list[Point], str, int, int]:
                 psi=psi,
                 prompt_psi=prompt_psi,
                 batch_size=settings.batch_size,
+                device=device,
             )
             if images.shape != real.shape:
                 raise GigaganError(

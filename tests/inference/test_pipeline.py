@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference import generate as stages_functions
 from gigagan_core.inference import memory
 from gigagan_core.inference.generate import generate
 from gigagan_core.inference.memory import batch_that_fits, bytes_an_image
@@ -68,6 +69,20 @@ def test_the_stages_function_makes_the_same_pictures(pipe, bundle, encoder) -> N
     for seed in (0, 4):
         theirs = generate(folder, PROMPTS, encoder, seed=seed, psi=0.7).permute(0, 2, 3, 1).numpy()
         assert abs(arrays(pipe(PROMPTS, seed=seed, truncation=0.7).images) - theirs).max() <= 1
+
+
+def test_the_stages_functions_open_a_network_where_they_are_told(pipe, bundle, encoder, monkeypatch) -> None:
+    places, load = [], stages_functions.load_bundle
+
+    def noted(path, device):
+        places.append(device)
+        return load(path)
+
+    monkeypatch.setattr(stages_functions, "load_bundle", noted)
+    generate(bundle(pipe.network, "base"), ["dog"], encoder, device="a GPU")
+    low = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    stages_functions.upsample(bundle(make_upsampler(), "upsampler"), low, ["dog"], encoder, device="a GPU")
+    assert places == ["a GPU"] * 2
 
 
 def test_psi_of_one_changes_nothing_and_zero_leaves_one_picture_a_prompt(pipe) -> None:

@@ -136,15 +136,13 @@ class Sampler:
 
     def __init__(self, model: Model) -> None:
         from gigagan_core.encoders.open_clip_encoder import load_encoder
-        from gigagan_core.inference.generate import _load
+        from gigagan_core.inference.generate import open_bundle
 
         self._model = model
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._encoder: Any = load_encoder(place_of(model.encoder), self._device)
         self._base, self._upsampler = (
-            None
-            if each is None
-            else _load(place_of(each), kind, self._encoder, untrained=False)[0].to(self._device)
+            None if each is None else open_bundle(place_of(each), kind, self._encoder, device=self._device)[0]
             for kind, each in (("base", model.base), ("upsampler", model.upsampler))
         )
 
