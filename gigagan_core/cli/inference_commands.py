@@ -254,11 +254,12 @@ def upsample(
         from gigagan_core.errors import GigaganError
         from gigagan_core.inference.outputs import OutputFolder, find_pictures
         from gigagan_core.inference.pipeline import load_upsampler
-        from gigagan_core.inference.upsampling import TileOptions
+        from gigagan_core.inference.upsampling import TileOptions, check_noise
         from gigagan_core.store.store import open_store
 
         if scale is not None and size is not None:
             raise GigaganError("--scale and --size were given; give one of them")
+        check_noise(noise)
         found = find_pictures(pictures, leave_out=out.expanduser())
         folder = OutputFolder(out)
         network = load_upsampler(upsampler, encoder, device, store=open_store(store))

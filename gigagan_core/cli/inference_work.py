@@ -83,7 +83,10 @@ def warn_of_another_model(pipe: GigaGANPipeline, of_model: dict[str, Any] | None
 
 
 def _made_by(pipe: GigaGANPipeline, noise: float) -> dict[str, Any]:
-    """What else decides a picture, besides the point or the recipe."""
+    """What else decides a picture, besides the point or the recipe. Raises GigaganError for noise that none takes."""
+    from gigagan_core.inference.upsampling import check_noise
+
+    check_noise(noise, pipe.upsampler is not None)
     if pipe.upsampler is None:
         return {"model": pipe.model}
     return {"model": pipe.model, "upsampler": pipe.upsampler.model, "noise": noise}

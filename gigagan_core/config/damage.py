@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from gigagan_core.config.base import Settings
+from gigagan_core.config.noise import UpsamplerNoise
 
 DamageKind = Literal["blur", "jpeg", "residual_noise", "latent_grid", "resized_nearest", "resized_bicubic"]
 DAMAGE_KINDS: tuple[DamageKind, ...] = get_args(DamageKind)
@@ -73,7 +74,7 @@ class DamageSettings(Settings):
     max_images: int = Field(64, ge=2)
     """At most so many pictures, drawn by seed."""
 
-    upsampler_noise: float = Field(0.0, ge=0.0)
+    upsampler_noise: UpsamplerNoise = 0.0
     """Noise that the upsampler adds to its input, in units of [-1, 1]; see docs/inference.md."""
 
     patch_size: int = Field(32, ge=4)

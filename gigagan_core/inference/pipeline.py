@@ -21,7 +21,13 @@ from gigagan_core.inference.memory import batch_that_fits, in_batches
 from gigagan_core.inference.pictures import to_pil
 from gigagan_core.inference.places import Place, find_bundle, find_device, find_encoder, other_size
 from gigagan_core.inference.recipes import Point, Recipe
-from gigagan_core.inference.upsampling import Precision, TiledUpsampler, TileOptions, check_precision
+from gigagan_core.inference.upsampling import (
+    Precision,
+    TiledUpsampler,
+    TileOptions,
+    check_noise,
+    check_precision,
+)
 from gigagan_core.models.text import TextCode
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.training.checkpoint import WEIGHTS, bundle_folder, load_bundle
@@ -163,6 +169,7 @@ class GigaGANPipeline:
         runs out halves it. upsample: through the upsampler, noise as in `TiledUpsampler.enlarge`.
         on_batch(number of pictures just made). Raises GigaganError.
         """
+        check_noise(noise, upsample)
         alone = prompts is None or isinstance(prompts, (str, int))
         points = self.points([prompts] if alone else prompts, seed, truncation, prompt_truncation, index)
         cut = self._warn_of_cut([point.prompt for point in points])
@@ -210,6 +217,7 @@ class GigaGANPipeline:
         on_batch: OnBatch = lambda done: None,
     ) -> Edited:
         """The pictures of an editing recipe. The other arguments are those of a call. Raises GigaganError."""
+        check_noise(noise, upsample)
         with torch.no_grad():
             sheet = lay_out(recipe, self)
         rows = torch.arange(sheet.rows * sheet.columns)

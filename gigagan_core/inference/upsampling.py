@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gigagan_core.config.noise import LARGEST_NOISE
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.inference import pictures
 from gigagan_core.inference.conditions import Prompt, check_prompts, code_of
@@ -37,6 +38,20 @@ def check_precision(precision: str) -> None:
     """Raise GigaganError where it is none that networks are run in."""
     if precision not in get_args(Precision):
         raise GigaganError(f"precision {precision!r}; {nearest(precision, get_args(Precision))}")
+
+
+def check_noise(noise: float, upsampled: bool = True) -> None:
+    """Raise GigaganError for a level of noise on an upsampler's input that is none, or that no upsampler would take.
+
+    upsampled: whether the pictures go through one.
+    """
+    if not 0 <= noise <= LARGEST_NOISE:
+        raise GigaganError(f"the noise level is {noise:g}; give 0 to {LARGEST_NOISE:g}, such as 0.1")
+    if noise and not upsampled:
+        raise GigaganError(
+            f"the noise level is {noise:g}, and it is of an upsampler's input, but these pictures go through none; "
+            "leave the noise out, or name an upsampler"
+        )
 
 
 @dataclass(frozen=True)
@@ -144,14 +159,14 @@ class TiledUpsampler:
         """low float [N, 3, h, w] in [-1, 1], N prompts -> float32 [N, 3, H, W] in [-1, 1] on the CPU.
 
         H = round(scale h), W = round(scale w). keys: one latent an image, by default of seed 0. noise: standard
-        deviation of Gaussian noise added to the input, in units of [-1, 1]; more lets the network invent more.
+        deviation of Gaussian noise added to the input, in units of [-1, 1] and at most `LARGEST_NOISE`; more lets the
+        network invent more.
         Raises GigaganError, before any work, for arguments that do not fit and for a result larger than free memory.
         """
         scale, options = float(self.network.scale if scale is None else scale), options or TileOptions()
         if not 1 <= scale < math.inf:
             raise GigaganError(f"the scale is {scale:g}, and an upsampler does not shrink; give 1 or more")
-        if not 0 <= noise < math.inf:
-            raise GigaganError(f"the noise level is {noise:g}; give 0 or more, such as 0.1")
+        check_noise(noise)
         if not low.numel() and len(low):
             raise GigaganError(
                 f"a picture of {low.shape[-1]} x {low.shape[-2]} px has nothing to enlarge; give another"

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from PIL import Image
 from pydantic import ValidationError
 
+from gigagan_core.config.noise import LARGEST_NOISE
 from gigagan_core.errors import GigaganError
 from gigagan_core.serving.backend import ReplicasLost
 from gigagan_core.serving.schema import GenerateRequest, Mixing, UpsampleSettings, as_prompt, sentence_of
@@ -289,7 +290,7 @@ def _upsample_choice(facts: dict[str, Any]) -> tuple[gr.Checkbox, gr.Slider]:
 def _noise(visible: bool = True) -> gr.Slider:
     return gr.Slider(
         0,
-        0.5,
+        LARGEST_NOISE,
         0,
         step=0.05,
         label="Noise",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gigagan_core.config.noise import UpsamplerNoise
 from gigagan_core.config.serve import ServeLimits
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.recipes import Interpolation, Point, PromptField, PromptMixing, Psi
@@ -17,7 +18,6 @@ from gigagan_core.serving.jobs import PictureJob
 from gigagan_core.text import plain
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Noise = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -57,13 +57,15 @@ class GenerateRequest(_Strict):
     truncation: Psi = Field(1.0, description="Towards the mean of all prompts; 1 changes nothing.")
     prompt_truncation: Psi = Field(1.0, description="Towards the prompt's own mean, applied first.")
     upsample: bool = Field(False, description="Through the upsampler, where the server has one.")
-    noise: Noise = Field(0.0, description="On the upsampler's input, in units of [-1, 1].")
+    noise: UpsamplerNoise = Field(0.0, description="On the upsampler's input, in units of [-1, 1].")
     mixing: Mixing | None = Field(None, description="Takes exactly two prompts, and makes pictures of both.")
 
     @model_validator(mode="after")
     def _check(self) -> GenerateRequest:
         if self.mixing is not None and len(self.prompts) != 2:
             raise ValueError(f"mixing takes two prompts, not {len(self.prompts)}")
+        if self.noise and not self.upsample:
+            raise ValueError("noise is of the upsampler's input; ask with upsample, or leave it out")
         return self
 
     def jobs(self, limits: ServeLimits) -> list[PictureJob]:
@@ -100,7 +102,9 @@ class UpsampleSettings(_Strict):
         None, description="Times larger; the upsampler's own where left out."
     )
     seed: Seed = 0
-    noise: Noise = Field(0.0, description="On the input, in units of [-1, 1]: more lets it invent more.")
+    noise: UpsamplerNoise = Field(
+        0.0, description="On the input, in units of [-1, 1]: more lets it invent more."
+    )
     truncation: Psi = 1.0
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from gigagan_core.cli.inference_options import NoiseOption
+from gigagan_core.config.noise import LARGEST_NOISE
 from gigagan_core.inference.outputs import read_record
 from gigagan_core.inference.recipes import Walk, save_recipe
 
@@ -275,6 +278,10 @@ def test_results_do_not_go_where_the_pictures_are(trained, inside, folder) -> No
         (["upsample", "a.png", "--scale", "2", "--size", "40"], "--scale and --size were given"),
         (["upsample", "a.png", "--tile", "7"], "multiple of 2"),
         (["upsample", "a.png", "--noise", "-1"], "noise level is -1"),
+        (["generate", "a", "--noise", "7"], "noise level is 7; give 0 to 0.5"),
+        (["generate", "a", "--noise", "0.1", "--upsampler", "none"], "these pictures go through none"),
+        (["interpolate", "a", "b", "--noise", "0.1", "--upsampler", "none"], "go through none"),
+        (["mix", "a", "b", "--noise", "0.1", "--upsampler", "none"], "go through none"),
         (["export", "--out", "file/x"], "output folder file/x cannot be made"),
     ],
 )
@@ -287,6 +294,11 @@ def test_what_does_not_fit_is_one_sentence(trained, inside, tmp_path, arguments,
         return
     assert "prompts and --recipe were given; give one of them, not both" in failure(inside(*arguments))
     assert sentence in failure(inside("generate", "--recipe", "x.json"))
+
+
+def test_the_help_names_the_bound_of_noise() -> None:
+    (option,) = get_args(NoiseOption)[1:]
+    assert f"0 to {LARGEST_NOISE:g}" in option.help
 
 
 @pytest.mark.parametrize("command", [["generate", "a"], ["mix", "a", "b"], ["export", "--out", "programs"]])

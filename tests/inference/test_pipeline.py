@@ -144,6 +144,8 @@ def test_a_model_without_condition_takes_no_prompt() -> None:
         ({"memory_limit": float("nan")}, "memory limit is nan"),
         ({"index": 2**63}, "index 9223372036854775808 cannot be used"),
         ({"upsample": True}, "has no upsampler"),
+        ({"noise": 0.1}, "noise level is 0.1, .* these pictures go through none"),
+        ({"noise": 0.6, "upsample": True}, "noise level is 0.6; give 0 to 0.5"),
     ],
 )
 def test_arguments_that_do_not_fit_are_one_sentence(pipe, arguments, sentence) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gigagan_core.config.noise import LARGEST_NOISE
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.generate import enlarge, to_uint8
 from gigagan_core.inference.latents import Keys
@@ -240,6 +241,7 @@ def test_what_is_not_finite_is_made_again_in_float32(upsampler, monkeypatch) -> 
         ({"scale": 1.7e308}, r"takes .* GiB of memory and .* GiB are free; choose a smaller scale"),
         ({"noise": -1.0}, "noise level is -1"),
         ({"noise": np.nan}, "noise level is nan"),
+        ({"noise": LARGEST_NOISE + 0.01}, "noise level is 0.51; give 0 to 0.5"),
         ({"truncation": np.nan}, "truncation nan cannot be used"),
         ({"truncation": 1e9}, "truncation 1000000000.0 cannot be used"),
         ({"options": TileOptions(tile=6)}, "multiple of 4 from 8 on"),

@@ -102,6 +102,11 @@ def test_a_single_picture_comes_as_png_where_it_is_asked_for(client) -> None:
         ({"prompts": ["a"], "seed": [1, 2]}, "seed: Input should be a valid integer"),
         ({"prompts": ["a"], "truncation": 3}, "truncation"),
         ({"prompts": ["a"], "noise": -0.1}, "noise"),
+        (
+            {"prompts": ["a"], "noise": 0.6, "upsample": True},
+            "noise: Input should be less than or equal to 0.5",
+        ),
+        ({"prompts": ["a"], "noise": 0.1}, "noise is of the upsampler's input; ask with upsample"),
         ({"prompts": ["a"], "mixing": {"mix": 0.5}}, "mixing takes two prompts, not 1"),
         ({"prompts": ["a", "b"], "mixing": {}}, "mixing: give mix or crossover, one of them"),
         ({"prompts": ["a", "b"], "mixing": {"mix": 0.5, "crossover": 1}}, "mixing: give mix or crossover"),
