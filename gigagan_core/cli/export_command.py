@@ -46,7 +46,8 @@ def export(
 ) -> None:
     """Write a model through `torch.export`, its encoder and an upsampler besides; each is checked against its network.
 
-    Programs run on the device they were exported on, and need torch alone; ONNX files run wherever onnxruntime does.
+    Programs run on the device they were exported on, and need torch alone; ONNX files are made on the CPU and run
+    wherever onnxruntime does.
     """
     with answering(as_json) as answer:
         from gigagan_core import console
@@ -59,6 +60,7 @@ def export(
         folder = OutputFolder(out).folder
         if format == "onnx":
             onnx_format.require()  # before a model is loaded
+            device = device or "cpu"
         pipe = GigaGANPipeline.from_pretrained(model, encoder, upsampler, device, store=open_store(store))
         large = pipe.upsampler
         models = {"base": pipe.model} | ({"upsampler": large.model} if large else {})

@@ -100,11 +100,12 @@ def export_networks(
     what an earlier export left there stays as it was. encoder: needed where a network takes captions.
     models: what the networks are, for the description. batch_size: the only one that the programs then take; None: any,
     which costs banks of many kernels dearly at high resolution, since a kernel for each sample cannot be traced.
-    format: "onnx" writes `.onnx` files and `export-onnx.json`. Raises GigaganError where a network cannot be exported
-    or gives what is not finite, or where the results differ.
+    format: "onnx" writes `.onnx` files and `export-onnx.json`, of networks on the CPU. Raises GigaganError where a
+    network cannot be exported or gives what is not finite, or where the results differ.
     """
     if format == "onnx":
         onnx_format.require()
+        _require_cpu(base, upsampler)
     traced = batch_size or _EXAMPLES
     programs: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
     if base is not None:
@@ -135,6 +136,15 @@ def export_networks(
         text = json.dumps(document, indent=1) + "\n"
         (partial / DESCRIPTION[format]).write_text(text, encoding="utf-8")
     return document
+
+
+def _require_cpu(*networks: nn.Module | None) -> None:
+    """Raise GigaganError for a network elsewhere.
+
+    onnxruntime computes on the CPU here, and a GPU's TensorFloat-32 may differ by more than the tolerance.
+    """
+    if any(next(each.parameters()).device.type != "cpu" for each in networks if each is not None):
+        raise GigaganError("ONNX files are made of networks on the CPU, and run anywhere; give --device cpu")
 
 
 @contextlib.contextmanager

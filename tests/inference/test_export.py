@@ -267,6 +267,12 @@ def test_what_onnx_has_no_operator_for_is_named(tmp_path: Path) -> None:
         export_networks(tmp_path, network, batch_size=1, format="onnx")
 
 
+def test_onnx_files_are_made_of_networks_on_the_cpu(tmp_path: Path, unconditional) -> None:
+    with pytest.raises(GigaganError, match=r"made of networks on the CPU.*--device cpu"):
+        export_networks(tmp_path, unconditional.to("meta"), format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_packages_are_one_sentence(tmp_path: Path, monkeypatch) -> None:
     found = export.onnx_format.importlib.util.find_spec
     monkeypatch.setattr(
