@@ -164,10 +164,10 @@ def edit(
     # The name holds the record's sum, so an animation of that name is this one.
     done = not overwrite and (path.exists() if animate else folder.holds(name, record))
     if not done:
-        total = len(lay_out(recipe, pipe).styles.w)
-        with console.progress(recipe.kind, total=total, unit="images") as bar:
+        sheet = lay_out(recipe, pipe)
+        with console.progress(recipe.kind, total=len(sheet.styles.w), unit="images") as bar:
             edited = pipe.apply(
-                recipe,
+                sheet,
                 batch_size=batch_size,
                 memory_limit=memory,
                 upsample=pipe.upsampler is not None,

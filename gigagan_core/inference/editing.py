@@ -67,6 +67,7 @@ class Source(Protocol):
         ...
 
 
+@torch.no_grad()
 def lay_out(recipe: Recipe, source: Source) -> Sheet:
     """The pictures of a recipe. Raises GigaganError for layers or prompts that the model does not have."""
     return _MAKERS[type(recipe)](recipe, source)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gigagan_core import console
 from gigagan_core.errors import GigaganError
 from gigagan_core.inference.conditions import Prompt, check_prompts, code_of, cut_prompts
-from gigagan_core.inference.editing import Styles, lay_out
+from gigagan_core.inference.editing import Sheet, Styles, lay_out
 from gigagan_core.inference.generate import check_bundle, finite, to_uint8
 from gigagan_core.inference.latents import Keys, draw_z, each, fixed_noise, keys_of, truncate_each
 from gigagan_core.inference.memory import batch_that_fits, in_batches
@@ -208,7 +208,7 @@ class GigaGANPipeline:
 
     def apply(
         self,
-        recipe: Recipe,
+        recipe: Recipe | Sheet,
         *,
         batch_size: int | None = None,
         memory_limit: float | None = None,
@@ -216,10 +216,12 @@ class GigaGANPipeline:
         noise: float = 0.0,
         on_batch: OnBatch = lambda done: None,
     ) -> Edited:
-        """The pictures of an editing recipe. The other arguments are those of a call. Raises GigaganError."""
+        """The pictures of an editing recipe, or of what `lay_out` has made of one.
+
+        The other arguments are those of a call. Raises GigaganError.
+        """
         check_noise(noise, upsample)
-        with torch.no_grad():
-            sheet = lay_out(recipe, self)
+        sheet = recipe if isinstance(recipe, Sheet) else lay_out(recipe, self)
         rows = torch.arange(sheet.rows * sheet.columns)
         # An edited picture has no prompt of its own; all share a latent of the upsampler.
         nameless = [Point() for _ in rows]

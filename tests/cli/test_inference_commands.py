@@ -88,6 +88,11 @@ def test_a_prompt_too_long_for_the_encoder_is_a_warning(trained, ask) -> None:
     assert "warning: the encoder reads 8 tokens" in document["said"]
 
 
+def test_an_edited_prompt_that_is_too_long_is_one_warning(trained, ask) -> None:
+    document = ask("interpolate", "one two three four five six seven", "a dog", "--columns", "2")
+    assert document["said"].count("warning: the encoder reads 8 tokens") == 1
+
+
 def test_a_model_of_classes_takes_labels(models, ask, inside) -> None:
     models.model(CLASSES, "base-model", None)
     document = ask("generate", "0", "3")
