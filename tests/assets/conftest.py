@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gigagan_core.assets import catalogue, fetch
+from gigagan_core.assets import catalogue, download
 from gigagan_core.assets.catalogue import Asset
 
 
@@ -105,8 +105,8 @@ class Mirror:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    monkeypatch.setattr(fetch, "WAIT", 0.0)
-    monkeypatch.setattr(fetch, "PIECE", 1024)
+    monkeypatch.setattr(download, "WAIT", 0.0)
+    monkeypatch.setattr(download, "PIECE", 1024)
     served = Mirror()
     yield served
     served.stop()

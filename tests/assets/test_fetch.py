@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gigagan_core.assets import fetch as fetching
+from gigagan_core.assets import download
 from gigagan_core.assets import folder as folder_module
 from gigagan_core.assets.fetch import fetch, verify
 from gigagan_core.assets.folder import AssetFolder
@@ -48,7 +48,7 @@ def test_a_cut_connection_continues_with_the_bytes_it_lacks(mirror, weights):
 
 
 def test_a_fetch_that_was_given_up_continues_in_the_next_process(mirror, weights, home):
-    mirror.cut_after = [4000] + [0] * fetching.TRIES
+    mirror.cut_after = [4000] + [0] * download.TRIES
     with pytest.raises(GigaganError, match=r"cut off after 0\.0 of 0\.0 MB .* the same command again"):
         fetch(weights, mirror=mirror.url)
     assert AssetFolder().state(weights).state == "partial"
@@ -122,14 +122,14 @@ def test_a_web_page_is_never_taken_for_a_file(mirror, weights):
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_fetched_stays(mirror, weights, home, monkeypatch):
-    copy = fetching._copy
+    copy = download._copy
 
     def full(source, target, on_piece):
         with open("/dev/full", "wb", buffering=0) as device:
             target.write(source.read(2048))
             copy(source, device, on_piece)
 
-    monkeypatch.setattr(fetching, "_copy", full)
+    monkeypatch.setattr(download, "_copy", full)
     with pytest.raises(
         GigaganError, match=r"asset weights: no space left on the disk of .*what was fetched stays"
     ):
@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_fetched_stays(mirror, weights,
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(mirror, weights, monkeypatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: usage._replace(free=5000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage._replace(free=5000))
     with pytest.raises(GigaganError, match=r"needs 0 MB more and the disk of .* has 0 MB; free some"):
         fetch(weights, mirror=mirror.url)
     assert AssetFolder().state(weights).size == 0
@@ -292,7 +292,7 @@ def test_two_versions_of_a_file_are_never_joined(mirror, unknown, heeds, marks):
 
 
 def test_a_kill_never_leaves_notes_of_one_version_beside_bytes_of_another(mirror, unknown, monkeypatch):
-    mirror.cut_after = [4000] + [0] * fetching.TRIES
+    mirror.cut_after = [4000] + [0] * download.TRIES
     with pytest.raises(GigaganError, match="was cut off"):
         fetch(unknown, mirror=mirror.url)
     mirror.files["weights.bin"] = b"2" * 9000
@@ -304,7 +304,7 @@ def test_a_kill_never_leaves_notes_of_one_version_beside_bytes_of_another(mirror
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(fetching, "open", killed, raising=False)
+        patched.setattr(download, "open", killed, raising=False)
         with pytest.raises(Killed):
             fetch(unknown, mirror=mirror.url)
     assert fetch(unknown, mirror=mirror.url).path.read_bytes() == b"2" * 9000
@@ -332,7 +332,7 @@ def test_a_server_that_keeps_cutting_at_other_places_is_given_up(mirror, weights
     mirror.knows_ranges, mirror.cut_after = False, [4000, 2000] * 20
     with pytest.raises(GigaganError, match="was cut off after"):
         fetch(weights, mirror=mirror.url)
-    assert len(mirror.ranges) == 1 + fetching.TRIES
+    assert len(mirror.ranges) == 1 + download.TRIES
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_fault_of_the_network_is_tried_again(mirror, weights, monkeypatch, fau
     monkeypatch.setattr(http.client.HTTPResponse, where, faulty)
     assert fetch(weights, mirror=mirror.url).sha256 == weights.sha256
     assert faults == []
-    faults += [fault] * fetching.TRIES
+    faults += [fault] * download.TRIES
     (AssetFolder().root / "weights.bin").unlink()
     with pytest.raises(GigaganError, match=f"gave nothing .*{fault.strerror}"):
         fetch(weights, mirror=mirror.url)
