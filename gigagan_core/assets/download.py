@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gigagan_core import console
+from gigagan_core.assets.address import Address
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.errors import GigaganError
 
@@ -42,8 +43,9 @@ class Download:
     has_sum: a sum will tell a file that was cut short, or joined of two versions; where there is none, the server must.
     """
 
-    def __init__(self, asset: Asset, address: str, partial: Path, has_sum: bool) -> None:
+    def __init__(self, asset: Asset, address: Address, partial: Path, has_sum: bool) -> None:
         self._asset, self._address, self._partial, self._has_sum = asset, address, partial, has_sum
+        self._shown = address.shown
         self._notes = partial.with_name(partial.name + ".json")
         self._total = asset.size
 
@@ -71,7 +73,7 @@ class Download:
 
     def _forget_another_address(self) -> None:
         """Bytes of another address belong to the same file only where a sum will tell."""
-        if not self._has_sum and self._noted().get("address") not in (None, self._address):
+        if not self._has_sum and self._noted().get("address") not in (None, self._shown):
             self._partial.unlink(missing_ok=True)
             self._notes.unlink(missing_ok=True)
 
@@ -83,9 +85,7 @@ class Download:
             headers["Range"] = f"bytes={here}-"
             headers |= {"If-Range": version} if version else {}
         try:
-            answer = urllib.request.urlopen(
-                urllib.request.Request(self._address, headers=headers), timeout=TIMEOUT
-            )
+            answer = urllib.request.urlopen(self._asked(headers), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             if error.code == 416 and here:
                 self._range_refused(error, here)
@@ -93,7 +93,7 @@ class Download:
                 raise _Interrupted(f"HTTP {error.code}") from error
             else:
                 raise GigaganError(
-                    f"asset {self._asset.name}: {self._address} answers HTTP {error.code}; give --mirror URL with "
+                    f"asset {self._asset.name}: {self._shown} answers HTTP {error.code}; give --mirror URL with "
                     f"another place of {self._asset.file}"
                 ) from error
         except _NETWORK as error:
@@ -101,6 +101,12 @@ class Download:
         else:
             with answer:
                 self._receive(answer, here, on_piece)
+
+    def _asked(self, headers: dict[str, str]) -> urllib.request.Request:
+        request = urllib.request.Request(self._address.url, headers=headers)
+        if self._address.authorization:  # not for another host that an answer may lead to
+            request.add_unredirected_header("Authorization", self._address.authorization)
+        return request
 
     def _receive(self, answer: Any, here: int, on_piece: Callable[[], None]) -> None:
         self._refuse_error_page(answer.headers.get_content_type())
@@ -119,7 +125,7 @@ class Download:
         self._total = self._asset.size if answer.length is None else here + answer.length
         if self._total is None and not (answer.chunked or self._has_sum):
             raise GigaganError(
-                f"asset {self._asset.name}: {self._address} says neither how long {self._asset.file} is nor where it "
+                f"asset {self._asset.name}: {self._shown} says neither how long {self._asset.file} is nor where it "
                 "ends, and no source states its sum, so a part of it would count as whole; give --mirror URL with "
                 "another place"
             )
@@ -128,7 +134,7 @@ class Download:
             not here
         ):  # before the notes are of this version: a kill must not leave them beside bytes of another
             self._partial.unlink(missing_ok=True)
-        self._notes.write_text(json.dumps({"address": self._address, **note}))
+        self._notes.write_text(json.dumps({"address": self._shown, **note}))
         with open(self._partial, "ab" if here else "wb") as file:
             _copy(answer, file, on_piece)
         if self._total is not None and self._here < self._total:
@@ -138,7 +144,7 @@ class Download:
         kind = content_type.rpartition("/")[2].rpartition("+")[2]
         if kind in _ERRORS and not self._asset.file.endswith(f".{kind}"):
             raise GigaganError(
-                f"asset {self._asset.name}: {self._address} answers with {_ERRORS[kind]} instead of the file; give "
+                f"asset {self._asset.name}: {self._shown} answers with {_ERRORS[kind]} instead of the file; give "
                 f"--mirror URL with another place of {self._asset.file}"
             )
 
@@ -146,7 +152,7 @@ class Download:
         """Packed bytes are not the file's, and where no sum tells they would be pinned as if they were."""
         if not self._has_sum and encoding.strip().lower() not in ("", "identity"):
             raise GigaganError(
-                f"asset {self._asset.name}: {self._address} answers packed ({encoding}) though asked for the plain "
+                f"asset {self._asset.name}: {self._shown} answers packed ({encoding}) though asked for the plain "
                 f"file; give --mirror URL with another place of {self._asset.file}"
             )
 
@@ -176,12 +182,12 @@ class Download:
     def _cut_off(self, error: _Interrupted) -> GigaganError:
         if not self._here:
             return GigaganError(
-                f"asset {self._asset.name}: {self._address} gave nothing ({error}); look at the network, or give "
+                f"asset {self._asset.name}: {self._shown} gave nothing ({error}); look at the network, or give "
                 f"--mirror URL with another place of {self._asset.file}"
             )
         of = f" of {self._total / _MB:,.1f}" if self._total else ""
         return GigaganError(
-            f"asset {self._asset.name}: {self._address} was cut off after {self._here / _MB:,.1f}{of} MB ({error}); "
+            f"asset {self._asset.name}: {self._shown} was cut off after {self._here / _MB:,.1f}{of} MB ({error}); "
             "give the same command again and it continues"
         )
 

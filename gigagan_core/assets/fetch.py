@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gigagan_core import console
-from gigagan_core.assets.address import address_of
+from gigagan_core.assets.address import Address, address_of
 from gigagan_core.assets.archive import CannotUnpack, unpack
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.assets.download import Download
@@ -39,7 +39,7 @@ class Fetched:
 def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = None) -> Fetched:
     """Bring an asset into the folder, or find that it is there.
 
-    mirror: an address below which files lie under the catalogue's file names, instead of the published addresses.
+    mirror: an address below which the files lie, instead of the published ones: see `address_of`.
     A fetch that was cut off continues with the bytes it lacks. A file that was put into the folder by hand is checked
     and taken in. Raises GigaganError, one sentence, for a wrong sum, an address that does not serve the file, a
     connection that stays cut, and a full disk; what was fetched so far stays.
@@ -61,7 +61,7 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
             "sha256": sha256,
             "sum": asset.sum_state,
             "size": folder.file(asset).stat().st_size,
-            "address": address if how == "fetched" else put,
+            "address": address.shown if how == "fetched" else put,
             "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         folder.keep(asset, record if asset.member is None else {**record, "members": folder.members(asset)})
@@ -108,7 +108,7 @@ def _stand_in(file: Path) -> str | None:
     return None if start else "is empty"
 
 
-def _bring(asset: Asset, folder: AssetFolder, address: str) -> tuple[str, str]:
+def _bring(asset: Asset, folder: AssetFolder, address: Address) -> tuple[str, str]:
     """The file into its place, checked: how it came there, and its sha256."""
     file = folder.file(asset)
     if file.is_dir():
@@ -131,14 +131,14 @@ def _bring(asset: Asset, folder: AssetFolder, address: str) -> tuple[str, str]:
     return "fetched", sha256
 
 
-def _check(asset: Asset, folder: AssetFolder, partial: Path, address: str) -> str:
+def _check(asset: Asset, folder: AssetFolder, partial: Path, address: Address) -> str:
     """The sha256 of what was fetched. A file that is none, or has a wrong sum, does not stay: the next begins anew."""
     reason = _stand_in(partial)
     if reason is not None:
         partial.unlink()
         raise GigaganError(
-            f"asset {asset.name}: what {address} gave {reason}; it was deleted, so give --mirror URL with another "
-            f"place of {asset.file}"
+            f"asset {asset.name}: what {address.shown} gave {reason}; it was deleted, so give --mirror URL with "
+            f"another place of {asset.file}"
         )
     try:
         return folder.check(asset, partial)

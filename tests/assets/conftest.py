@@ -22,9 +22,12 @@ class Mirror:
     framing: how an answer says where it ends: ``length``, ``chunks`` or ``close``, which does not. tags: whether it has
     an ETag. dated: whether it has a Last-Modified, a day later for each of `later`, whose entries take the place of
     `files` answer by answer. heeds: whether If-Range is read. encoding: of its answers, such as gzip.
+    requests: the path and the credentials of each. moved: address that every answer leads on to.
     """
 
     def __init__(self) -> None:
+        self.requests: list[tuple[str, str | None]] = []
+        self.moved: str | None = None
         self.files: dict[str, bytes] = {}
         self.cut_after: list[int] = []
         self.status: list[int] = []
@@ -53,7 +56,15 @@ class Mirror:
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         asked = request.headers.get("Range")
         self.ranges.append(asked)
-        data = self.files.get(request.path.rpartition("/")[2])
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        name = request.path.partition("?")[0].rpartition("/")[2]
+        if self.moved:
+            request.send_response(302)
+            request.send_header("Location", f"{self.moved}/{name}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        data = self.files.get(name)
         if self.status or data is None:
             request.send_response(self.status.pop(0) if self.status else 404)
             request.send_header("Content-Length", "0")
