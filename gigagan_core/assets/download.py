@@ -21,6 +21,9 @@ PIECE = 1 << 20
 TRIES = 5
 """Requests in a row that get no further than those before until a fetch is given up."""
 TIMEOUT = 60.0
+"""Seconds without a single byte after which an answer counts as cut."""
+PERIOD, SLOWEST = 60.0, 1000.0
+"""Seconds, and bytes in each of them, below which an answer counts as cut though a byte comes now and then."""
 WAIT = 1.0
 """Seconds before another request; twice as long after each that brings nothing."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -35,6 +38,10 @@ _VERSION = {"etag": "ETag", "modified": "Last-Modified"}
 
 class _Interrupted(Exception):
     """A request that may go better the next time; its text says what happened."""
+
+
+class _TooSlow(_Interrupted):
+    """Bytes that come so slowly that they count as none."""
 
 
 class Download:
@@ -61,7 +68,8 @@ class Download:
                     self._request(lambda: bar.set(self._here / _MB))
                     return
                 except _Interrupted as error:
-                    failed = 0 if self._here > best else failed + 1
+                    least = SLOWEST * PERIOD if isinstance(error, _TooSlow) else 0
+                    failed = 0 if self._here - best > least else failed + 1
                     best = max(best, self._here)
                     if failed >= TRIES:
                         raise self._cut_off(error) from error
@@ -193,16 +201,23 @@ class Download:
 
 
 def _copy(source: Any, target: BinaryIO, on_piece: Callable[[], None]) -> None:
+    since, received = time.monotonic(), 0
     while piece := _read(source):
         target.write(piece)
         target.flush()
         on_piece()
+        received += len(piece)
+        seconds = time.monotonic() - since
+        if seconds >= PERIOD:
+            if received < SLOWEST * seconds:
+                raise _TooSlow(f"only {received:,} bytes in {seconds:.0f} s")
+            since, received = time.monotonic(), 0
 
 
 def _read(source: Any) -> bytes:
-    """Apart from writing, whose faults are the disk's and no reason to ask again."""
+    """What has come, at most a piece. Apart from writing, whose faults are the disk's and no reason to ask again."""
     try:
-        return source.read(PIECE)
+        return source.read1(PIECE)
     except _NETWORK as error:
         raise _Interrupted(_why(error)) from error
 

@@ -16,6 +16,7 @@ from gigagan_core.assets.download import Download
 from gigagan_core.assets.folder import PARTIAL, AssetFolder, WrongSum
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.text import plain
 
 _MB = 1e6
 _LFS = b"version https://git-lfs"
@@ -46,7 +47,7 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
     """
     folder = folder or AssetFolder()
     address = address_of(asset, mirror)
-    with folder.locked(asset.name):
+    with folder.locked(asset.name, lambda holder: _tell_wait(asset, folder, holder)):
         state = folder.state(asset)
         if state.state == "fetched" and state.record is not None:
             return Fetched(asset, folder.place(asset), state.record["sha256"], "already there", False)
@@ -97,6 +98,10 @@ def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
             "again"
         )
     return found
+
+
+def _tell_wait(asset: Asset, folder: AssetFolder, holder: str) -> None:
+    console.note(f"{asset.name}: {plain(holder)} is fetching it into {folder.root}; waiting for that")
 
 
 def _stand_in(file: Path) -> str | None:

@@ -7,10 +7,11 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gigagan_core import environment
 from gigagan_core.assets.catalogue import Asset, asset
@@ -125,17 +126,26 @@ class AssetFolder:
             os.replace(temporary, self.root / MANIFEST)
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """One process at a time for each name; others wait. Raises GigaganError where nothing can be written."""
+    def locked(self, name: str, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+        """One process at a time for each name; others wait, once told who holds it.
+
+        Raises GigaganError where nothing can be written.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = open(self.root / f".{name}.lock", "w")  # noqa: SIM115 (closed below)
+            file = open(self.root / f".{name}.lock", "ab+", buffering=0)  # noqa: SIM115 (closed below)
         except OSError as error:
             raise GigaganError(
                 f"assets folder {self.root} cannot be written ({error.strerror}); set GIGAGAN_ASSETS to one that can"
             ) from None
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                on_wait(file.read().decode(errors="replace").strip() or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _sign(file)
             yield
 
     def _manifest(self) -> dict[str, Any]:
@@ -151,6 +161,14 @@ class AssetFolder:
                 f"{path} is damaged ({error}); delete it and fetch again: files that are there are checked, not fetched"
             ) from error
         return records
+
+
+def _sign(lock: BinaryIO) -> None:
+    """Say in a lock file who holds it. A disk that is full must end the work, and not a line about it."""
+    with contextlib.suppress(OSError):
+        lock.truncate(0)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}, since {since}".encode())
 
 
 def _require_numbers(name: str, record: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import re
@@ -23,11 +24,15 @@ class Mirror:
     an ETag. dated: whether it has a Last-Modified, a day later for each of `later`, whose entries take the place of
     `files` answer by answer. heeds: whether If-Range is read. encoding: of its answers, such as gzip.
     requests: the path and the credentials of each. moved: address that every answer leads on to.
+    stalls: bytes after which an answer gives no more and does not end. drips: seconds before each byte of an answer.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str | None]] = []
         self.moved: str | None = None
+        self.stalls: list[int] = []
+        self.drips: list[float] = []
+        self._stopped = threading.Event()
         self.files: dict[str, bytes] = {}
         self.cut_after: list[int] = []
         self.status: list[int] = []
@@ -98,6 +103,10 @@ class Mirror:
         elif self.framing == "chunks":
             request.send_header("Transfer-Encoding", "chunked")
         request.end_headers()
+        if self.stalls or self.drips:
+            with contextlib.suppress(OSError):  # the one who asked has gone
+                self._hesitate(request, body)
+            return
         cut = self.cut_after.pop(0) if self.cut_after else None
         if self.framing == "chunks":
             for piece in (body[at : at + 1000] for at in range(0, len(body[:cut]), 1000)):
@@ -109,7 +118,19 @@ class Mirror:
         if self.later:
             self.files, self.day = self.files | self.later.pop(0), self.day + 1
 
+    def _hesitate(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        request.close_connection = True
+        if self.stalls:
+            request.wfile.write(body[: self.stalls.pop(0)])
+            self._stopped.wait(5)
+            return
+        pause = self.drips.pop(0)
+        for at in range(len(body)):
+            self._stopped.wait(pause)
+            request.wfile.write(body[at : at + 1])
+
     def stop(self) -> None:
+        self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
