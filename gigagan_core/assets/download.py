@@ -53,7 +53,7 @@ class Download:
     def __init__(self, asset: Asset, address: Address, partial: Path, has_sum: bool) -> None:
         self._asset, self._address, self._partial, self._has_sum = asset, address, partial, has_sum
         self._shown = address.shown
-        self._notes = partial.with_name(partial.name + ".json")
+        self._notes = notes_beside(partial)
         self._total = asset.size
 
     def run(self) -> None:
@@ -81,13 +81,13 @@ class Download:
 
     def _forget_another_address(self) -> None:
         """Bytes of another address belong to the same file only where a sum will tell."""
-        if not self._has_sum and self._noted().get("address") not in (None, self._shown):
+        if not self._has_sum and read_notes(self._notes).get("address") not in (None, self._shown):
             self._partial.unlink(missing_ok=True)
             self._notes.unlink(missing_ok=True)
 
     def _request(self, on_piece: Callable[[], None]) -> None:
         headers = {"User-Agent": "gigagan-pipeline", "Accept-Encoding": "identity"}
-        version = _version(self._noted())
+        version = _version(read_notes(self._notes))
         here = self._here if version or self._has_sum else 0
         if here:
             headers["Range"] = f"bytes={here}-"
@@ -119,7 +119,10 @@ class Download:
     def _receive(self, answer: Any, here: int, on_piece: Callable[[], None]) -> None:
         self._refuse_error_page(answer.headers.get_content_type())
         self._refuse_packed(answer.headers.get("Content-Encoding", "identity"))
-        noted, note = self._noted(), {key: answer.headers.get(name) for key, name in _VERSION.items()}
+        noted, note = (
+            read_notes(self._notes),
+            {key: answer.headers.get(name) for key, name in _VERSION.items()},
+        )
         if answer.status == 206:
             start = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
             if start != str(here):
@@ -180,13 +183,6 @@ class Download:
                 f"has {free / _MB:,.0f} MB; free some, or set GIGAGAN_ASSETS to a folder on another disk"
             )
 
-    def _noted(self) -> dict[str, Any]:
-        try:
-            noted = json.loads(self._notes.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return noted if isinstance(noted, dict) else {}
-
     def _cut_off(self, error: _Interrupted) -> GigaganError:
         if not self._here:
             return GigaganError(
@@ -198,6 +194,20 @@ class Download:
             f"asset {self._asset.name}: {self._shown} was cut off after {self._here / _MB:,.1f}{of} MB ({error}); "
             "give the same command again and it continues"
         )
+
+
+def notes_beside(partial: Path) -> Path:
+    """Where it stands from which address a file comes, and which version of it."""
+    return partial.with_name(partial.name + ".json")
+
+
+def read_notes(notes: Path) -> dict[str, Any]:
+    """What is noted; nothing where there are no notes or a kill cut them short."""
+    try:
+        noted = json.loads(notes.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _copy(source: Any, target: BinaryIO, on_piece: Callable[[], None]) -> None:

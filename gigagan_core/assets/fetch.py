@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,8 +13,8 @@ from gigagan_core import console
 from gigagan_core.assets.address import Address, address_of
 from gigagan_core.assets.archive import CannotUnpack, unpack
 from gigagan_core.assets.catalogue import Asset
-from gigagan_core.assets.download import Download
-from gigagan_core.assets.folder import PARTIAL, AssetFolder, WrongSum
+from gigagan_core.assets.download import Download, notes_beside, read_notes
+from gigagan_core.assets.folder import AssetFolder, WrongSum
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.text import plain
@@ -24,8 +25,9 @@ _LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Fetched:
-    """path: what `asset:NAME` stands for. how: ``fetched``, ``already there``, ``taken in`` (put there by hand) or
-    ``unpacked again`` (what was unpacked of an archive had lost files).
+    """path: what `asset:NAME` stands for. how: ``fetched`` (now, or by a call that was cut off before it was on
+    record), ``already there``, ``taken in`` (put there by hand) or ``unpacked again`` (what was unpacked of an archive
+    had lost files).
 
     pinned: no source states the sum, so the file's own was recorded, and this is its first fetch.
     """
@@ -52,20 +54,12 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
         if state.state == "fetched" and state.record is not None:
             return Fetched(asset, folder.place(asset), state.record["sha256"], "already there", False)
         try:
-            how, sha256 = _bring(asset, folder, address)
+            how, sha256, origin = _bring(asset, folder, address)
             _unpack(asset, folder)
+            _record(asset, folder, sha256, origin)
         except OSError as error:
             raise _not_written(asset, folder.root, error) from error
-        pinned = asset.sha256 is None and state.record is None
-        put = "put there by hand" if state.record is None else state.record.get("address")
-        record = {
-            "sha256": sha256,
-            "sum": asset.sum_state,
-            "size": folder.file(asset).stat().st_size,
-            "address": address.shown if how == "fetched" else put,
-            "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        folder.keep(asset, record if asset.member is None else {**record, "members": folder.members(asset)})
+    pinned = asset.sha256 is None and state.record is None
     if pinned:
         console.warn(
             f"{asset.name}: no public source states its sha256"
@@ -100,6 +94,18 @@ def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
     return found
 
 
+def _record(asset: Asset, folder: AssetFolder, sha256: str, origin: str | None) -> None:
+    record = {
+        "sha256": sha256,
+        "sum": asset.sum_state,
+        "size": folder.file(asset).stat().st_size,
+        "address": origin,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    folder.keep(asset, record if asset.member is None else {**record, "members": folder.members(asset)})
+    notes_beside(folder.partial(asset)).unlink(missing_ok=True)
+
+
 def _tell_wait(asset: Asset, folder: AssetFolder, holder: str) -> None:
     console.note(f"{asset.name}: {plain(holder)} is fetching it into {folder.root}; waiting for that")
 
@@ -113,34 +119,54 @@ def _stand_in(file: Path) -> str | None:
     return None if start else "is empty"
 
 
-def _bring(asset: Asset, folder: AssetFolder, address: Address) -> tuple[str, str]:
-    """The file into its place, checked: how it came there, and its sha256."""
+def _bring(asset: Asset, folder: AssetFolder, address: Address) -> tuple[str, str, str | None]:
+    """The file into its place, checked: how it came there, its sha256, and where it is from."""
     file = folder.file(asset)
     if file.is_dir():
         raise GigaganError(
             f"asset {asset.name}: {file} is a folder; move it away and give the same command again"
         )
     if file.is_file():
-        reason = _stand_in(file)
-        if reason is not None:
-            raise GigaganError(
-                f"asset {asset.name}: {file} {reason}; delete it and give `gigagan assets fetch {asset.name}`"
-            )
-        again = asset.member is not None and folder.record(asset.name) is not None
-        return "unpacked again" if again else "taken in", folder.check(asset, file)
-    partial = file.with_name(file.name + PARTIAL)
+        return _found(asset, folder)
+    partial = folder.partial(asset)
     Download(asset, address, partial, folder.has_sum(asset)).run()
-    partial.with_name(partial.name + ".json").unlink(missing_ok=True)
-    sha256 = _check(asset, folder, partial, address)
+    sha256 = _check(asset, folder, address)
+    # until it is on record, for unpacking may be cut off
+    notes = notes_beside(partial)
+    notes.write_text(json.dumps({**read_notes(notes), "address": address.shown, "sha256": sha256}))
     partial.replace(file)
-    return "fetched", sha256
+    return "fetched", sha256, address.shown
 
 
-def _check(asset: Asset, folder: AssetFolder, partial: Path, address: Address) -> str:
-    """The sha256 of what was fetched. A file that is none, or has a wrong sum, does not stay: the next begins anew."""
+def _found(asset: Asset, folder: AssetFolder) -> tuple[str, str, str | None]:
+    """As `_bring`, of a file that is in its place: fetched before, or put there by hand."""
+    file, record = folder.file(asset), folder.record(asset.name)
+    reason = _stand_in(file)
+    if reason is not None:
+        raise GigaganError(
+            f"asset {asset.name}: {file} {reason}; delete it and give `gigagan assets fetch {asset.name}`"
+        )
+    sha256 = folder.check(asset, file)
+    noted = read_notes(notes_beside(folder.partial(asset)))
+    if noted.get("sha256") == sha256:  # a fetch was cut off before it could record the file
+        return "fetched", sha256, noted.get("address")
+    if record is None:
+        return "taken in", sha256, "put there by hand"
+    return "taken in" if asset.member is None else "unpacked again", sha256, record.get("address")
+
+
+def _forget(file: Path, folder: AssetFolder, asset: Asset) -> None:
+    """A file that is not the asset, and what is noted of it, so that the next fetch begins anew."""
+    file.unlink()
+    notes_beside(folder.partial(asset)).unlink(missing_ok=True)
+
+
+def _check(asset: Asset, folder: AssetFolder, address: Address) -> str:
+    """The sha256 of what was fetched. A file that is none, or has a wrong sum, does not stay."""
+    partial = folder.partial(asset)
     reason = _stand_in(partial)
     if reason is not None:
-        partial.unlink()
+        _forget(partial, folder, asset)
         raise GigaganError(
             f"asset {asset.name}: what {address.shown} gave {reason}; it was deleted, so give --mirror URL with "
             f"another place of {asset.file}"
@@ -149,7 +175,7 @@ def _check(asset: Asset, folder: AssetFolder, partial: Path, address: Address) -
         return folder.check(asset, partial)
     except WrongSum as error:
         found = sha256_file(partial)
-        partial.unlink()
+        _forget(partial, folder, asset)
         expected = folder.expected_sha256(asset)
         wanted = f"sha256 {expected}" if expected and expected != found else " ".join(asset.weaker or ())
         raise GigaganError(
@@ -171,7 +197,7 @@ def _unpack(asset: Asset, folder: AssetFolder) -> None:
                 f"asset {asset.name}: {file} has the right sum and {error}; delete it and fetch it again, and look at "
                 "the disk if that does not help"
             ) from error
-        file.unlink()
+        _forget(file, folder, asset)
         raise GigaganError(
             f"asset {asset.name}: {file} {error} and no source states its sum; it was deleted, so give the same "
             "command again, with --mirror URL of another place if it stays so"

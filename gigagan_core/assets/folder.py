@@ -20,7 +20,6 @@ from gigagan_core.store.fingerprint import sha256_file
 
 PREFIX = "asset:"
 MANIFEST = "manifest.json"
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,10 @@ class AssetFolder:
         """Where the fetched file lies, or would."""
         return self.root / each.file
 
+    def partial(self, each: Asset) -> Path:
+        """Where its bytes gather until they are all here and checked."""
+        return self.root / f"{each.file}.partial"
+
     def place(self, each: Asset) -> Path:
         """What `asset:NAME` stands for: the file, or of an archive the wanted member."""
         return self.file(each) if each.member is None else self.root / each.name / each.member
@@ -58,8 +61,7 @@ class AssetFolder:
 
     def state(self, each: Asset) -> AssetState:
         """Whether an asset is here, by the manifest and the sizes of files; `verify` reads the whole file."""
-        file, record = self.file(each), self.record(each.name)
-        partial = file.with_name(file.name + PARTIAL)
+        file, partial, record = self.file(each), self.partial(each), self.record(each.name)
         if file.is_file():
             size = file.stat().st_size
             if record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from gigagan_core.assets import fetch as fetching
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.assets.fetch import fetch, verify
 from gigagan_core.assets.folder import AssetFolder, require
@@ -157,3 +159,46 @@ def test_a_record_from_before_members_were_counted_is_made_anew(mirror, images, 
     assert AssetFolder().state(images).state == "changed"
     assert fetch(images, mirror=mirror.url).how == "unpacked again"
     assert AssetFolder().state(images).state == "fetched"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "killed"]
+)
+@pytest.mark.parametrize("step", ["unpack", "_record"])
+def test_a_fetch_cut_off_before_its_record_is_no_file_put_there_by_hand(
+    mirror, images, home, monkeypatch, fault, step
+):
+    def failing(*arguments):
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetching, step, failing)
+        with pytest.raises((GigaganError, Killed), match=r"no space left|^$"):
+            fetch(images, mirror=mirror.url)
+    assert AssetFolder().state(images).state == "unrecorded"
+    done = fetch(images, mirror="http://127.0.0.1:9/another")
+    assert done.how == "fetched"
+    assert AssetFolder().record("images")["address"] == f"{mirror.url}/images.zip"
+    assert len(mirror.ranges) == 1
+    assert not list((home / "assets").glob("*.partial*"))
+
+
+def test_another_file_put_where_a_fetch_was_cut_off_is_not_said_to_be_fetched(
+    mirror, images, home, monkeypatch
+):
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetching, "unpack", killed)
+        with pytest.raises(Killed):
+            fetch(images, mirror=mirror.url)
+    other = packed({**FILES, "other/7.txt": "seven"})
+    (home / "assets" / "images.zip").write_bytes(other)
+    images = replace(images, sha256=hashlib.sha256(other).hexdigest(), size=len(other))
+    assert fetch(images, mirror=mirror.url).how == "taken in"
+    assert AssetFolder().record("images")["address"] == "put there by hand"
