@@ -36,6 +36,10 @@ _VERSION = {"etag": "ETag", "modified": "Last-Modified"}
 """Headers that tell one version of a file from another, by what they are noted as."""
 
 
+class CutOff(GigaganError):
+    """An address that gave nothing or was cut off: a fault of the network, which may have passed the next time."""
+
+
 class _Interrupted(Exception):
     """A request that may go better the next time; its text says what happened."""
 
@@ -57,7 +61,7 @@ class Download:
         self._total = asset.size
 
     def run(self) -> None:
-        """Raises GigaganError where the address does not serve the file or the connection stays cut."""
+        """Raises GigaganError where the address does not serve the file, CutOff where the connection stays cut."""
         self._forget_another_address()
         total = None if self._total is None else self._total / _MB
         with console.progress(self._asset.name, total=total, unit="MB") as bar:
@@ -183,14 +187,14 @@ class Download:
                 f"has {free / _MB:,.0f} MB; free some, or set GIGAGAN_ASSETS to a folder on another disk"
             )
 
-    def _cut_off(self, error: _Interrupted) -> GigaganError:
+    def _cut_off(self, error: _Interrupted) -> CutOff:
         if not self._here:
-            return GigaganError(
+            return CutOff(
                 f"asset {self._asset.name}: {self._shown} gave nothing ({error}); look at the network, or give "
                 f"--mirror URL with another place of {self._asset.file}"
             )
         of = f" of {self._total / _MB:,.1f}" if self._total else ""
-        return GigaganError(
+        return CutOff(
             f"asset {self._asset.name}: {self._shown} was cut off after {self._here / _MB:,.1f}{of} MB ({error}); "
             "give the same command again and it continues"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,7 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
     mirror: an address below which the files lie, instead of the published ones: see `address_of`.
     A fetch that was cut off continues with the bytes it lacks. A file that was put into the folder by hand is checked
     and taken in. Raises GigaganError, one sentence, for a wrong sum, an address that does not serve the file, a
-    connection that stays cut, and a full disk; what was fetched so far stays.
+    connection that stays cut (CutOff), and a full disk; what was fetched so far stays.
     """
     folder = folder or AssetFolder()
     address = address_of(asset, mirror)
@@ -67,6 +68,15 @@ def fetch(asset: Asset, folder: AssetFolder | None = None, mirror: str | None = 
             f"{folder.root}, so that another file is refused from now on"
         )
     return Fetched(asset, folder.place(asset), sha256, how, pinned)
+
+
+def not_fetched(failed: Mapping[str, GigaganError], of: int) -> GigaganError:
+    """What to raise of several assets, when the others are there.
+
+    failed: by name, why each could not be fetched; their sentences were said. of: how many were wanted.
+    """
+    first = next(iter(failed.values()))
+    return GigaganError(f"{len(failed)} of {of} assets were not fetched ({', '.join(failed)}); {first}")
 
 
 def verify(asset: Asset, folder: AssetFolder | None = None) -> str:

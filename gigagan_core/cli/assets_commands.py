@@ -66,11 +66,15 @@ def fetch_assets(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch assets into .gigagan/assets (GIGAGAN_ASSETS): continued where it was cut off, and checked."""
+    """Fetch assets into .gigagan/assets (GIGAGAN_ASSETS): continued where it was cut off, and checked.
+
+    One that cannot be fetched does not keep the others away.
+    """
     with answering(as_json) as answer:
         from gigagan_core import console
+        from gigagan_core.assets.address import address_of
         from gigagan_core.assets.catalogue import CATALOGUE, assets
-        from gigagan_core.assets.fetch import fetch
+        from gigagan_core.assets.fetch import fetch, not_fetched
         from gigagan_core.errors import GigaganError
         from gigagan_core.evaluation.protocols.named import protocol as protocol_of
 
@@ -80,9 +84,16 @@ def fetch_assets(
                 "name the assets to fetch, or give --protocol NAME or --all; there are "
                 f"{', '.join(sorted(CATALOGUE))}"
             )
-        fetched = []
-        for each in assets([] if every else wanted):
-            done = fetch(each, mirror=mirror)
+        chosen = assets([] if every else wanted)
+        address_of(chosen[0], mirror)  # a mirror that is none is said once
+        fetched, failed = [], {}
+        for each in chosen:
+            try:
+                done = fetch(each, mirror=mirror)
+            except GigaganError as error:
+                failed[each.name] = error
+                console.warn(str(error))
+                continue
             console.note(f"{each.name}: {done.how}, {done.path}")
             fetched.append(
                 {
@@ -93,6 +104,11 @@ def fetch_assets(
                     "pinned": done.pinned,
                 }
             )
+        if failed:
+            error = not_fetched(failed, len(chosen))
+            sentences = {name: str(each) for name, each in failed.items()}
+            answer.now({"assets": fetched, "failed": sentences, "error": str(error)})
+            raise error
         answer({"assets": fetched})
 
 

@@ -59,6 +59,28 @@ def test_fetch_verify_list(inside, mirror, tmp_path, capfd):
     assert "PartiPrompts.tsv was fetched and is gone" in " ".join(gone.stderr.split())
 
 
+def test_an_asset_that_cannot_be_fetched_keeps_no_other_away(inside, mirror, tmp_path, capfd):
+    names = ("inception", "parti-prompts", "nsfw")  # the mirror has the second alone
+    shown = inside("assets", "fetch", *names, "--mirror", mirror, "--json")
+    assert shown.exit_code == 1
+    assert (tmp_path / "home" / "assets" / "PartiPrompts.tsv").is_file()
+    document = json.loads(capfd.readouterr().out)
+    assert [each["name"] for each in document["assets"]] == ["parti-prompts"]
+    assert {name: "answers HTTP 404" in sentence for name, sentence in document["failed"].items()} == {
+        "inception": True,
+        "nsfw": True,
+    }
+    assert document["error"].startswith(
+        "2 of 3 assets were not fetched (inception, nsfw); asset inception: http"
+    )
+    again = inside("assets", "fetch", *names, "--mirror", mirror)
+    assert again.exit_code == 1
+    assert "parti-prompts: already there" in again.stderr
+    nowhere = inside("assets", "fetch", "--all", "--mirror", "nowhere")
+    assert nowhere.exit_code == 1
+    assert nowhere.stderr.count("nowhere is no http or https address") == 1
+
+
 def test_what_is_misspelt_or_not_named_is_one_sentence(inside):
     for arguments, sentence in (
         (["fetch"], "name the assets to fetch, or give --protocol NAME or --all"),
