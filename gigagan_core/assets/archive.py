@@ -1,4 +1,4 @@
-"""Archives: the wanted member unpacked, whole or not at all."""
+"""Archives: the wanted member unpacked, whole or not at all, and compared with what was unpacked."""
 
 from __future__ import annotations
 
@@ -45,12 +45,42 @@ def unpack(asset: Asset, file: Path, root: Path) -> None:
 
 
 def _extract(asset: Asset, archive: zipfile.ZipFile, target: Path) -> None:
-    names = [
-        name for name in archive.namelist() if name == asset.member or name.startswith(f"{asset.member}/")
-    ]
+    names = _wanted(asset, archive)
     if not names:
         raise CannotUnpack(f"holds no {asset.member}")
     with console.progress(f"unpacking {asset.name}", total=len(names), unit="files") as bar:
         for name in names:
             archive.extract(name, target)
             bar.advance(1)
+
+
+def first_changed(asset: Asset, file: Path, root: Path) -> Path | None:
+    """The first file below `ROOT/NAME/` that is gone or has another CRC-32 than the archive says; None: all are right.
+
+    Raises OSError for one that cannot be read.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = [archive.getinfo(name) for name in _wanted(asset, archive) if not name.endswith("/")]
+    with console.progress(f"comparing {asset.name}", total=len(members), unit="files") as bar:
+        for member in members:
+            # as zipfile places it
+            parts = [part for part in member.filename.split("/") if part not in ("", ".", "..")]
+            path = Path(root, asset.name, *parts)
+            if not path.is_file() or _crc32(path) != member.CRC:
+                return path
+            bar.advance(1)
+    return None
+
+
+def _wanted(asset: Asset, archive: zipfile.ZipFile) -> list[str]:
+    return [
+        name for name in archive.namelist() if name == asset.member or name.startswith(f"{asset.member}/")
+    ]
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            found = zlib.crc32(piece, found)
+    return found

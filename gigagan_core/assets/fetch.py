@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gigagan_core import console
 from gigagan_core.assets.address import Address, address_of
-from gigagan_core.assets.archive import CannotUnpack, unpack
+from gigagan_core.assets.archive import CannotUnpack, first_changed, unpack
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.assets.download import Download, notes_beside, read_notes
 from gigagan_core.assets.folder import AssetFolder, WrongSum
@@ -80,7 +80,10 @@ def not_fetched(failed: Mapping[str, GigaganError], of: int) -> GigaganError:
 
 
 def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
-    """The sha256 of an asset that is here, read anew. Raises GigaganError where it is missing or another."""
+    """The sha256 of an asset that is here, read anew, and with it what was unpacked of an archive.
+
+    Raises GigaganError where anything is missing or another.
+    """
     folder = folder or AssetFolder()
     state = folder.state(asset)
     if state.state in ("missing", "partial") and state.record is not None:
@@ -101,7 +104,25 @@ def verify(asset: Asset, folder: AssetFolder | None = None) -> str:
             f"{_counted(state.record.get('members'))} were unpacked; `gigagan assets fetch {asset.name}` unpacks it "
             "again"
         )
+    if asset.member is not None:
+        _compare(asset, folder)
     return found
+
+
+def _compare(asset: Asset, folder: AssetFolder) -> None:
+    """Raises GigaganError where what was unpacked is not what the archive holds, though of the same size."""
+    again = (
+        f"delete {folder.place(asset)} and give `gigagan assets fetch {asset.name}`, which unpacks it again"
+    )
+    try:
+        changed = first_changed(asset, folder.file(asset), folder.root)
+    except OSError as error:
+        raise GigaganError(
+            f"asset {asset.name}: {error.filename or folder.place(asset)} cannot be read ({error.strerror}); mend "
+            f"that, or {again}"
+        ) from error
+    if changed is not None:
+        raise GigaganError(f"asset {asset.name}: {changed} is not as in {folder.file(asset)}; {again}")
 
 
 def _record(asset: Asset, folder: AssetFolder, sha256: str, origin: str | None) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import centre_square
+from gigagan_core.evaluation.folder_files import files_of, unreadable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """What clean-fid looks at, but for .npy."""
@@ -42,7 +42,7 @@ def list_pictures(folder: Path, threads: int = 4) -> list[Picture]:
     if not folder.is_dir():
         raise GigaganError(f"{folder} is no folder; give one that holds images")
     names = sorted(
-        path.relative_to(folder).as_posix() for path in _files(folder) if path.suffix.lower() in ENDINGS
+        path.relative_to(folder).as_posix() for path in files_of(folder) if path.suffix.lower() in ENDINGS
     )
     if not names:
         raise GigaganError(f"{folder} holds no images ({', '.join(ENDINGS)}); give a folder that does")
@@ -58,7 +58,7 @@ def passed_over(folder: Path) -> list[str]:
     """Files that are pictures by their ending, or arrays of them, and that `list_pictures` does not list, by name."""
     endings = {*Image.registered_extensions(), ".npy"} - set(ENDINGS)
     return sorted(
-        path.relative_to(folder).as_posix() for path in _files(folder) if path.suffix.lower() in endings
+        path.relative_to(folder).as_posix() for path in files_of(folder) if path.suffix.lower() in endings
     )
 
 
@@ -66,7 +66,7 @@ def dangling(folder: Path) -> list[str]:
     """Links that lead nowhere and that by their ending were pictures or folders, by name."""
     return sorted(
         path.relative_to(folder).as_posix()
-        for path in _files(folder, dangling=True)
+        for path in files_of(folder, dangling=True)
         if path.suffix.lower() in (*ENDINGS, "")
     )
 
@@ -143,34 +143,4 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, MemoryError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: OSError | MemoryError) -> GigaganError:
-    reason = getattr(error, "strerror", None) or type(error).__name__
-    return GigaganError(
-        f"{path} cannot be read ({reason}); mend that, or move it away, and give the same command again"
-    )
-
-
-def _files(folder: Path, dangling: bool = False) -> Iterator[Path]:
-    """Every file that is not hidden, each folder once, however often links lead to it; or links that lead nowhere."""
-
-    def refuse(error: OSError) -> None:  # os.walk would leave such a folder out without a word
-        raise _unreadable(error.filename, error) from error
-
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(parent)
-        # a link back to where one comes from would go on for ever
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            seen.add(real)
-            for name in files:
-                path = Path(parent, name)
-                try:
-                    wanted = not path.exists() if dangling else path.is_file()
-                except OSError as error:  # a folder that lists its names and no more
-                    raise _unreadable(path, error) from error
-                if wanted and not name.startswith("."):
-                    yield path
+        raise unreadable(path, error) from error

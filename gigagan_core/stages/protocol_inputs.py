@@ -9,12 +9,13 @@ from gigagan_core.assets.catalogue import asset
 from gigagan_core.assets.folder import AssetFolder, require
 from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
 from gigagan_core.errors import GigaganError, nearest
+from gigagan_core.evaluation.folder_files import digest_of_folder
 from gigagan_core.evaluation.protocols.named import protocol as protocol_of
 from gigagan_core.evaluation.protocols.protocol import Protocol
 from gigagan_core.evaluation.protocols.request import ASSET
 from gigagan_core.stages import references
 from gigagan_core.store.artifact import ExternalFile
-from gigagan_core.store.fingerprint import digest, sha256_file
+from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.store import Store
 
 
@@ -86,15 +87,10 @@ def _assets(protocol: Protocol, settings: EvaluateSettings) -> dict[str, Externa
 
 
 def _external(place: str, what: str) -> ExternalFile:
-    """A file by its sum; a folder by the names and sizes of its files, whose contents the evaluation reads anyway."""
+    """A file by its sum; a folder by the names and sums of its files."""
     path = Path(place).expanduser().absolute()
     if path.is_dir():
-        files = [
-            [each.relative_to(path).as_posix(), each.stat().st_size]
-            for each in sorted(path.rglob("*"))
-            if each.is_file()
-        ]
-        return ExternalFile(str(path), digest(files))
+        return ExternalFile(str(path), digest_of_folder(path))
     if not path.is_file():
         raise GigaganError(f"{what}: {path} is not there; give the path of an existing one")
     return ExternalFile(str(path), sha256_file(path))

@@ -6,12 +6,14 @@ import errno
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from gigagan_core.assets import archive as archives
 from gigagan_core.assets import fetch as fetching
 from gigagan_core.assets.catalogue import Asset
 from gigagan_core.assets.fetch import fetch, verify
@@ -159,6 +161,38 @@ def test_a_record_from_before_members_were_counted_is_made_anew(mirror, images, 
     assert AssetFolder().state(images).state == "changed"
     assert fetch(images, mirror=mirror.url).how == "unpacked again"
     assert AssetFolder().state(images).state == "fetched"
+
+
+@pytest.mark.parametrize("member", ["val", "val/2.txt"])
+def test_verify_sees_an_unpacked_file_of_the_same_size(mirror, images, member):
+    wanted = replace(images, member=member)
+    place = fetch(wanted, mirror=mirror.url).path
+    changed = AssetFolder().root / "images" / "val" / "2.txt"
+    whole = changed.read_text()
+    assert verify(wanted) == wanted.sha256
+    changed.write_text(whole[::-1])
+    assert AssetFolder().state(wanted).state == "fetched"
+    with pytest.raises(
+        GigaganError, match=rf"asset images: {changed} is not as in .*images\.zip; delete {place} and give"
+    ):
+        verify(wanted)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    assert fetch(wanted, mirror=mirror.url).how == "unpacked again"
+    assert verify(wanted) == wanted.sha256
+    assert changed.read_text() == whole
+
+
+def test_what_was_unpacked_and_cannot_be_read_is_one_sentence(mirror, images, monkeypatch):
+    fetch(images, mirror=mirror.url)
+
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")  # as reading on raises it, without the name
+
+    monkeypatch.setattr(archives, "_crc32", failing)
+    with pytest.raises(
+        GigaganError, match=r"images/val cannot be read \(Input/output error\); mend that, or"
+    ):
+        verify(images)
 
 
 class Killed(BaseException):

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
@@ -80,3 +81,16 @@ def test_the_stage_commits_a_report_and_finds_it_again(run, found, tmp_path, mon
     beside = [row for row in stored["published"] if row["model"] == "GigaGAN" and row["quantity"] == "fid"]
     assert beside[0]["published"] == 9.09
     assert "theirs by inception" in " ".join(beside[0]["differs"])
+
+
+def test_other_pictures_of_the_same_names_and_sizes_are_another_input(run, found, tmp_path):
+    folder = tmp_path / "val2014"
+    folder.mkdir()
+
+    def drawn(value: int) -> str:
+        Image.new("RGB", (8, 8), (value, 0, 0)).save(folder / "0.bmp")
+        return protocol_inputs.inputs_of(None, settings)["asset/coco-2014-val"].sha256
+
+    own = {name: str(path) for name, path in run().assets.items()} | {"coco-2014-val": str(folder)}
+    settings = EvaluateSettings(protocol="gigagan-coco-30k", assets=own)
+    assert drawn(1) == drawn(1) != drawn(2)
