@@ -11,6 +11,7 @@ import ast
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from gigagan_core.store.source_cache import Source, SourceCache
 
 PACKAGE = "gigagan_core"
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
+TABLES = PACKAGE_FOLDER / "evaluation" / "tables"
+"""The published numbers that stand beside ours in a report."""
 
 # How work is stored, recorded and shown does not decide what comes out of it.
 NOT_DECIDING = (
@@ -29,7 +32,7 @@ NOT_DECIDING = (
     "gigagan_core.errors",
     # asks for nodes and waits: which ones there are decides no result
     "gigagan_core.ray_nodes",
-    # where a file lies; what is in it is an input of its own
+    # where a file lies; what is in it is an input of its own, and what decides of the catalogue is in `_catalogue`
     "gigagan_core.assets",
     # the values of settings are in the fingerprint themselves, without the operational ones
     "gigagan_core.config",
@@ -53,10 +56,10 @@ def sha256_file(path: Path) -> str:
 
 
 def code_digest(module: str) -> tuple[str, dict[str, str]]:
-    """Digest of a module and of every module of the package that it imports, directly or not.
+    """Digest of a module, of every module of the package that it imports, directly or not, and of the data they read.
 
-    module: dotted name, e.g. ``gigagan_core.stages.ingest``. Nothing is imported: the source is read,
-    imports inside functions count too. Returns (digest, each module's own digest by its name).
+    module: dotted name, e.g. ``gigagan_core.stages.ingest``. The source is read and not imported; imports inside
+    functions count too. Returns (digest, the digest of each module and of each piece of data by its name).
     """
     seen: dict[str, str] = {}
     waiting = [module]
@@ -70,9 +73,32 @@ def code_digest(module: str) -> tuple[str, dict[str, str]]:
             continue
         source = _read_module(name, path, path.stat().st_mtime_ns, known)
         seen[name] = source.digest
+        if name in _READS:
+            seen |= _READS[name]()
         waiting.extend(source.imported)
     known.save()
     return digest(seen), dict(sorted(seen.items()))
+
+
+def _tables() -> dict[str, str]:
+    return {f"{PACKAGE}/evaluation/tables/{path.name}": sha256_file(path) for path in TABLES.glob("*.csv")}
+
+
+def _catalogue() -> dict[str, str]:
+    """Of each asset what decides features and cautions; its address or licence does not."""
+    from gigagan_core.assets.catalogue import CATALOGUE
+
+    return {
+        f"{PACKAGE}.assets.catalogue:{name}": digest([each.reader, each.member, each.images, each.sha256])
+        for name, each in CATALOGUE.items()
+    }
+
+
+# What decides and is no module's source, by the module that reads it.
+_READS: dict[str, Callable[[], dict[str, str]]] = {
+    f"{PACKAGE}.evaluation.published_tables": _tables,
+    f"{PACKAGE}.evaluation.protocols.run": _catalogue,
+}
 
 
 def _is_not_deciding(name: str) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.config.curate import SCORERS
+from gigagan_core.evaluation import published_tables
 from gigagan_core.stages import curate, scoring
 from gigagan_core.store import fingerprint
 
@@ -31,6 +37,45 @@ def test_scoring_and_selecting_decide_nothing_of_each_other() -> None:
         assert not selecting & set(modules), scorer
         others = set(scoring.SCORER_MODULES.values()) & set(modules)
         assert others == {scoring.SCORER_MODULES[scorer]}, "an edited scorer reruns no other one"
+
+
+def digests() -> tuple[str, ...]:
+    """Of the sources of evaluation, training and ingest."""
+    stages = ("evaluate", "train_base", "train_upsampler", "curate", "ingest")
+    return tuple(fingerprint.code_digest(f"gigagan_core.stages.{stage}")[0] for stage in stages)
+
+
+def test_a_corrected_published_number_decides_a_report_and_nothing_else(tmp_path, monkeypatch) -> None:
+    assert {path.stem for path in fingerprint.TABLES.glob("*")} == set(published_tables.TABLES)
+    before, copy = digests(), tmp_path / "tables"
+    shutil.copytree(fingerprint.TABLES, copy)
+    monkeypatch.setattr(fingerprint, "TABLES", copy)
+    assert digests() == before
+    (copy / "table2.csv").write_text((copy / "table2.csv").read_text().replace("9.09", "9.10"))
+    after = digests()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("inception", {"reader": "inception-legacy_pytorch"}),
+        ("coco-2014-val", {"images": 40_503}),
+        ("coco-2014-captions", {"member": "annotations/captions_train2014.json"}),
+        ("clip-vit-b32", {"sha256": "0" * 64}),
+    ],
+)
+def test_what_the_catalogue_says_of_an_asset_decides_a_report_and_nothing_else(
+    monkeypatch, name, change
+) -> None:
+    before, known = digests(), CATALOGUE[name]
+    monkeypatch.setitem(CATALOGUE, name, replace(known, address="http://elsewhere/", licence="another"))
+    assert digests() == before
+    monkeypatch.setitem(CATALOGUE, name, replace(known, **change))
+    after = digests()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
 
 
 def test_deciding_that_everything_is_there_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
