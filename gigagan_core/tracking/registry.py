@@ -162,7 +162,8 @@ def _promote(
         raise GigaganError(
             f"no version of {name} is the model that this report judged; give the registered model it belongs to"
         )
-    version, aliases = str(judged[0].version), _aliases(models[name])
+    aliases = _aliases(models[name])
+    version = _meant([str(each.version) for each in judged], aliases)
     moved = aliases.get(CHAMPION) != version
     if moved and aliases.get(CANDIDATE) != version:
         raise GigaganError(
@@ -176,10 +177,17 @@ def _promote(
         client.set_registered_model_alias(name, CHAMPION, version)
         for key, value in tags.items():
             client.set_model_version_tag(name, version, key, value)
-    # last, so that a kill in between leaves the version with an alias
-    if aliases.get(CANDIDATE) == version:
+    # last, so that a kill in between leaves the version with an alias; read again, for a training run may have given
+    # it to a newer version meanwhile, and MLflow removes it whatever it points at
+    if _aliases(client.get_registered_model(name)).get(CANDIDATE) == version:
         client.delete_registered_model_alias(name, CANDIDATE)
     return result
+
+
+def _meant(versions: list[str], aliases: Mapping[str, str]) -> str:
+    """Of versions that are the same model, the candidate, or else the champion, or else the newest."""
+    held = [aliases[alias] for alias in (CANDIDATE, CHAMPION) if aliases.get(alias) in versions]
+    return held[0] if held else max(versions, key=int)
 
 
 def _registered(client: Any) -> dict[str, Any]:

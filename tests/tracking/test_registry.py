@@ -115,6 +115,38 @@ def test_a_promotion_cut_off_between_its_two_aliases_is_finished(
     assert aliases(tracker) == {"champion": "1"}
 
 
+def test_a_model_that_is_trained_while_another_is_promoted_stays_the_candidate(
+    tracker: MlflowTracker, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    train(tracker, model("one"))
+    tag = MlflowClient.set_model_version_tag
+
+    def while_another_is_registered(client: Any, *given: Any) -> None:
+        tag(client, *given)
+        train(tracker, model("two"))
+
+    monkeypatch.setattr(MlflowClient, "set_model_version_tag", while_another_is_registered)
+    assert registry.promote(tracking_uri, NAME, {"model": "one"}, {"gigagan.promoted_by": "/report"})["moved"]
+    assert aliases(tracker) == {"champion": "1", "candidate": "2"}
+
+
+@pytest.mark.parametrize("candidate", ["1", "2"])
+def test_of_two_versions_of_one_model_the_candidate_is_promoted(
+    tracker: MlflowTracker, tracking_uri: str, candidate: str
+) -> None:
+    train(tracker, model("one"))
+    client = tracker._connection.client
+    first = client.get_model_version(NAME, "1")
+    client.create_model_version(NAME, first.source, first.run_id, tags=first.tags)
+    client.set_registered_model_alias(NAME, "candidate", candidate)
+    done = registry.promote(tracking_uri, NAME, {"model": "one"}, {})
+    assert done == {"name": NAME, "version": candidate, "moved": True}
+    assert aliases(tracker) == {"champion": candidate}
+    assert registry.promote(tracking_uri, NAME, {"model": "one"}, {})["moved"] is False
+
+
 def test_a_report_of_another_model_promotes_nothing(tracker: MlflowTracker, tracking_uri: str) -> None:
     train(tracker, model("one"))
     train(tracker, model("two"))
