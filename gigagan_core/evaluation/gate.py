@@ -82,17 +82,20 @@ def require(report: StoredReport, requirements: Sequence[str], strict: bool = Fa
 
 
 def resolve(report: StoredReport, wanted: str) -> Known:
-    """The figure that is meant: by its full name, its measure (the model's own), or a unique beginning of its name.
+    """The figure that is meant: by its full name, its measure (the model's own), a unique beginning of its name, or
+    its measure as the report has it under `metric` (patch-fd, of patches of any size).
 
     Raises GigaganError where there is none, or several; a word of WHOLE is never taken for a beginning.
     """
     figures = report.figures
     if wanted in figures:
         return figures[wanted]
-    measured = [name for name, known in figures.items() if known.parts[:2] == ("", wanted)]
+    own = [name for name, known in figures.items() if not known.parts.baseline]
+    measured = [name for name in own if figures[name].parts.metric == wanted]
     is_measure = wanted.rpartition("/")[2] in WHOLE
     begun = [name for name in figures if name.startswith(f"{wanted}_" if is_measure else wanted)]
     found = measured if len(measured) == 1 else begun
+    found = found or [name for name in own if figures[name].metric == wanted]
     if len(found) == 1:
         return figures[found[0]]
     if found:
@@ -107,8 +110,11 @@ def _judge(report: StoredReport, wanted: Requirement, strict: bool) -> Verdict:
     if strict:
         worse = 1 if wanted.relation in ("<", "<=") else 0
         measured = known.interval[worse] if known.interval else None
-    # NaN compares as false, so it never passes
-    holds = measured is not None and _HOLDS[wanted.relation](measured, wanted.bound)
+    holds = (
+        measured is not None
+        and _finite(known.value, measured)
+        and _HOLDS[wanted.relation](measured, wanted.bound)
+    )
     return Verdict(
         wanted.text,
         known.name,
@@ -123,5 +129,11 @@ def _judge(report: StoredReport, wanted: Requirement, strict: bool) -> Verdict:
 def _sentence(known: Known, wanted: Requirement, measured: float | None, holds: bool) -> str:
     if measured is None:
         return f"{known.name} is {known.value:.6g} without an interval, so {wanted.text} cannot be shown strictly"
-    which = "" if measured == known.value else f" (the worse end of its interval is {measured:.6g})"
-    return f"{known.name} is {known.value:.6g}{which}, {'as' if holds else 'not as'} {wanted.text} requires"
+    # the same number, also where it is NaN
+    which = "" if measured is known.value else f" (the worse end of its interval is {measured:.6g})"
+    kind = "" if _finite(known.value, measured) else ", no finite number"
+    return f"{known.name} is {known.value:.6g}{which}{kind}, {'as' if holds else 'not as'} {wanted.text} requires"
+
+
+def _finite(*numbers: float) -> bool:
+    return all(map(math.isfinite, numbers))

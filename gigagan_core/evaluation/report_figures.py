@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gigagan_core.evaluation.bootstrap import Interval, wilson
 from gigagan_core.evaluation.figures import Figure
+from gigagan_core.evaluation.gathering import PATCH_FD
 from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
 from gigagan_core.evaluation.names import metric_name
 
@@ -102,12 +103,11 @@ def _share_interval(report: Report, share: float) -> Interval:
 def _of_upsampler(report: Report, each: UpsamplerFigures) -> Iterator[Figure]:
     settings, prefix = report.settings, _prefix(each, "upsampler")
     size, patches = settings.upsampled_size, each.patch_fd.count
-    metric = f"patch{settings.patch_size}-fd"
-    name = prefix + _name(report, metric, size, patches)
+    name = prefix + _name(report, f"patch{settings.patch_size}-fd", size, patches)
     cautions = (each.patch_fd.caution,) if each.patch_fd.caution else ()
     yield Figure(
         name,
-        metric,
+        PATCH_FD,
         each.patch_fd.distance,
         patches,
         patches,

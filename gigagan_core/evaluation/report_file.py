@@ -19,12 +19,13 @@ SCHEMA, SCHEMA_VERSION = "gigagan-report", 2
 class Known:
     """A figure of a report.
 
-    parts: what its name says. interval: (low, high), or None where it has none. sha256: of its extractor's weights.
-    real: real images that took part, None where the report does not say.
+    parts: what its name says. metric: its measure, as the report has it. interval: (low, high), or None where it has
+    none. sha256: of its extractor's weights. real: real images that took part, None where the report does not say.
     """
 
     name: str
     parts: names.Parts
+    metric: str
     value: float
     better: str
     interval: tuple[float, float] | None
@@ -104,6 +105,7 @@ def _known(name: str, figure: Mapping[str, Any], weights: Mapping[str, str]) -> 
     return Known(
         name=name,
         parts=parts,
+        metric=str(figure.get("metric", parts.metric)),
         value=float(figure["value"]),
         better=figure["better"],
         interval=(float(interval["low"]), float(interval["high"])) if interval else None,

@@ -218,6 +218,9 @@ def judged(stored) -> StoredReport:
             SCORE: figure(0.30, 0.25, 0.35, better="higher"),
             "clip-score-difference_openmoji-judge_32_370": figure(0.1, 0.05, 0.15, better="higher"),
             "broken_openmoji-judge_32_370": figure(float("nan")),
+            "runaway_openmoji-judge_32_370": figure(float("inf"), 1.0, float("inf"), better="higher"),
+            "lost_openmoji-judge_32_370": figure(float("-inf"), float("-inf"), 1.0),
+            "wide_openmoji-judge_32_370": figure(0.2, 0.1, float("inf")),
         }
     )
 
@@ -239,12 +242,29 @@ def judged(stored) -> StoredReport:
         ("fd-infinity<0.2", True, False),
         ("broken<1", False, False),
         ("broken>0", False, False),
+        ("runaway>0.25", False, False),
+        ("runaway>0.25", True, False),
+        ("lost<1", False, False),
+        ("wide<1", False, True),
+        ("wide<1", True, False),
+        ("wide>0", True, True),
     ],
 )
 def test_a_requirement_holds_or_not(judged, requirement, strict, holds):
     (verdict,) = gate.judge(judged, [requirement], strict)
     assert verdict.holds is holds
     assert ("not as" not in verdict.sentence and "without an interval" not in verdict.sentence) is holds
+
+
+def test_a_number_that_is_not_finite_is_said_to_be_none(judged):
+    (infinite, ends, broken) = gate.judge(judged, ["runaway>0.25", "lost<1", "broken<1"])
+    assert infinite.sentence == (
+        "runaway_openmoji-judge_32_370 is inf, no finite number, not as runaway>0.25 requires"
+    )
+    assert "is -inf, no finite number, not as lost<1 requires" in ends.sentence
+    assert "is nan, no finite number, not as broken<1 requires" in broken.sentence
+    (strictly,) = gate.judge(judged, ["wide<1"], strict=True)
+    assert "(the worse end of its interval is inf), no finite number, not as wide<1" in strictly.sentence
 
 
 def test_a_failed_gate_says_each_failure_with_what_was_measured(judged):
@@ -287,6 +307,23 @@ def test_a_measure_is_never_taken_for_another_whose_name_it_begins(stored, requi
     with pytest.raises(GigaganError, match=f"has no figure {requirement.split('<')[0]!r}"):
         gate.judge(report, [requirement])
     assert gate.judge(report, [f"{other}<0.2"])[0].holds
+
+
+def test_a_measure_is_found_though_its_name_says_more(stored):
+    named = {
+        "patch256-fid_inception_1024_40k": figure(7.0, metric="patch-fd"),
+        "baseline/bicubic/patch256-fid_inception_1024_40k": figure(9.0, metric="patch-fd"),
+        "fid_inception_256_10k": figure(8.0, metric="fd"),
+    }
+    report = stored(named)
+    assert gate.judge(report, ["patch-fd<8"])[0].name == "patch256-fid_inception_1024_40k"
+    assert gate.judge(report, ["fd<9"])[0].name == "fid_inception_256_10k"
+    both = stored(
+        {**named, FD: figure(0.2, metric="fd"), "patch64-fd_a_64_9": figure(1.0, metric="patch-fd")}
+    )
+    assert gate.judge(both, ["fd<9"])[0].name == FD, "what is called so goes first"
+    with pytest.raises(GigaganError, match="'patch-fd' may be patch256-fid_inception_1024_40k, patch64-fd_a"):
+        gate.judge(both, ["patch-fd<8"])
 
 
 def test_every_measure_that_begins_anothers_name_is_known():

@@ -183,7 +183,7 @@ def test_every_figure_of_an_upsampler_has_an_interval_over_images(judged, whole)
 
 def test_a_strict_gate_may_ask_for_every_figure_of_an_upsampler(whole, tmp_path):
     stored = read_report(report.write(whole, tmp_path)["json"])
-    met = ("patch8-fd<10", "psnr>1", "ssim>0", "consistency-rmse<1")
+    met = ("patch8-fd<10", "patch-fd<10", "psnr>1", "ssim>0", "consistency-rmse<1")
     assert all(verdict.holds for verdict in gate.judge(stored, met, strict=True))
     value = stored.figures["psnr_32_40"].value
     assert gate.judge(stored, [f"psnr>={value}"])[0].holds
