@@ -28,6 +28,7 @@ def evaluate(
     settings: EvaluateSettings | None = None,
     require: list[str] | None = None,
     strict: bool = False,
+    despite_cautions: bool = False,
     promote: str | None = None,
     store: str | None = None,
     force: bool = False,
@@ -50,6 +51,7 @@ def evaluate(
         settings: all settings at once, in place of preset and overrides.
         require: what must hold of the figures, e.g. fd<0.2; the flow fails where one does not.
         strict: require it of the worse end of each figure's interval.
+        despite_cautions: pass a report of a rehearsal, or of a model judged on the images that it was trained on.
         promote: registered model whose alias moves from candidate to champion where all holds.
         store: folder or URI of the artifact store; without it the local one.
         force: work though the artifact exists.
@@ -75,6 +77,6 @@ def evaluate(
         )
         report = evaluate_stage(run, chosen, inputs)
         if requirements:
-            gate(report, requirements, strict, [promote] if promote else [])
-            announce_passed(report, run.store.uri, requirements, strict)
+            gate(report, requirements, strict, [promote] if promote else [], despite_cautions)
+            announce_passed(report, run.store.uri, requirements, strict, despite_cautions)
         return report.fingerprint

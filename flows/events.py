@@ -35,10 +35,17 @@ def announce(line: StageRecord, store: str) -> None:
         _emit(MODEL_REGISTERED, artifact, store, {"gigagan.model": name})
 
 
-def announce_passed(report: Artifact, store: str, requirements: Sequence[str], strict: bool) -> None:
+def announce_passed(
+    report: Artifact, store: str, requirements: Sequence[str], strict: bool, despite_cautions: bool = False
+) -> None:
     """Tell that a report has met its requirements."""
     judged = report.manifest.get("inputs", {}).get("model") or {}
-    payload = {"requirements": list(requirements), "strict": strict, "model": judged.get("fingerprint")}
+    payload = {
+        "requirements": list(requirements),
+        "strict": strict,
+        "despite_cautions": despite_cautions,
+        "model": judged.get("fingerprint"),
+    }
     _emit(EVALUATION_PASSED, report, store, {}, payload)
 
 

@@ -89,7 +89,8 @@ def run_plan(run: Run, plan: RunPlan, flow: str) -> dict[str, Any]:
         report = next(
             line.artifact for line in reversed(run.context.history) if line.artifact.kind == "report"
         )
-        gate(report, requirements, plan.settings.gate.strict, plan.settings.gate.promote)
+        settings = plan.settings.gate
+        gate(report, requirements, settings.strict, settings.promote, settings.despite_cautions)
     return document(run.context.history, run.parent.reference(), record)
 
 

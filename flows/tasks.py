@@ -84,7 +84,14 @@ def evaluate_stage(run: Run, settings: EvaluateSettings, inputs: dict[str, Any])
 
 
 @stage_task(name="gate")
-def gate(report: Artifact, require: list[str], strict: bool, promote: Sequence[str]) -> None:
-    """Fails with a sentence for each requirement that does not hold; else the judged models are promoted."""
-    for sentence in gates.pass_gate(report.path, require, strict, promote):
+def gate(
+    report: Artifact,
+    require: list[str],
+    strict: bool,
+    promote: Sequence[str],
+    despite_cautions: bool = False,
+) -> None:
+    """Fails with a sentence for each requirement that does not hold, and each caution that shuts the gate; else the
+    judged models are promoted."""
+    for sentence in gates.pass_gate(report.path, require, strict, promote, despite_cautions):
         get_run_logger().info(sentence)

@@ -62,6 +62,13 @@ def report_gate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Of the worse end of each figure's interval.")
     ] = False,
+    despite_cautions: Annotated[
+        bool,
+        typer.Option(
+            "--despite-cautions",
+            help="Pass a report of a rehearsal, or of a model judged on the images that it was trained on.",
+        ),
+    ] = False,
     promote: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +82,9 @@ def report_gate(
 ) -> None:
     """Let a model through if its report meets every requirement; exit code 1 if it does not.
 
+    The report's cautions are shown with the verdicts, and two shut the gate: that of a rehearsal, and that of a model
+    judged on the images that it was trained on.
+
     FIGURE is a figure's full name, its measure (fd, clip-score, precision, ...), or a unique beginning of its name.
     """
     with answering(as_json) as answer:
@@ -86,31 +96,40 @@ def report_gate(
 
         read = read_report(references.report(open_store(store), report))
         verdicts = gate.judge(read, require, strict)
-        passed = all(verdict.holds for verdict in verdicts)
+        refusals = [] if despite_cautions else gate.refusals(read)
+        passed = all(verdict.holds for verdict in verdicts) and not refusals
         promoted = promote_judged(read, promote, verdicts) if passed and promote else None
-        answer(_gate_document(read.place, verdicts, promoted))
-        _show_verdicts(verdicts, promoted)
+        cautions = gate.cautions(read, verdicts)
+        answer(
+            {
+                "report": read.place,
+                "passed": passed,
+                "requirements": [verdict.as_json() for verdict in verdicts],
+                "cautions": cautions,
+                "refusals": refusals,
+                "promoted": promoted,
+            }
+        )
+        _show_verdicts(verdicts, cautions, refusals, promoted)
     if not passed:
         raise typer.Exit(1)
 
 
-def _gate_document(
-    place: str, verdicts: Sequence[Verdict], promoted: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {
-        "report": place,
-        "passed": all(verdict.holds for verdict in verdicts),
-        "requirements": [verdict.as_json() for verdict in verdicts],
-        "promoted": promoted,
-    }
-
-
-def _show_verdicts(verdicts: Sequence[Verdict], promoted: dict[str, Any] | None) -> None:
+def _show_verdicts(
+    verdicts: Sequence[Verdict],
+    cautions: Sequence[str],
+    refusals: Sequence[str],
+    promoted: dict[str, Any] | None,
+) -> None:
     from gigagan_core import console
     from gigagan_core.stages.gate import promotion
 
     for verdict in verdicts:
         (console.note if verdict.holds else console.warn)(verdict.sentence)
+    for sentence in cautions:
+        console.warn(sentence)
+    for sentence in refusals:
+        console.warn(f"the gate stays shut: {sentence}")
     if promoted:
         console.note(promotion(promoted))
 

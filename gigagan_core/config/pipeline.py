@@ -57,6 +57,9 @@ class GateSettings(Settings):
     strict: bool = operational(False)
     """Require it of the worse end of each figure's interval."""
 
+    despite_cautions: bool = operational(False)
+    """Pass a report of a rehearsal, or of a model judged on the images that it was trained on."""
+
     promote: tuple[str, ...] = operational(("gigagan-base", "gigagan-upsampler"))
     """Registered models whose alias then moves from candidate to champion."""
 

@@ -1,4 +1,4 @@
-"""A gate: requirements on a report's figures, and whether they hold."""
+"""A gate: requirements on a report's figures, whether they hold, and which cautions shut it all the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from typing import Any
 
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.report_file import Known, StoredReport
+from gigagan_core.text import plain
 
 _FORM = re.compile(r"\s*([A-Za-z0-9_\-./]+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 WHOLE = ("fd", "fid", "clip-score")
 """Measures whose names begin those of others, as fd does fd-infinity: such a word means that measure alone."""
+DISQUALIFYING = ("do not quote these figures", "trained on the very images")
+"""Words of the cautions that shut the gate: of a rehearsal, and of a model judged by its own training images."""
+_LONG = 1000
+"""Characters of a caution that are shown."""
 _HOLDS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -72,13 +77,41 @@ def judge(report: StoredReport, requirements: Sequence[str], strict: bool = Fals
     return [_judge(report, parse(text), strict) for text in requirements]
 
 
-def require(report: StoredReport, requirements: Sequence[str], strict: bool = False) -> list[Verdict]:
-    """The verdicts where all hold. Raises GigaganError with one sentence for each that does not."""
+def require(
+    report: StoredReport, requirements: Sequence[str], strict: bool = False, despite_cautions: bool = False
+) -> list[Verdict]:
+    """The verdicts where all hold. Raises GigaganError with one sentence for each that does not.
+
+    despite_cautions: let pass what `refusals` names, which shuts the gate otherwise.
+    """
     verdicts = judge(report, requirements, strict)
     failed = [verdict.sentence for verdict in verdicts if not verdict.holds]
+    failed += [] if despite_cautions else refusals(report)
     if failed:
         raise GigaganError(f"the gate stays shut: {'; '.join(failed)}")
     return verdicts
+
+
+def refusals(report: StoredReport) -> list[str]:
+    """A sentence for each of a report's cautions by which its figures say nothing of how good the model is."""
+    return [
+        f"its report cautions: {plain(caution, _LONG).rstrip('.')} (judge the model anew, or let it through with "
+        "--despite-cautions, of a flow despite_cautions)"
+        for caution in report.cautions
+        if any(words in caution for words in DISQUALIFYING)
+    ]
+
+
+def cautions(report: StoredReport, verdicts: Sequence[Verdict]) -> list[str]:
+    """What must be read with the verdicts: the cautions of the report, and of the figures that were judged."""
+    found = list(report.cautions)
+    for verdict in verdicts:
+        found += [
+            f"{verdict.name}: {caution}"
+            for caution in report.figures[verdict.name].cautions
+            if not any(caution in said for said in report.cautions)  # a report repeats those of its distances
+        ]
+    return [plain(caution, _LONG) for caution in dict.fromkeys(found)]
 
 
 def resolve(report: StoredReport, wanted: str) -> Known:

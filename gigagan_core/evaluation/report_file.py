@@ -21,6 +21,7 @@ class Known:
 
     parts: what its name says. metric: its measure, as the report has it. interval: (low, high), or None where it has
     none. sha256: of its extractor's weights. real: real images that took part, None where the report does not say.
+    cautions: sentences to read before quoting it.
     """
 
     name: str
@@ -31,14 +32,17 @@ class Known:
     interval: tuple[float, float] | None
     sha256: str | None
     real: int | None = None
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StoredReport:
-    """place: where it was read. figures: by full name. document: all of `report.json`."""
+    """place: where it was read. figures: by full name. cautions: what must be said with every figure. document: all of
+    `report.json`."""
 
     place: str
     figures: Mapping[str, Known]
+    cautions: tuple[str, ...]
     document: Mapping[str, Any]
 
     @property
@@ -76,9 +80,10 @@ def read_report(path: Path) -> StoredReport:
             raise TypeError("settings are no object, or lineage is no list of roles")
         weights = _weights(document)
         figures = {name: _known(name, figure, weights) for name, figure in document["figures"].items()}
+        cautions = _sentences(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GigaganError(f"{file}: damaged figures ({error!r}); evaluate again") from error
-    return StoredReport(str(file.absolute()), figures, document)
+    return StoredReport(str(file.absolute()), figures, cautions, document)
 
 
 def _is_lineage(lines: Any) -> bool:
@@ -89,6 +94,14 @@ def _is_lineage(lines: Any) -> bool:
         and isinstance(line.get("settings", {}), dict)
         for line in lines
     )
+
+
+def _sentences(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cautions of a report, or of one figure."""
+    found = document.get("cautions", [])
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise TypeError("cautions are no list of sentences")
+    return tuple(found)
 
 
 def _weights(document: Mapping[str, Any]) -> dict[str, str]:
@@ -111,4 +124,5 @@ def _known(name: str, figure: Mapping[str, Any], weights: Mapping[str, str]) -> 
         interval=(float(interval["low"]), float(interval["high"])) if interval else None,
         sha256=weights.get(names.extractor_name(figure["extractor"])) if figure["extractor"] else None,
         real=figure.get("images", {}).get("real"),
+        cautions=_sentences(figure),
     )

@@ -48,18 +48,27 @@ def checked(require: Sequence[str] | None, promote: str | None) -> list[str]:
     return list(require or ())
 
 
-def pass_gate(path: Path, require: Sequence[str], strict: bool, promote: Sequence[str] = ()) -> list[str]:
-    """What a report's figures were, as sentences, where all requirements hold; the judged models are promoted then.
+def pass_gate(
+    path: Path,
+    require: Sequence[str],
+    strict: bool,
+    promote: Sequence[str] = (),
+    despite_cautions: bool = False,
+) -> list[str]:
+    """What a report's figures were and what it cautions, as sentences, where all requirements hold; the judged models
+    are promoted then.
 
-    path: of the report. promote: registered models, all of them or none. Raises GigaganError with one sentence for each
-    requirement that does not hold, and where one of the models cannot be promoted.
+    path: of the report. promote: registered models, all of them or none. despite_cautions: as `gate.require` takes it.
+    Raises GigaganError with one sentence for each requirement that does not hold and each caution that shuts the gate,
+    and where one of the models cannot be promoted.
     """
     from gigagan_core.evaluation import gate
     from gigagan_core.evaluation.report_file import read_report
 
     report = read_report(path)
-    verdicts = gate.require(report, require, strict)
+    verdicts = gate.require(report, require, strict, despite_cautions)
     sentences = [verdict.sentence for verdict in verdicts]
+    sentences += [f"caution: {sentence}" for sentence in gate.cautions(report, verdicts)]
     for name in promote:
         promote_judged(report, name, verdicts, only_check=True)
     return sentences + [promotion(promote_judged(report, name, verdicts)) for name in promote]

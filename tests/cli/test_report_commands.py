@@ -11,7 +11,7 @@ import pytest
 FD = "fd_judge_32_370"
 
 
-def report(folder: Path, fd: float) -> str:
+def report(folder: Path, fd: float, *cautions: str) -> str:
     interval = {"low": fd - 0.02, "high": fd + 0.02, "level": 0.95, "method": "made up"}
     folder.mkdir()
     document = {
@@ -21,6 +21,7 @@ def report(folder: Path, fd: float) -> str:
         "settings": {"seed": 0, "psi": fd},
         "lineage": [],
         "figures": {FD: {"value": fd, "interval": interval, "better": "lower", "extractor": "judge"}},
+        "cautions": list(cautions),
     }
     (folder / "report.json").write_text(json.dumps(document))
     return str(folder)
@@ -51,6 +52,27 @@ def test_the_gate_opens_and_stays_shut_by_its_exit_code(inside: Any, gigagan: An
     assert [each["holds"] for each in document["requirements"]] == [True, False]
     assert f"{FD} is 0.1, not as fd<0.05 requires" in done.stderr
     assert inside("report", "gate", place).exit_code == 2
+
+
+def test_the_gate_says_what_the_report_cautions_and_stays_shut_for_a_rehearsal(
+    inside: Any, gigagan: Any, tmp_path: Path
+) -> None:
+    few = report(tmp_path / "few", 0.1, "No training images were given.")
+    done = inside("report", "gate", few, "--require", "fd<0.2")
+    assert done.exit_code == 0
+    assert "warning: No training images were given." in done.stderr
+    rehearsal = "20 images where protocol x has 30,000: do not quote these figures as its"
+    place = report(tmp_path / "rehearsal", 0.1, rehearsal)
+    done = gigagan("report", "gate", place, "--require", "fd<0.2", "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["passed"] is False
+    assert document["cautions"] == [rehearsal]
+    assert rehearsal in document["refusals"][0]
+    assert f"the gate stays shut: its report cautions: {rehearsal}" in done.stderr
+    done = inside("report", "gate", place, "--require", "fd<0.2", "--despite-cautions")
+    assert done.exit_code == 0
+    assert rehearsal in done.stderr
 
 
 @pytest.mark.parametrize(

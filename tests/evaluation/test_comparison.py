@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ def stored(tmp_path):
     made = []
 
     def make(
-        figures: dict[str, Any], sha256: str = "ab" * 32, data: str = "d1", **settings: Any
+        figures: dict[str, Any],
+        sha256: str = "ab" * 32,
+        data: str = "d1",
+        cautions: Sequence[str] = (),
+        **settings: Any,
     ) -> StoredReport:
         folder = tmp_path / f"report{len(made)}"
         made.append(folder)
@@ -52,6 +57,7 @@ def stored(tmp_path):
                 {"role": "data", "fingerprint": data, "output_digest": data, "settings": {}},
             ],
             "figures": figures,
+            "cautions": list(cautions),
         }
         (folder / "report.json").write_text(json.dumps(document))
         return read_report(folder)
@@ -192,6 +198,14 @@ def test_settings_that_differ_and_other_images_are_said(stored):
                 '"settings": {}, "lineage": [{"role": "data", "settings": null}]',
             )
         ),
+        *(
+            (
+                f'{{"schema": "gigagan-report", "schema_version": 2, "figures": {{}}, "settings": {{}}, '
+                f'"lineage": [], "cautions": {cautions}}}',
+                "cautions are no list of sentences",
+            )
+            for cautions in ("null", '"few images"', "[1]")
+        ),
         (
             '{"schema": "gigagan-report", "schema_version": 2, "figures": {}, "settings": {}, "lineage": null}',
             "damaged figures",
@@ -330,6 +344,37 @@ def test_every_measure_that_begins_anothers_name_is_known():
     names = {*MEASURES, "fid", "fid-infinity", "clip-score-difference", *PAIRED, PATCH_FD}
     beginnings = {one for one in names for other in names if other.startswith(f"{one}-")}
     assert beginnings == set(gate.WHOLE)
+
+
+REHEARSAL = "20 images where protocol gigagan-coco-30k has 30,000: do not quote these figures as its"
+TRAINED_ON = "The model was trained on the very images it is judged by."
+
+
+@pytest.mark.parametrize("caution", [REHEARSAL, TRAINED_ON])
+def test_a_report_that_says_nothing_of_the_model_passes_no_gate_unless_told_to(stored, caution):
+    report = stored({FD: figure(0.2)}, cautions=["No training images were given.", caution])
+    (refusal,) = gate.refusals(report)
+    assert caution.rstrip(".") in refusal
+    with pytest.raises(GigaganError, match=r"the gate stays shut: its report cautions: .*--despite-cautions"):
+        gate.require(report, ["fd<0.3"])
+    assert gate.require(report, ["fd<0.3"], despite_cautions=True)[0].holds
+    with pytest.raises(GigaganError, match=r"not as fd<0.1 requires$"):
+        gate.require(report, ["fd<0.1"], despite_cautions=True)
+
+
+def test_cautions_of_the_report_and_of_the_judged_figures_go_with_the_verdicts(stored):
+    few, all_ = "370 images for 512 dimensions", "Distance of Generated: as few images as dimensions."
+    report = stored(
+        {
+            FD: figure(0.2, cautions=["as few images as dimensions"]),
+            SCORE: figure(0.3, better="higher", cautions=[few]),
+            "kid_openmoji-judge_32_370": figure(0.1, cautions=["not asked for"]),
+        },
+        cautions=[all_, "a\x1b[31m red\nfile"],
+    )
+    said = gate.cautions(report, gate.judge(report, ["fd<1", "clip-score>0", "clip-score>0.1"]))
+    assert said == [all_, "a red file", f"{SCORE}: {few}"]
+    assert gate.refusals(report) == []
 
 
 def test_a_gate_without_a_requirement_is_none(judged):

@@ -137,6 +137,9 @@ def test_without_upsampler_and_training_set_it_says_what_is_missing(inputs, tmp_
 
 
 def test_a_model_judged_on_its_own_training_images_is_pointed_out(inputs, artifact, tmp_path):
+    from gigagan_core.evaluation import gate
+    from gigagan_core.evaluation.report_file import read_report
+
     used = inputs["data"].reference()
     changed = artifact(Path(inputs["model"].uri), "base-model", inputs={"data": used})
     with RunContext.open(str(tmp_path / "store")) as context:
@@ -144,6 +147,7 @@ def test_a_model_judged_on_its_own_training_images_is_pointed_out(inputs, artifa
     cautions = " ".join(made.notes["cautions"])
     assert "trained on the very images" in cautions
     assert f"{HELD_OUT} held-out images also occur in the training set" in cautions
+    assert "trained on the very images" in gate.refusals(read_report(made.path))[0]
 
 
 def test_a_judge_that_took_part_in_training_is_refused(inputs, artifact, tmp_path):

@@ -115,7 +115,13 @@ def test_an_evaluation_that_passed_is_promoted_by_its_own_requirements(
     (event,) = emitted
     assert event["payload"]["model"] == "a" * 64
     (parameters,) = started_by(event).values()
-    expected = {"report": "f" * 64, "require": ["fd<0.2", "recall>0.1"], "strict": True, "store": "/store"}
+    expected = {
+        "report": "f" * 64,
+        "require": ["fd<0.2", "recall>0.1"],
+        "strict": True,
+        "despite_cautions": False,
+        "store": "/store",
+    }
     assert parameters == expected
     flow = load_flow_from_entrypoint(str(ROOT / "flows" / "promote.py") + ":promote")
     assert flow.validate_parameters(parameters)["require"] == expected["require"]

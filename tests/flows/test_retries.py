@@ -238,7 +238,7 @@ def test_promotion_goes_through_the_gate(
 ) -> None:
     said = promote.promote(require=["fd<0.2"], report="abc", store=str(tmp_path / "store"), strict=True)
     assert said == ["it holds"]
-    assert gated() == [(tmp_path / "abc", ["fd<0.2"], True, ["gigagan-base"])]
+    assert gated() == [(tmp_path / "abc", ["fd<0.2"], True, ["gigagan-base"], False)]
     with pytest.raises(GigaganError, match="at least one requirement"):
         promote.promote(require=[], store=str(tmp_path / "store"))
     with pytest.raises(GigaganError, match="write FIGURE"):

@@ -237,6 +237,22 @@ def test_a_gate_that_holds_promotes_and_one_that_does_not_leaves_all_as_it_is(
     )
 
 
+def test_a_rehearsal_promotes_nothing_unless_told_to_and_cautions_are_said(
+    tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    train(tracker, model("one"))
+    stored = json.loads((report / "report.json").read_text())
+    stored["cautions"] = ["12 images where protocol x has 30,000: do not quote these figures as its"]
+    (report / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(GigaganError, match="the gate stays shut: its report cautions: 12 images where"):
+        pass_gate(report, ["fd<0.2"], strict=False, promote=[NAME])
+    assert aliases(tracker) == {"candidate": "1"}
+    said = pass_gate(report, ["fd<0.2"], strict=False, promote=[NAME], despite_cautions=True)
+    assert said[1] == f"caution: {stored['cautions'][0]}"
+    assert aliases(tracker) == {"champion": "1"}
+
+
 def test_two_models_are_promoted_together_or_not_at_all(
     tracker: MlflowTracker, tracking_uri: str, report: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +343,15 @@ def test_the_pipeline_promotes_only_what_passes_its_gate(
         with pytest.raises(GigaganError, match=r"without an interval, so fd<0\.2 cannot"):
             pipeline('gate.require=["fd<0.2"]', "gate.strict=true")
         assert champions() == []
+        stored["cautions"] = ["The model was trained on the very images it is judged by."]
+        (report / "report.json").write_text(json.dumps(stored))
+        with pytest.raises(GigaganError, match="trained on the very images"):
+            pipeline('gate.require=["fd<0.2"]')
+        assert champions() == []
+        pipeline('gate.require=["fd<0.2"]', 'gate.promote=["gigagan-base"]', "gate.despite_cautions=true")
+        assert champions() == ["gigagan-base"]
+        del stored["cautions"]
+        (report / "report.json").write_text(json.dumps(stored))
         pipeline('gate.require=["fd<0.2"]', 'gate.promote=["gigagan-base"]')
         assert champions() == ["gigagan-base"]
         pipeline('gate.require=["fd<0.2"]')
