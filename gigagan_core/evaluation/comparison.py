@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gigagan_core.evaluation.report_file import Known, StoredReport
+from gigagan_core.evaluation.report_file import Known, StoredReport, labels
 
 _ROLES = ("model", "upsampler", "control", "data", "train", "condition", "judge")
 
@@ -41,8 +41,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """refused: a sentence for each measure that both took and that must not be compared. only_first, only_second:
-    names of figures that the other has in no form. cautions: what makes equal names less than equal."""
+    """first, second: what the reports are called. refused: a sentence for each measure that both took and that must not
+    be compared. only_first, only_second: names of figures that the other has in no form. cautions: what makes equal
+    names less than equal."""
 
     first: str
     second: str
@@ -87,8 +88,7 @@ def compare(first: StoredReport, second: StoredReport) -> Comparison:
             only_first.remove(name)
             only_second.remove(twins[0])
     return Comparison(
-        first.label,
-        second.label,
+        *labels(first, second),
         [
             compared(first.figures[name], second.figures[name])
             for name in same_weights

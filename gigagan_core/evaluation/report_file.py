@@ -10,9 +10,12 @@ from typing import Any
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import names
+from gigagan_core.store.names import is_folder_name
 
 FILE = "report.json"
 SCHEMA, SCHEMA_VERSION = "gigagan-report", 2
+_WHOLE, _DIGITS = 64, 12
+"""Characters of a fingerprint, and those that are shown of it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class StoredReport:
 
     @property
     def label(self) -> str:
-        """The folder's name, short: an artifact's fingerprint."""
-        return Path(self.place).parent.name[:12]
+        """The folder's name, or the file's where it is not called `report.json`; a fingerprint short."""
+        return _parts(self.place)[-1]
 
     def digest(self, role: str) -> str | None:
         """The output digest of what had this role ("model", "upsampler", "data"), or None where nothing had."""
@@ -84,6 +87,26 @@ def read_report(path: Path) -> StoredReport:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GigaganError(f"{file}: damaged figures ({error!r}); evaluate again") from error
     return StoredReport(str(file.absolute()), figures, cautions, document)
+
+
+def labels(first: StoredReport, second: StoredReport) -> tuple[str, str]:
+    """What two reports are called beside each other: the shortest ends of their places that differ.
+
+    "first" and "second" where none do.
+    """
+    places = [_parts(each.place) for each in (first, second)]
+    for length in range(1, max(map(len, places)) + 1):
+        one, two = ("/".join(parts[-length:]) for parts in places)
+        if one != two:
+            return one, two
+    return "first", "second"
+
+
+def _parts(place: str) -> list[str]:
+    """A path's parts without `report.json`, fingerprints short."""
+    path = Path(place)
+    parts = path.parent.parts if path.name == FILE else path.parts
+    return [part[:_DIGITS] + part[_WHOLE:] if is_folder_name(part) else part for part in parts]
 
 
 def _is_lineage(lines: Any) -> bool:

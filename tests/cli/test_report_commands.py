@@ -41,6 +41,19 @@ def test_two_reports_are_compared_on_screen_and_as_a_document(
     assert document["figures"][0]["overlap"] is False
 
 
+def test_reports_in_folders_of_one_name_have_headings_of_their_own(
+    inside: Any, gigagan: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, two = report(tmp_path / "a" / "output", 0.3), report(tmp_path / "b" / "output", 0.1)
+    heading, line, *_ = inside("report", "compare", one, two).stdout.splitlines()
+    assert heading.split()[:3] == ["figure", "a/output", "b/output"]
+    assert line.split()[-1] == "b/output"
+    document = json.loads(gigagan("report", "compare", one, two, "--json").stdout)
+    assert (document["first"], document["second"]) == ("a/output", "b/output")
+
+
 def test_the_gate_opens_and_stays_shut_by_its_exit_code(inside: Any, gigagan: Any, tmp_path: Path) -> None:
     place = report(tmp_path / "one", 0.1)
     assert inside("report", "gate", place, "--require", "fd<0.11").exit_code == 0

@@ -13,7 +13,7 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import gate
 from gigagan_core.evaluation.comparison import compare
 from gigagan_core.evaluation.gathering import PAIRED, PATCH_FD
-from gigagan_core.evaluation.report_file import StoredReport, read_report
+from gigagan_core.evaluation.report_file import StoredReport, labels, read_report
 from gigagan_core.evaluation.set_metrics import MEASURES
 
 FD = "fd_openmoji-judge_32_370"
@@ -158,6 +158,21 @@ def test_a_protocols_report_names_its_networks_elsewhere(tmp_path):
     assert compare(one, same).figures[0].better == "equal"
     assert compare(one, other).figures == []
     assert "other weights of the extractor inception" in compare(one, other).refused[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "called"),
+    [
+        ("/r/experiment-1-a/report.json", "/r/experiment-1-b/report.json", ("experiment-1-a", "experiment-1-b")),
+        ("/r/a/output/report.json", "/r/b/output/report.json", ("a/output", "b/output")),
+        ("/r/output/report.json", "/r/output/old.json", ("output", "old.json")),
+        (f"/s/{'a' * 64}/report.json", f"/s/{'a' * 64}.2/report.json", ("a" * 12, f"{'a' * 12}.2")),
+        (f"/s/{'a' * 63}b/report.json", f"/s/{'a' * 64}/report.json", ("first", "second")),
+        ("/r/output/report.json", "/r/output/report.json", ("first", "second")),
+    ],
+)  # fmt: skip
+def test_two_reports_are_called_by_what_tells_their_places_apart(first, second, called):
+    assert labels(StoredReport(first, {}, (), {}), StoredReport(second, {}, (), {})) == called
 
 
 def test_settings_that_differ_and_other_images_are_said(stored):
