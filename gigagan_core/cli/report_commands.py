@@ -32,7 +32,7 @@ def report_compare(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the figures of two reports beside each other, with what makes them comparable or not."""
+    """Set the figures of two reports beside each other, with what makes them comparable or not and their cautions."""
     with answering(as_json) as answer:
         from gigagan_core.evaluation.comparison import compare
         from gigagan_core.evaluation.report_file import read_report
@@ -136,6 +136,7 @@ def _show_verdicts(
 
 def _show_comparison(comparison: Comparison) -> None:
     from gigagan_core import console
+    from gigagan_core.text import plain
 
     rows = [
         (
@@ -159,8 +160,16 @@ def _show_comparison(comparison: Comparison) -> None:
     if comparison.settings:
         rows = [(each.name, str(each.first), str(each.second)) for each in comparison.settings]
         print_table(("setting that differs", comparison.first, comparison.second), rows)
-    for sentence in (*comparison.refused, *comparison.cautions):
-        console.warn(sentence)
+    own = [
+        f"{label}: {caution}"
+        for label, cautions in (
+            (comparison.first, comparison.first_cautions),
+            (comparison.second, comparison.second_cautions),
+        )
+        for caution in cautions
+    ]
+    for sentence in (*comparison.refused, *comparison.cautions, *own):
+        console.warn(plain(sentence, 1000))
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gigagan_core.evaluation import judged_on
+from gigagan_core.evaluation.lineage import ARROW
 from gigagan_core.evaluation.report_file import Known, StoredReport, labels
 
 _ROLES = ("model", "upsampler", "control", "data", "train", "condition", "judge")
+"""The order of the inputs; those that only some reports have, such as prompts and assets, come after."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class Compared:
     """A figure that both reports have. difference: second - first. overlap: of the intervals, None where one has none
     or a number is not finite.
 
-    better: "first" or "second", "equal", "undecided" where the intervals overlap or are missing, or a number is not
-    finite.
+    better: "first" or "second", "equal", "undecided" where the intervals overlap or are missing, a number is not
+    finite, or the held-out images are not the same.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Difference:
 class Comparison:
     """first, second: what the reports are called. refused: a sentence for each measure that both took and that must not
     be compared. only_first, only_second: names of figures that the other has in no form. cautions: what makes equal
-    names less than equal."""
+    names less than equal. first_cautions, second_cautions: the reports' own."""
 
     first: str
     second: str
@@ -53,6 +57,8 @@ class Comparison:
     only_second: list[str]
     settings: list[Difference]
     cautions: list[str]
+    first_cautions: list[str]
+    second_cautions: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able."""
@@ -62,23 +68,11 @@ class Comparison:
 def compare(first: StoredReport, second: StoredReport) -> Comparison:
     """Every figure of two reports set against the other's.
 
-    Figures are compared where their full names agree, their extractors' weights and the counts of real images: a
-    distance depends on extractor, resolution and both counts.
+    Figures are compared where their full names agree, their extractors' weights, the counts of real images, and what
+    `judged_on` looks at: a distance depends on extractor, resolution, both counts, captions and real images.
     """
     shared = [name for name in first.figures if name in second.figures]
-    other_weights = [name for name in shared if not _same_weights(first.figures[name], second.figures[name])]
-    refused = []
-    if other_weights:
-        known = first.figures[other_weights[0]], second.figures[other_weights[0]]
-        refused.append(
-            f"{len(other_weights)} figures ({other_weights[0]}, ...) have the same name and other weights of the "
-            f"extractor {known[0].parts.extractor} (sha256 {_short(known[0].sha256)} and {_short(known[1].sha256)}): "
-            "not compared; judge both models by one extractor"
-        )
-    same_weights = [name for name in shared if name not in other_weights]
-    other_counts = [name for name in same_weights if first.figures[name].real != second.figures[name].real]
-    if other_counts:
-        refused.append(_other_counts(other_counts, first, second))
+    comparable, refused = _may_be_compared(shared, first, second)
     only_first = [name for name in first.figures if name not in second.figures]
     only_second = [name for name in second.figures if name not in first.figures]
     for name in list(only_first):
@@ -87,23 +81,22 @@ def compare(first: StoredReport, second: StoredReport) -> Comparison:
             refused.append(_why_not(first.figures[name], second.figures[twins[0]]))
             only_first.remove(name)
             only_second.remove(twins[0])
+    decides = judged_on.same_held_out(first, second)
     return Comparison(
         *labels(first, second),
-        [
-            compared(first.figures[name], second.figures[name])
-            for name in same_weights
-            if name not in other_counts
-        ],
+        [compared(first.figures[name], second.figures[name], decides) for name in comparable],
         refused,
         only_first,
         only_second,
         _differences(first, second),
-        _cautions(first, second),
+        judged_on.cautions(first, second),
+        list(first.cautions),
+        list(second.cautions),
     )
 
 
-def compared(first: Known, second: Known) -> Compared:
-    """Two figures of one name."""
+def compared(first: Known, second: Known, decides: bool = True) -> Compared:
+    """Two figures of one name. decides: whether one may be called better."""
     difference, overlap = second.value - first.value, None
     numbers = (first.value, second.value, *(first.interval or ()), *(second.interval or ()))
     finite = all(math.isfinite(number) for number in numbers)
@@ -113,7 +106,7 @@ def compared(first: Known, second: Known) -> Compared:
     # the last digits depend on the number of threads
     if finite and math.isclose(first.value, second.value, rel_tol=1e-9):
         better = "equal"
-    elif overlap is False:
+    elif decides and overlap is False:
         better = "second" if (difference < 0) == (first.better == "lower") else "first"
     return Compared(
         first.name,
@@ -127,8 +120,34 @@ def compared(first: Known, second: Known) -> Compared:
     )
 
 
-def _same_weights(first: Known, second: Known) -> bool:
-    return first.sha256 == second.sha256
+def _may_be_compared(
+    shared: list[str], first: StoredReport, second: StoredReport
+) -> tuple[list[str], list[str]]:
+    """The names of figures that may be compared, and a sentence for each reason why others may not."""
+    others = judged_on.others(first, second)
+    by_reason: dict[str | None, list[str]] = {None: []}
+    for name in shared:
+        reason = _other(first.figures[name], second.figures[name], others)
+        by_reason.setdefault(reason, []).append(name)
+    comparable = by_reason.pop(None)
+    return comparable, [
+        f"{len(names)} figures ({names[0]}, ...) have the same name and other {reason}"
+        for reason, names in by_reason.items()
+    ]
+
+
+def _other(first: Known, second: Known, others: Sequence[judged_on.Other]) -> str | None:
+    """What two figures of one name do not have in common, so that they must not be compared; None: nothing."""
+    if first.sha256 != second.sha256:
+        return (
+            f"weights of the extractor {first.parts.extractor} (sha256 {_short(first.sha256)} and "
+            f"{_short(second.sha256)}): not compared; judge both models by one extractor"
+        )
+    if first.real != second.real:
+        counts = " and ".join("unknown" if each.real is None else str(each.real) for each in (first, second))
+        return f"counts of real images ({counts}): not compared; judge both models by the same real images"
+    found = (other for other in others if other.concerns(first))
+    return next((f"{other.what}: not compared; {other.mend}" for other in found), None)
 
 
 def _same_measure(name: str, other: str, first: StoredReport, second: StoredReport) -> bool:
@@ -148,18 +167,30 @@ def _why_not(first: Known, second: Known) -> str:
 
 
 def _differences(first: StoredReport, second: StoredReport) -> list[Difference]:
-    """Settings of the evaluations, then the inputs by role, then the settings that made these."""
+    """Settings of the evaluations, then the inputs by role, then the settings that made these.
+
+    Of an input that only one report has, or that another stage made, the settings are not set beside each other.
+    """
     from gigagan_core.config.base import flat
 
     one, two = flat(first.document["settings"]), flat(second.document["settings"])
     found = _unequal("evaluate", one, two)
-    for role in _ROLES:
+    for role in dict.fromkeys([*_ROLES, *_inputs(first), *_inputs(second)]):
         lines = [_line(report, role) for report in (first, second)]
         digests = [str(line.get("fingerprint", ""))[:12] or None for line in lines]
         if digests[0] != digests[1]:
             found.append(Difference(role, *digests))
-        found += _unequal(role, *(line.get("settings", {}) for line in lines))
+        stages = [str(line.get("stage", "")) for line in lines]
+        if stages[0].split()[:1] == stages[1].split()[:1]:  # "ingest heldout" is an ingest
+            found += _unequal(role, *(line.get("settings", {}) for line in lines))
+        elif all(lines):
+            found.append(Difference(f"{role}: made by", *stages))
     return found
+
+
+def _inputs(report: StoredReport) -> list[str]:
+    """The roles of what went into the evaluation itself."""
+    return [line["role"] for line in report.document["lineage"] if ARROW not in line["role"]]
 
 
 def _unequal(place: str, first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
@@ -172,26 +203,6 @@ def _unequal(place: str, first: dict[str, Any], second: dict[str, Any]) -> list[
 
 def _line(report: StoredReport, role: str) -> dict[str, Any]:
     return next((line for line in report.document["lineage"] if line["role"] == role), {})
-
-
-def _cautions(first: StoredReport, second: StoredReport) -> list[str]:
-    cautions = []
-    if first.digest("data") != second.digest("data"):
-        cautions.append(
-            "The held-out images are not the same: differences between the figures are of images too."
-        )
-    if first.document["settings"].get("seed") != second.document["settings"].get("seed"):
-        cautions.append("The seeds differ, and so do latents and the images drawn.")
-    return cautions
-
-
-def _other_counts(names: list[str], first: StoredReport, second: StoredReport) -> str:
-    known = (report.figures[names[0]].real for report in (first, second))
-    counts = " and ".join("unknown" if count is None else str(count) for count in known)
-    return (
-        f"{len(names)} figures ({names[0]}, ...) have the same name and other counts of real images ({counts}): not "
-        "compared; judge both models by the same real images"
-    )
 
 
 def _short(sha256: str | None) -> str:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from gigagan_core.store.artifact import Artifact
     from gigagan_core.store.store import Store
 
+OUTSIDE, ARROW = "outside file", " ← "
+"""The stage of a line that is no artifact; what stands in a role between a thing and what it was made of."""
+
 
 def trace(inputs: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
     """One line an artifact, the inputs first, then what they were made of, each artifact once.
@@ -38,7 +41,7 @@ def trace(inputs: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
         if artifact is not None:
             ancestors = artifact.manifest.get("inputs", {})
             waiting += [
-                (f"{role} ← {name}", item) for name, value in ancestors.items() for item in _items(value)
+                (f"{role}{ARROW}{name}", item) for name, value in ancestors.items() for item in _items(value)
             ]
     return lines
 
@@ -74,7 +77,7 @@ def _line(role: str, reference: Mapping[str, Any], artifact: Artifact | None) ->
     manifest = artifact.manifest if artifact is not None else {}
     return {
         "role": role,
-        "stage": str(manifest.get("label") or reference.get("stage") or "outside file"),
+        "stage": str(manifest.get("label") or reference.get("stage") or OUTSIDE),
         "fingerprint": str(reference.get("fingerprint") or reference.get("sha256") or ""),
         "output_digest": str(reference.get("output_digest") or reference.get("sha256") or ""),
         "made": str(manifest.get("created", ""))[:16].replace("T", " "),
