@@ -194,6 +194,7 @@ def latency(
 ) -> None:
     """Time a model: p50, p95, throughput and peak memory of text encoder, base and upsampler, by batch size."""
     with answering(as_json) as answer:
+        from gigagan_core import console
         from gigagan_core.evaluation.latency import time_models
         from gigagan_core.stages import references
         from gigagan_core.stages.judge import place
@@ -215,20 +216,15 @@ def latency(
         answer(timed.as_json())
         if not as_json:
             _show_timings(timed.timings)
+        lost = [f"{each.part}, batch {each.batch}" for each in timed.timings if not each.fits]
+        if lost:
+            console.warn(f"not timed, for they did not fit into memory on {timed.device}: {'; '.join(lost)}")
+    if lost:
+        raise typer.Exit(1)
 
 
 def _show_timings(timings: Sequence[Timing]) -> None:
-    from gigagan_core.evaluation.report_sections import memory, milliseconds
+    from gigagan_core.evaluation.report_sections import timing_cells
 
-    rows = [
-        (
-            timing.part,
-            str(timing.batch),
-            milliseconds(timing.p50),
-            milliseconds(timing.p95),
-            f"{timing.throughput:.4g}",
-            memory(timing.peak_mib),
-        )
-        for timing in timings
-    ]
+    rows = [(timing.part, str(timing.batch), *timing_cells(timing)) for timing in timings]
     print_table(("part", "batch", "p50", "p95", "images a second", "peak memory"), rows, numbers_from=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -94,7 +94,7 @@ class EvaluateSettings(Settings):
     training_searched: int = Field(50_000, ge=1)
     """Nearest neighbours are looked for among at most this many training images, drawn by seed."""
 
-    latency_batches: tuple[int, ...] = operational(())
+    latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = operational(())
     """Batch sizes to time the model with; none: not timed. `gigagan latency` times it without an evaluation."""
 
     batch_size: int = operational(64, ge=1)

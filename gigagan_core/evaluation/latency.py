@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.inference.memory import is_out_of_memory, release
 from gigagan_core.inference.places import find_device
 from gigagan_core.models.randomness import keyed_normal
 from gigagan_core.models.synthesis import keyed_noise
@@ -33,20 +34,25 @@ _MIB = 2**20
 class Timing:
     """One part at one batch size.
 
-    p50, p95, mean: seconds a call. throughput: images a second at the mean. calls: timed ones. peak_mib: memory above
-    what the process (CPU: resident; CUDA: allocated by torch, weights included) held before; None where the system
-    does not tell. device: as torch names it.
+    p50, p95, mean: seconds a call. throughput: images a second at the mean. All None where the batch did not fit into
+    memory. calls: timed ones. peak_mib: the part's own weights and what its calls took beside them (CPU: resident;
+    CUDA: allocated by torch); None where it did not fit or the system does not tell. device: as torch names it.
     """
 
     part: str
     batch: int
-    p50: float
-    p95: float
-    mean: float
-    throughput: float
+    p50: float | None
+    p95: float | None
+    mean: float | None
+    throughput: float | None
     calls: int
     peak_mib: float | None
     device: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the batch fitted into memory, so that there are times."""
+        return self.mean is not None
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,20 @@ def time_models(
     from gigagan_core.training.checkpoint import load_bundle
 
     place = torch.device(find_device(device))
-    named = parts(
-        load_bundle(base, place)[0],
-        None if upsampler is None else load_bundle(upsampler, place)[0],
-        load_encoder(encoder, place),
-        captions,
+    generator = load_bundle(base, place)[0]
+    large = None if upsampler is None else load_bundle(upsampler, place)[0]
+    frozen = load_encoder(encoder, place)
+    for tensor in frozen.parameters():
+        tensor.sum()  # mapped from its file until it is read, which must not count as the first call's memory
+    timings = measure(
+        parts(generator, large, frozen, captions),
+        batches,
+        place,
+        weights=weight_bytes(generator, large, frozen),
+        warm_up=warm_up,
+        calls=calls,
+        on_part=on_part,
     )
-    timings = measure(named, batches, place, warm_up=warm_up, calls=calls, on_part=on_part)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
     return Timings(timings, name, torch.get_num_threads())
 
@@ -142,6 +155,16 @@ def parts(
     return found
 
 
+def weight_bytes(base: nn.Module | None, upsampler: nn.Module | None, encoder: nn.Module) -> dict[str, int]:
+    """Bytes of the networks that each of the `parts` runs."""
+    own = {
+        name: sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+        for name, network in ((TEXT, encoder), (BASE, base), (UPSAMPLER, upsampler))
+        if network is not None
+    }
+    return {**own, ALL: sum(own.values())}
+
+
 def _fit(base: nn.Module, upsampler: nn.Module) -> bool:
     return base.settings.image_size == upsampler.settings.low_size
 
@@ -184,25 +207,32 @@ def measure(
     batches: Sequence[int],
     device: torch.device | str,
     *,
+    weights: Mapping[str, int] | None = None,
     warm_up: int = 2,
     calls: int = 20,
     on_part: Callable[[int], None] = lambda done: None,
 ) -> list[Timing]:
-    """Every part at every batch size, parts in order. warm_up: calls before the first timed one.
+    """Every part at every batch size, parts in order; one that does not fit into memory has a row without times.
 
-    Raises GigaganError for a batch size below 1, or one that does not fit into memory.
+    weights: bytes of the networks that a part runs, counted into its memory. warm_up: calls before the first timed one.
+    Raises GigaganError for a batch size below 1.
     """
     device, found = torch.device(device), []
     if min(batches, default=1) < 1 or calls < 1:
         raise GigaganError("latency needs batch sizes and calls of at least 1; write for example --batch 1,8")
     for part, prepare in named.items():
+        own = (weights or {}).get(part, 0)
         for batch in batches:
+            timing = None
             try:
-                found.append(_timed(part, prepare, batch, device, warm_up, calls))
-            except torch.OutOfMemoryError as error:
-                raise GigaganError(
-                    f"latency of the {part} with batch {batch}: out of memory on {device}; give smaller batches"
-                ) from error
+                timing = _timed(part, prepare, batch, device, own, warm_up, calls)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            if timing is None:  # outside of the handler, which keeps the failed call's tensors alive
+                release()
+                timing = Timing(part, batch, None, None, None, None, 0, None, str(device))
+            found.append(timing)
             on_part(1)
     return found
 
@@ -212,11 +242,12 @@ def _timed(
     prepare: Callable[[int], Callable[[], Any]],
     batch: int,
     device: torch.device,
+    weights: int,
     warm_up: int,
     calls: int,
 ) -> Timing:
     call = prepare(batch)
-    memory = PeakMemory(device)
+    memory = PeakMemory(device, weights)
     for _ in range(max(1, warm_up)):
         call()
     seconds = torch.tensor(list(_seconds(call, device, calls)), dtype=torch.float64)
@@ -240,18 +271,19 @@ def _wait_for(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """The most memory that is held from here on, above what is held now.
+    """The most memory that is held from here on, above what is held now, and the weights of what runs.
 
-    On a CPU it is the process's resident memory: Linux resets its peak on request (proc(5), clear_refs). What malloc
-    keeps of earlier work is given back first, else it would hide as much of ours.
+    weights: bytes. Other networks may be loaded beside, so what is held now says nothing of this one. On a CPU the rest
+    is the process's resident memory: Linux resets its peak on request (proc(5), clear_refs). What malloc keeps of
+    earlier work is given back first, else it would hide as much of ours.
     """
 
-    def __init__(self, device: torch.device):
-        self._device = device
+    def __init__(self, device: torch.device, weights: int = 0):
+        self._device, self._weights = device, weights
         if device.type == "cuda":
             _wait_for(device)
             torch.cuda.reset_peak_memory_stats(device)
-            self._before: int | None = 0  # weights included: they must be there too
+            self._before: int | None = torch.cuda.memory_allocated(device)
         else:
             self._before = _reset_resident()
 
@@ -261,7 +293,9 @@ class PeakMemory:
             peak: int | None = torch.cuda.max_memory_allocated(self._device)
         else:
             peak = _status("VmHWM")
-        return None if peak is None or self._before is None else max(0, peak - self._before) / _MIB
+        if peak is None or self._before is None:
+            return None
+        return (self._weights + max(0, peak - self._before)) / _MIB
 
 
 def _reset_resident() -> int | None:

@@ -10,6 +10,7 @@ from gigagan_core.evaluation.galleries import Sample
 from gigagan_core.evaluation.neighbours import NEAR_QUANTILE
 
 if TYPE_CHECKING:
+    from gigagan_core.evaluation.latency import Timing
     from gigagan_core.evaluation.report import Report
 
 _SECTIONS = {
@@ -80,12 +81,7 @@ def latency(report: Report) -> dict[str, Any]:
     rows = [
         {
             "label": f"{timing.part}, batch {timing.batch}",
-            "values": [
-                milliseconds(timing.p50),
-                milliseconds(timing.p95),
-                figure(timing.throughput),
-                memory(timing.peak_mib),
-            ],
+            "values": timing_cells(timing),
             "ours": False,
         }
         for timing in report.timings
@@ -99,14 +95,17 @@ def latency(report: Report) -> dict[str, Any]:
     }
 
 
-def milliseconds(seconds: float) -> str:
+def timing_cells(timing: Timing) -> list[str]:
+    """p50, p95, images a second and peak memory as tables print them; a dash for what is not known."""
+    if timing.p50 is None or timing.p95 is None or timing.throughput is None:
+        return ["did not fit into memory", "–", "–", "–"]
+    peak = "–" if timing.peak_mib is None else f"{timing.peak_mib:,.0f} MiB"
+    return [_milliseconds(timing.p50), _milliseconds(timing.p95), figure(timing.throughput), peak]
+
+
+def _milliseconds(seconds: float) -> str:
     """0.0123 -> 12.3 ms."""
     return f"{figure(1000 * seconds)} ms"
-
-
-def memory(mib: float | None) -> str:
-    """12.3 -> 12 MiB; a dash where it is not known."""
-    return "–" if mib is None else f"{mib:,.0f} MiB"
 
 
 def published(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def in_batches(
                 raise
             result = None
         if result is None:  # outside of the handler, which keeps the failed call's tensors alive
-            _release()
+            release()
             batch_size = len(batch) // 2
             if not batch_size:
                 raise OutOfMemory("memory ran out on a single image; free some, or use a smaller model")
@@ -128,6 +128,7 @@ class OutOfMemory(GigaganError):
     """Not even one image fits."""
 
 
-def _release() -> None:
+def release() -> None:
+    """Give back what torch keeps of freed memory, after a call that did not fit."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

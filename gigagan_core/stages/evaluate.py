@@ -267,22 +267,32 @@ def _upsample(work: StageWork, name: str, condition: Encoder, low: Tensor, capti
 
 
 def _timings(work: StageWork, captions: list[str]) -> list[Timing]:
-    """Of the model and the upsampler at the batch sizes that the settings name; none by default."""
+    """Of the model and the upsampler at the batch sizes that the settings name; none by default.
+
+    What the judging found stands, whether there is memory for this or not.
+    """
     batches = work.settings.latency_batches
     if not batches:
         return []
     from gigagan_core.evaluation import latency
+    from gigagan_core.inference.memory import is_out_of_memory
 
     upsampler = work.inputs.get("upsampler")
-    with console.progress("timing", total=4 * len(batches), unit="parts") as bar:
-        timings = latency.time_models(
-            work.inputs["model"].path,
-            None if upsampler is None else upsampler.path,
-            place(work.inputs["condition"]),
-            batches=batches,
-            captions=captions,
-            on_part=bar.advance,
-        ).timings
+    try:
+        with console.progress("timing", total=4 * len(batches), unit="parts") as bar:
+            timings = latency.time_models(
+                work.inputs["model"].path,
+                None if upsampler is None else upsampler.path,
+                place(work.inputs["condition"]),
+                batches=batches,
+                captions=captions,
+                on_part=bar.advance,
+            ).timings
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        console.warn("not timed: no memory for the models once more; `gigagan latency` times them alone")
+        return []
     work.run.log_metrics(latency.as_metrics(timings))
     return timings
 

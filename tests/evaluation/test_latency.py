@@ -10,6 +10,7 @@ import torch
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import latency
+from gigagan_core.evaluation.report_sections import timing_cells
 
 
 def test_each_part_is_timed_at_each_batch_size(inputs):
@@ -115,12 +116,106 @@ def test_what_cannot_be_timed_is_a_sentence(inputs, options, sentence):
         )
 
 
-def test_out_of_memory_names_part_and_batch():
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("2 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_a_row_without_times_and_the_others_are_timed(error):
     def prepare(batch: int):
+        if batch == 8:
+            raise error
+        return lambda: None
+
+    def runs_out_later(batch: int):
         def call():
-            raise torch.OutOfMemoryError("2 TiB")
+            raise error
 
         return call
 
-    with pytest.raises(GigaganError, match="latency of the base with batch 8: out of memory on cpu"):
-        latency.measure({"base": prepare}, [8], "cpu")
+    told = []
+    found = latency.measure(
+        {"base": prepare, "all": runs_out_later}, [1, 8, 2], "cpu", calls=2, on_part=told.append
+    )
+    assert [(each.part, each.batch, each.fits) for each in found] == [
+        *(("base", 1, True), ("base", 8, False), ("base", 2, True)),
+        *(("all", 1, False), ("all", 8, False), ("all", 2, False)),
+    ]
+    assert sum(told) == 6
+    lost = found[1]
+    assert (lost.p50, lost.p95, lost.mean, lost.throughput, lost.peak_mib, lost.calls) == (None,) * 5 + (0,)
+    assert not any("batch8" in name for name in latency.as_metrics(found))
+    assert "did not fit into memory" in timing_cells(lost)
+    with pytest.raises(RuntimeError, match="another defect"):
+        latency.measure({"base": raising(RuntimeError("another defect"))}, [1], "cpu")
+
+
+def raising(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_what_torch_refuses_to_allocate_did_not_fit():
+    (found,) = latency.measure({"part": lambda batch: lambda: torch.empty(batch, 2**50)}, [8], "cpu")
+    assert not found.fits
+
+
+@pytest.mark.parametrize(("fails", "timed"), [("_generating", 3), ("time_models", 0)])
+def test_an_evaluation_whose_timing_runs_out_of_memory_stands(inputs, tmp_path, monkeypatch, fails, timed):
+    from gigagan_core.config.evaluate import EvaluateSettings
+    from gigagan_core.stages import evaluate
+    from gigagan_core.stages.base import RunContext
+
+    monkeypatch.setattr(latency, fails, raising(torch.OutOfMemoryError("2 TiB")))
+    settings = EvaluateSettings(
+        image_size=8, upsampled_size=16, patch_size=8, bootstrap_resamples=100, latency_batches=(1,)
+    )
+    with RunContext.open(str(tmp_path / "store")) as context:
+        made = evaluate.run(settings, inputs, context)
+    rows = json.loads((made.path / "report.json").read_text())["latency"]
+    assert [row["part"] for row in rows if row["mean"] is not None] == ["text encoder", "upsampler", "all"][
+        :timed
+    ]
+    assert [row["part"] for row in rows if row["mean"] is None] == ["base"][:timed]
+    assert ("did not fit into memory" in (made.path / "report.html").read_text()) is bool(timed)
+
+
+def test_batches_to_time_are_looked_at_before_the_judging():
+    from pydantic import ValidationError
+
+    from gigagan_core.config.evaluate import EvaluateSettings
+
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        EvaluateSettings(latency_batches=(8, 0))
+
+
+def test_memory_on_a_gpu_is_the_parts_own_weights_and_what_its_calls_took(monkeypatch):
+    def gpu(held: int, peak: int):
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held * 2**20)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak * 2**20)
+        monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+        return torch.device("cuda")
+
+    # three networks of 1,000 MiB are loaded, of which this part runs one
+    memory = latency.PeakMemory(gpu(held=1000, peak=1250), weights=200 * 2**20)
+    assert memory.mib() == 450
+
+
+def test_every_part_counts_the_networks_that_it_runs():
+    networks = [torch.nn.Linear(4, 2, bias=False), torch.nn.BatchNorm1d(4), torch.nn.Linear(1, 1)]
+    assert latency.weight_bytes(*networks) == {
+        "text encoder": 8,
+        "base": 32,
+        "upsampler": 72,  # weight, bias, running mean and variance, and an int64 count
+        "all": 112,
+    }
+    assert latency.weight_bytes(networks[0], None, networks[2]) == {"text encoder": 8, "base": 32, "all": 40}
+    small, large = latency.measure(
+        dict.fromkeys("ab", lambda batch: lambda: None), [1], "cpu", weights={"b": 2**30}
+    )
+    assert large.peak_mib - small.peak_mib == pytest.approx(1024, abs=32)
