@@ -64,10 +64,10 @@ def load_prompts(path: Path, layout: Layout, count: int, seed: int) -> PromptSet
     """At most `count` prompts of a file, drawn by seed, in the file's order.
 
     layout: ``coco``: a captions_*.json; one caption of each drawn image, drawn by the same seed, blank ones left out.
-    ``parti``: the TSV of PartiPrompts. ``file``: JSONL (prompt, caption or text on each line), text, one prompt a line,
-    or the `prompts.jsonl` of an earlier report, whose sum is checked.
-    Raises GigaganError, with the line where there is one, for a file that is not so, for a prompt that is no text or in
-    JSONL blank, and where there is none.
+    ``parti``: the TSV of PartiPrompts. ``file``, by its ending: .jsonl or .ndjson (prompt, caption or text on each
+    line; of an earlier report's `prompts.jsonl` the sum is checked), .tsv as ``parti``, other text, one prompt a line.
+    Raises GigaganError, with the line where there is one, for a file that is not so, for .json and .csv, whose lines
+    are no prompts, for a prompt that is no text or in JSONL blank, and where there is none.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -75,11 +75,17 @@ def load_prompts(path: Path, layout: Layout, count: int, seed: int) -> PromptSet
         raise GigaganError(
             f"prompts {path} cannot be read ({error}); give a UTF-8 file of prompts"
         ) from error
+    ending = path.suffix.lower()
     if layout == "coco":
         return _coco(text, path, count, seed)
-    if layout == "parti":
+    if layout == "parti" or ending == ".tsv":
         found = _parti(text, path)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+    elif ending in (".json", ".csv"):
+        raise GigaganError(
+            f"prompts {path}: lines of a {ending} file are no prompts; give .jsonl, a .tsv with a column Prompt, or "
+            "text with one prompt a line (a captions_*.json is read by COCO's protocols alone)"
+        )
+    elif ending in (".jsonl", ".ndjson"):
         found = _json_lines(text, path)
     else:
         found = [

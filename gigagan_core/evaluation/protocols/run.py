@@ -47,7 +47,7 @@ from gigagan_core.evaluation.protocols.generation import (
     place_of,
 )
 from gigagan_core.evaluation.protocols.prompts import Prompt, PromptSet, choose, load_prompts
-from gigagan_core.evaluation.protocols.protocol import Judge, Protocol
+from gigagan_core.evaluation.protocols.protocol import Judge, Layout, Protocol
 from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
 from gigagan_core.text import plain
 from gigagan_core.training.checkpoint import read_config
@@ -152,8 +152,8 @@ def _prompts(run: ProtocolRun, data: reference.DataSet | None) -> tuple[PromptSe
         chosen = choose(rows, run.count, protocol.seed, "captions of the data set")
         return chosen, [data.pictures[int(prompt.id)] for prompt in chosen.prompts]
     if run.prompts is not None:
-        layout = protocol.prompts.layout if protocol.prompts else "file"
-        layout = layout if run.prompts.suffix.lower() in (".json", ".tsv") else "file"
+        is_coco = protocol.prompts is not None and protocol.prompts.layout == "coco"
+        layout: Layout = "coco" if is_coco and run.prompts.suffix.lower() == ".json" else "file"
         return load_prompts(run.prompts, layout, run.count, protocol.seed), []
     if protocol.prompts is None:
         if data is None:

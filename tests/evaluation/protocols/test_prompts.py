@@ -84,6 +84,7 @@ def test_parti_prompts_keep_their_quotation_marks(tmp_path):
     found = load_prompts(file, "parti", 10, seed=0)
     assert found.texts == ['"hello" on a sign', "a cat"]
     assert found.prompts[1].id == "2/Animals/Basic"
+    assert load_prompts(file, "file", 10, seed=0) == found  # the ending says what it is
     file.write_text("Text\na cat\n")
     with pytest.raises(GigaganError, match="no column Prompt"):
         load_prompts(file, "parti", 10, seed=0)
@@ -119,6 +120,9 @@ def test_own_prompts_are_text_or_jsonl(tmp_path):
         ("a.jsonl", "file", '{"prompt": 7}', "line 1: .*no text but '7'"),
         ("a.tsv", "parti", "Category\tPrompt\nA\ta cat\nB\n", r"line 3: no prompt in its column \(no text"),
         ("a.tsv", "parti", "Prompt\n" + 140_000 * "x", "line 2: field larger than"),
+        ("a.json", "file", '["a cat",\n "a dog"]', r"lines of a \.json file are no prompts; give \.jsonl"),
+        ("a.CSV", "file", "prompt\na cat\n", r"lines of a \.csv file are no prompts"),
+        ("a.tsv", "file", "a cat\n", "no column Prompt"),
     ],
 )
 def test_prompts_that_are_no_text_are_named(tmp_path, name, layout, text, wanted):
