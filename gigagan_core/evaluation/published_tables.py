@@ -15,6 +15,7 @@ from typing import Any
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.figures import Figure
 from gigagan_core.evaluation.names import short_count
+from gigagan_core.evaluation.protocols.protocol import Protocol
 
 TABLES = {
     "table1": "Table 1: what each part adds (64 px, 100k steps, batch 256)",
@@ -26,6 +27,9 @@ TABLES = {
 }
 # the published quantity -> the measure of ours that is meant by it
 _MEASURES = {"fid": "fd", "clip-score": "clip-score", "is": "is", "patch-fid": "patch-fd", "lpips": "lpips"}
+_TRUNCATED = (
+    "-truncated"  # how the name ends of a CLIP that sees images as the authors' released code shows them
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Published:
     """One number of a table. quantity: fid, clip-score, is, patch-fid, lpips, parameters, or seconds an image.
 
     extractor, resolution (pixels), count (generated images): None where not stated. mark: V1 or V2. source: where.
+    unstated: what else of its making is not published and moves it, None where a protocol of ours repeats it.
     """
 
     table: str
@@ -44,6 +49,7 @@ class Published:
     count: int | None
     mark: str
     source: str
+    unstated: str | None
 
 
 def load(name: str) -> list[Published]:
@@ -62,26 +68,38 @@ def load(name: str) -> list[Published]:
             int(row["count"]) if row["count"] else None,
             row["mark"],
             row["source"],
+            row["unstated"] or None,
         )
         for row in csv.DictReader(text.splitlines())
     ]
 
 
-def beside(figures: Iterable[Figure], table: str | None = None) -> list[dict[str, Any]]:
+def beside(
+    figures: Iterable[Figure],
+    table: str | None = None,
+    protocol: Protocol | None = None,
+    cautions: Iterable[str] = (),
+) -> list[dict[str, Any]]:
     """Published numbers with our figure of the same measure beside each, cells by column, in the tables' order.
 
-    table: a key of TABLES; None: the tables that have a number by a network of ours. Columns: table, model, quantity,
-    published, mark, source, ours, figure (its full name; both None where we have none), differs (sentences: why the two
-    may not be compared; empty only where network, resolution and count are the same).
+    table: a key of TABLES; None: the tables that have a number by a network of ours. protocol: that the figures were
+    taken by; None: by none. cautions: of the evaluation; one that a figure carries too counts for that figure alone.
+    Columns: table, model, quantity, published, mark, source, ours, figure (its full name; both None where we have
+    none), differs (sentences: why the two may not be compared; empty only where the number's making is published and
+    ours is the same, without a caution).
     """
     ours = [figure for figure in figures if "/" not in figure.name]  # baselines stand beside nothing
+    of_figures = {caution for figure in ours for caution in figure.cautions}
+    of_all = [caution for caution in cautions if caution not in of_figures]
     rows = []
     for name in [table] if table else TABLES:
         numbers = load(name)
         known = {number.extractor for number in numbers if number.quantity in _MEASURES} - {None}
         if table is None and not any(figure.extractor in known for figure in ours):
             continue
-        rows += [_row(number, _partner(number, ours)) for number in numbers]
+        is_its = protocol is not None and protocol.rows == name
+        of_table = [] if is_its else ["ours was taken by no protocol of this table"]
+        rows += [_row(number, _partner(number, ours), [*of_table, *of_all]) for number in numbers]
     return rows
 
 
@@ -91,7 +109,7 @@ def _partner(number: Published, figures: list[Figure]) -> Figure | None:
     return min(same, key=lambda figure: len(_differences(number, figure)), default=None)
 
 
-def _row(number: Published, figure: Figure | None) -> dict[str, Any]:
+def _row(number: Published, figure: Figure | None, further: list[str]) -> dict[str, Any]:
     return {
         "table": TABLES[number.table],
         "model": number.model,
@@ -101,17 +119,17 @@ def _row(number: Published, figure: Figure | None) -> dict[str, Any]:
         "source": number.source,
         "ours": None if figure is None else figure.value,
         "figure": None if figure is None else figure.name,
-        "differs": [] if figure is None else _differences(number, figure),
+        "differs": [] if figure is None else [*_differences(number, figure), *figure.cautions, *further],
     }
 
 
 def _differences(number: Published, figure: Figure) -> list[str]:
     found = []
-    if number.extractor != figure.extractor and (number.extractor or figure.extractor):
-        theirs = number.extractor or "an unstated network"
-        found.append(f"theirs by {theirs}, ours by {figure.extractor or 'another'}")
-    if number.quantity == "lpips":
-        found.append("theirs does not state its backbone")
+    network = figure.extractor or "another"
+    if number.unstated is not None:  # whether a code that is not known truncated is not known either
+        network = network.removesuffix(_TRUNCATED)
+    if number.extractor != network:
+        found.append(f"theirs by {number.extractor or 'an unstated network'}, ours by {network}")
     parts = figure.name.split("_")
     resolution, count = parts[-2], parts[-1]
     for what, published, own in (
@@ -122,4 +140,6 @@ def _differences(number: Published, figure: Figure) -> list[str]:
             found.append(f"theirs does not state its {'resolution' if what == 'px' else 'count'}")
         elif str(published) != own and not (what == "images" and figure.metric == "patch-fd"):
             found.append(f"theirs {published} {what}, ours {own}")
+    if number.unstated is not None:
+        found.append(f"theirs does not state {number.unstated}")
     return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import Interval
 from gigagan_core.evaluation.figures import Figure, figure_from_json
-from gigagan_core.evaluation.protocols.named import PROTOCOLS
+from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
 from gigagan_core.evaluation.published_tables import TABLES, beside, load
+
+CLIP = "ViT-B-32-quickgelu"
 
 
 def number(table: str, model: str, quantity: str, resolution: int | None = None) -> float:
@@ -53,24 +56,83 @@ def test_the_numbers_are_the_papers():
         load("tabel2")
 
 
-def test_equal_protocols_differ_in_nothing_and_others_say_in_what():
+def test_only_the_authors_rerun_was_made_as_ours_is_and_its_clip_score_as_mode_authors():
+    fid = figure("fid_inception_256_30k", "fd", "inception", 12.0)
+    reruns = "GigaGAN, authors' rerun", "GigaGAN, authors' rerun, diffusion noise before upsampling"
+    for mode, network in (("exact", CLIP), ("authors", f"{CLIP}-truncated")):
+        clip = figure(f"clip-score_{network}_256_30k", "clip-score", network)
+        rows = beside([fid, clip], "table2", protocol("gigagan-coco-30k", mode))
+        alike = {(row["model"], row["quantity"]) for row in rows if row["ours"] and not row["differs"]}
+        quantities = ("fid", "clip-score") if mode == "authors" else ("fid",)
+        assert alike == {(model, quantity) for model in reruns for quantity in quantities}, mode
+    exact = figure(f"clip-score_{CLIP}_256_30k", "clip-score", CLIP)
+    rows = beside([exact], "table2", protocol("gigagan-coco-30k"))
+    (score,) = [row for row in rows if row["model"] == reruns[0] and row["ours"]]
+    assert score["differs"] == [f"theirs by {CLIP}-truncated, ours by {CLIP}"]
+
+
+def test_pairs_that_may_not_be_compared_say_why():
     ours = [
         figure("fid_inception_256_30k", "fd", "inception", 12.0),
         figure("clip-score_ViT-g-14_256_30k", "clip-score", "ViT-g-14"),
     ]
-    rows = {(row["model"], row["quantity"]): row for row in beside(ours, "table2")}
+    coco = protocol("gigagan-coco-30k")
+    rows = {(row["model"], row["quantity"]): row for row in beside(ours, "table2", coco)}
     assert rows["LDM", "fid"]["ours"] == 12.0
-    assert rows["LDM", "fid"]["differs"] == []
+    assert rows["LDM", "fid"]["differs"] == [
+        "theirs does not state which captions and code it was taken with"
+    ]
     assert rows["LDM", "parameters"]["ours"] is None
     clip = rows["GigaGAN, authors' rerun", "clip-score"]
-    assert clip["differs"] == ["theirs by ViT-B-32-quickgelu, ours by ViT-g-14"]
+    assert clip["differs"] == [f"theirs by {CLIP}-truncated, ours by ViT-g-14"]
     small = beside([figure("fd_inception-0123abcd_64_36", "fd", "inception-0123abcd")], "table2")
     (gigagan,) = [row for row in small if row["model"] == "GigaGAN" and row["published"] == 9.09]
     assert gigagan["differs"] == [
         "theirs by inception, ours by inception-0123abcd",
         "theirs 256 px, ours 64",
         "theirs 30k images, ours 36",
+        "theirs does not state which code took it (the authors' rerun: 9.06)",
+        "ours was taken by no protocol of this table",
     ]
+
+
+def test_what_a_table_does_not_state_is_said_of_every_number_that_it_moves():
+    ladder = [
+        figure("fid_inception_64_10k", "fd", "inception"),
+        figure(f"clip-score_{CLIP}-truncated_64_10k", "clip-score", f"{CLIP}-truncated"),
+    ]
+    rows = [row for row in beside(ladder, "table1", protocol("ladder-fid-10k", "authors")) if row["ours"]]
+    assert len(rows) == 24
+    for row in rows:
+        assert row["differs"] == ["theirs does not state its reference images and captions"]
+    pairs = [
+        figure("patch256-fid_inception_1024_40k", "patch-fd", "inception"),
+        figure("lpips-vgg_1024_10k", "lpips", "lpips-vgg"),
+    ]
+    found = {
+        row["quantity"]: row["differs"] for row in beside(pairs, "table4", protocol("laion-128-to-1024"))
+    }
+    of_patches = "theirs does not state its reference images, nor size and number of its patches"
+    assert found["patch-fid"] == [of_patches]
+    assert found["lpips"] == [
+        "theirs by an unstated network, ours by lpips-vgg",
+        "theirs does not state its reference images",
+    ]
+
+
+def test_cautions_of_ours_stand_against_every_number_or_against_those_of_their_network():
+    fid = figure("fid_inception_256_30k", "fd", "inception")
+    network = f"{CLIP}-truncated"
+    clip = figure(f"clip-score_{network}_256_30k", "clip-score", network)
+    clip = replace(clip, cautions=("other weights",))
+    said = ("other weights", "psi = 0.5")
+    rows = beside([fid, clip], "table2", protocol("gigagan-coco-30k", "authors"), said)
+    rerun = {row["quantity"]: row["differs"] for row in rows if row["model"] == "GigaGAN, authors' rerun"}
+    assert rerun == {"fid": ["psi = 0.5"], "clip-score": ["other weights", "psi = 0.5"]}
+    other = beside([fid], "table2", protocol("ladder-fid-10k"))
+    assert all(
+        "ours was taken by no protocol of this table" in row["differs"] for row in other if row["ours"]
+    )
 
 
 def test_the_nearest_of_several_figures_stands_beside():

@@ -23,7 +23,7 @@ _TEMPLATE = """<!doctype html>
 <title>{{ protocol.name }}</title><style>{{ style }}</style></head><body>
 <p class="eyebrow">GigaGAN evaluation</p>
 <h1>{{ protocol.name }}</h1>
-<p class="lead">{{ protocol.what }}; {{ count }} images, seed {{ protocol.seed }}, truncation psi = {{ protocol.psi }},
+<p class="lead">{{ protocol.what }}; {{ count }} images, seed {{ protocol.seed }}, truncation psi = {{ psi }},
 mode {{ protocol.mode }}.</p>
 <p class="hint">{{ protocol.origin }}.</p>
 {% for caution in cautions %}<div class="caution" role="note">{{ caution | visible }}</div>{% endfor %}
@@ -34,7 +34,7 @@ spread</th><th class="number">images real / generated</th></tr></thead><tbody>
 <td class="number">{{ "%.5g" | format(figure.value) }}</td><td class="number">{{ figure | range }}</td>
 <td class="number">{{ figure.real }} / {{ figure.fake }}</td></tr>{% endfor %}
 </tbody></table></div>
-{% for figure in figures %}{% for caution in figure.cautions %}
+{% for figure in figures %}{% for caution in figure.cautions | reject("in", cautions) %}
 <p class="hint"><span class="mono">{{ figure.name }}</span>: {{ caution | visible }}</p>{% endfor %}{% endfor %}
 {% if published %}<h2>Beside the published</h2>
 <div class="scroll"><table><thead><tr><th>model</th><th>quantity</th><th class="number">published</th>
@@ -43,9 +43,10 @@ spread</th><th class="number">images real / generated</th></tr></thead><tbody>
 <td class="number">{{ "%.4g million" | format(row.published / 1e6) if row.published >= 1e6
 else "%.6g" | format(row.published) }}</td>
 <td class="number">{{ "" if row.ours is none else "%.5g" | format(row.ours) }}</td>
-<td>{{ row.differs | join("; ") | visible }}</td></tr>{% endfor %}
+<td>{{ row.differs | reject("in", cautions) | join("; ") | visible }}</td></tr>{% endfor %}
 </tbody></table></div>
-<p class="hint">{{ published[0].table }}. V2: two or more independent notes state the number; V1: one.</p>{% endif %}
+<p class="hint">{{ published[0].table }}. V2: two or more independent notes state the number; V1: one.
+{% if cautions %}The cautions at the top hold here too.{% endif %}</p>{% endif %}
 <h2>Networks</h2>
 <dl class="terms">{% for each in extractors %}<dt>{{ each.name }}</dt>
 <dd>{{ each.rule }}; sha256 <span class="mono">{{ each.sha256 }}</span></dd>{% endfor %}</dl>
@@ -98,7 +99,9 @@ def as_json(
         "claims": [],
         "cautions": list(result.cautions),
         "how": result.record,
-        "published": published_tables.beside(result.figures, result.protocol.rows)
+        "published": published_tables.beside(
+            result.figures, result.protocol.rows, result.protocol, result.cautions
+        )
         if result.protocol.rows
         else [],
         "samples": [caption for caption, _ in result.shown],
@@ -115,6 +118,7 @@ def _page(result: ProtocolResult, document: Mapping[str, Any]) -> str:
     return environment.from_string(_TEMPLATE).render(
         style=Markup(STYLE),
         protocol=result.protocol,
+        psi=result.record["generated"]["psi"],
         count=document["count"],
         cautions=result.cautions,
         figures=result.figures,
