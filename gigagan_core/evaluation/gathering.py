@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gigagan_core import console
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import bootstrap_mean
@@ -52,6 +53,23 @@ def extractor_facts(extractor: Extractor) -> dict[str, Any]:
         "rule": extractor.rule,
         "published": extractor.published,
     }
+
+
+def lpips_name(place: str) -> str:
+    """What figures and records call LPIPS by the backbone that BACKBONE:PATH or an asset names."""
+    return f"lpips-{resolve_named(place).partition(':')[0]}"
+
+
+def lpips_facts(plan: Plan) -> list[dict[str, Any]]:
+    """Of LPIPS what `extractor_facts` is of an extractor; nothing where the plan has none."""
+    if plan.lpips is None:
+        return []
+    name = lpips_name(plan.lpips)
+    published = CATALOGUE[name].sha256 == plan.lpips_sha256
+    rule = "LPIPS 0.1 of image and image, as they are judged, in [-1, 1]"
+    return [
+        {"name": name, "sha256": plan.lpips_sha256, "dimensions": None, "rule": rule, "published": published}
+    ]
 
 
 def facts_of(results: list[ShardResult], role: str) -> dict[str, Any]:
@@ -97,15 +115,16 @@ def mean_figure(
     metric: str, values: Tensor, naming: Naming, options: MeasureOptions, lpips: str | None
 ) -> Figure:
     """The mean of a measure of pairs, float64 [N], with its interval. lpips: what its weights were named by."""
+    network = lpips_name(lpips or "") if metric == "lpips" else None
     interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
-    name = metric if metric != "lpips" else f"lpips-{resolve_named(lpips or '').partition(':')[0]}"
     return Figure(
-        name=naming(name),
+        name=naming(network or metric),
         metric=metric,
         value=float(values.mean()),
         real=len(values),
         fake=len(values),
         better=PAIRED[metric],
+        extractor=network,
         interval=interval,
         details={"unit": "dB"} if metric == "psnr" else {},
     )

@@ -15,7 +15,7 @@ from gigagan_core import console
 from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, StageWork, materialise
-from gigagan_core.stages.judge import check_judge, place
+from gigagan_core.stages.judge import check_judge, place, saw, teachers
 from gigagan_core.store.artifact import Artifact, Input
 from gigagan_core.store.lineage import inputs_of
 
@@ -37,7 +37,8 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunCon
     """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`, `galleries/`.
 
     Of a protocol with outside networks: `report.json`, `report.html`, `prompts.jsonl`, `samples.png`.
-    Raises GigaganError where an input is missing or the judge took part in training the model.
+    Raises GigaganError where an input is missing. A judge that took part in training the model is refused by protocol
+    openmoji-heldout; elsewhere, where the judges are the field's, its figures carry a caution.
     """
     from gigagan_core.encoders.roles import CONDITION, JUDGE, require_role
 
@@ -66,7 +67,8 @@ def _produce_by_protocol(work: StageWork) -> Outcome:
     from gigagan_core.evaluation.protocols.request import protocol_run
     from gigagan_core.evaluation.protocols.run import evaluate
 
-    result = evaluate(protocol_run(work.settings, work.inputs), work.ray)
+    asked = protocol_run(work.settings, work.inputs, teachers(work), saw(work))
+    result = evaluate(asked, work.ray)
     origins = lineage.trace({name: each for name, each in work.inputs.items() if each}, work.store)
     paths = document.write(result, work.settings, origins, _record(work), work.output)
     values = {figure.name: figure.value for figure in result.figures}
@@ -355,6 +357,7 @@ def _cautions(
 ) -> list[str]:
     """What a reader must know before quoting a figure."""
     from gigagan_core.evaluation.baselines import shared_images
+    from gigagan_core.evaluation.protocols.cautions import SAW_DATA
 
     found = [(s.label, s.fd) for s in sets if s.fd is not None and s.id == "generated"]
     found += [(f"patches of {u.label}", u.patch_fd) for u in upsamplers]
@@ -365,7 +368,7 @@ def _cautions(
         cautions.append(f"{shared} held-out images also occur in the training set, byte for byte.")
     trained_on = {output_digest for _, output_digest in inputs_of(inputs["model"])}
     if inputs["data"].output_digest in trained_on:
-        cautions.append("The model was trained on the very images it is judged by.")
+        cautions.append(SAW_DATA)
     return cautions
 
 

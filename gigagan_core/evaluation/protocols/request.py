@@ -18,8 +18,10 @@ ASSET = "asset/"
 """What the names of the inputs begin with that are assets."""
 
 
-def protocol_run(settings: EvaluateSettings, inputs: Mapping[str, Any]) -> ProtocolRun:
-    """The evaluation that settings and inputs ask for."""
+def protocol_run(
+    settings: EvaluateSettings, inputs: Mapping[str, Any], teachers: Mapping[str, str], saw_data: bool
+) -> ProtocolRun:
+    """The evaluation that settings and inputs ask for. teachers, saw_data: as in `run.ProtocolRun`."""
     from gigagan_core.evaluation.protocols.generation import Model
     from gigagan_core.evaluation.protocols.run import ProtocolRun
     from gigagan_core.evaluation.set_metrics import MeasureOptions
@@ -34,17 +36,19 @@ def protocol_run(settings: EvaluateSettings, inputs: Mapping[str, Any]) -> Proto
         batch_size=settings.batch_size,
     )
     prompts = inputs.get("prompts")
+    assets = {
+        name.removeprefix(ASSET): Path(each.uri) for name, each in inputs.items() if name.startswith(ASSET)
+    }
     return ProtocolRun(
-        protocol=replace(protocol, seed=settings.seed, psi=settings.psi),
+        protocol=replace(protocol, seed=settings.seed),
         model=model,
-        assets={
-            name.removeprefix(ASSET): Path(each.uri)
-            for name, each in inputs.items()
-            if name.startswith(ASSET)
-        },
+        assets=assets,
         work=environment.home() / "metrics",
         data=inputs.get("data"),
         prompts=None if prompts is None else Path(prompts.uri),
+        fetched=frozenset(assets) - settings.assets.keys(),
+        teachers=teachers,
+        saw_data=saw_data,
         limit=settings.max_images,
         shard_size=settings.shard_size,
         in_process=settings.in_process_shards,

@@ -30,6 +30,7 @@ from gigagan_core.evaluation.gathering import (
     extractor_facts,
     facts_of,
     gathered,
+    lpips_facts,
     lpips_sha256,
     named,
     pair_figures,
@@ -38,29 +39,31 @@ from gigagan_core.evaluation.gathering import (
     worked,
 )
 from gigagan_core.evaluation.picture_folder import dangling, digest_of, list_pictures
-from gigagan_core.evaluation.protocols import reference
+from gigagan_core.evaluation.protocols import cautions, reference
 from gigagan_core.evaluation.protocols.generation import (
     Model,
     PromptShard,
     judge_shard,
     kept_images,
-    place_of,
 )
 from gigagan_core.evaluation.protocols.prompts import Prompt, PromptSet, choose, load_prompts
 from gigagan_core.evaluation.protocols.protocol import Judge, Layout, Protocol
 from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
 from gigagan_core.text import plain
-from gigagan_core.training.checkpoint import read_config
 
 
 @dataclass(frozen=True)
 class ProtocolRun:
     """What is judged by which protocol, and how the work is done.
 
-    assets: the path of every asset that the protocol needs. data: shard set, where the protocol needs one.
-    prompts: a file that takes the place of the protocol's prompts. work: a folder that every node sees; finished
-    shards are found there again. limit: at most so many images, a rehearsal. in_process: up to so many shards are
-    worked on here, more in Ray tasks. keep: so many first images stay, for galleries.
+    assets: the path of every asset that the protocol needs. fetched: those of them that came out of the assets folder,
+    which took them in by their sums; of any other only a sum can show what it is. data: shard set, where the protocol
+    needs one. prompts: a file that takes the place of the protocol's prompts, or the data's captions; none where real
+    images are upsampled. teachers: sha256 -> role of the files from outside that the models were trained with.
+    saw_data: whether they were trained on images of `data`.
+    work: a folder that every node sees; finished shards are found there again. limit: at most so many images, a
+    rehearsal. in_process: up to so many shards are worked on here, more in Ray tasks. keep: so many first images stay,
+    for galleries.
     batch_size: pictures a judge sees at once.
     """
 
@@ -70,6 +73,9 @@ class ProtocolRun:
     work: Path
     data: Any = None
     prompts: Path | None = None
+    fetched: frozenset[str] = frozenset()
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    saw_data: bool = False
     limit: int | None = None
     shard_size: int = 256
     in_process: int = 8
@@ -119,26 +125,31 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
     )
     facts = _facts(results, bool(real or sources))
     naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
-    figures = _figures(run, extractors, plan, results, naming)
+    doubts = cautions.of_networks(run, _networks(run, extractors, plan))
+    figures = [
+        replace(figure, cautions=(*figure.cautions, *doubts.get(figure.extractor or "", ())))
+        for figure in _figures(run, extractors, plan, results, naming)
+    ]
     record = {
         "protocol": _as_json(protocol),
         "prompts": {"source": prompts.source, "available": prompts.available, "sha256": prompts.sha256},
         "generated": {**facts[FAKE], "model": run.model.key, "seed": run.model.seed, "psi": run.model.psi},
         "real": {**facts[REAL], "digest": digest_of(real or sources)} if REAL in facts else None,
-        "extractors": [extractor_facts(extractor) for extractor in extractors],
+        "extractors": [*map(extractor_facts, extractors), *lpips_facts(plan)],
         "preparation": preparation(protocol.size),
         "options": asdict(run.options),
     }
     texts = prompts.texts
     shown = [(texts[number], path) for shard in made for number, path in kept_images(shard, run.work).items()]
-    cautions = _cautions(run, prompts, facts, extractors, data)
+    real_count = facts[REAL]["count"] if REAL in facts else None
+    found = cautions.of_run(run, prompts, real_count, data.lost if data is not None else 0)
     return ProtocolResult(
         protocol,
         tuple(figures),
         prompts,
         tuple(shown[: run.keep]),
         record,
-        tuple(cautions),
+        (*found, *(sentence for sentences in doubts.values() for sentence in sentences)),
     )
 
 
@@ -146,6 +157,8 @@ def _prompts(run: ProtocolRun, data: reference.DataSet | None) -> tuple[PromptSe
     """The captions, and for upsampling the real images they belong to."""
     protocol = run.protocol
     if protocol.task == "upsampling":
+        if run.prompts is not None:
+            raise AssertionError("upsampling takes the captions of its images")
         if data is None:
             raise AssertionError("upsampling needs a data set")
         rows = [Prompt(str(row), caption) for row, caption in enumerate(data.captions)]
@@ -186,6 +199,17 @@ def _real(run: ProtocolRun, data: reference.DataSet | None) -> list[Any]:
 def _place(judge: Judge, assets: Mapping[str, Path]) -> ExtractorPlace:
     reader = CATALOGUE[judge.asset].reader
     return ExtractorPlace(f"{reader}:{assets[judge.asset]}", truncate=judge.truncate)
+
+
+def _networks(run: ProtocolRun, extractors: list[Extractor], plan: Plan) -> list[cautions.Network]:
+    found = [
+        cautions.Network(judge.asset, extractor.name, extractor.sha256)
+        for judge, extractor in zip(run.protocol.judges, extractors, strict=True)
+    ]
+    lpips = [
+        cautions.Network(str(run.protocol.lpips), each["name"], each["sha256"]) for each in lpips_facts(plan)
+    ]
+    return found + lpips
 
 
 def _plan(run: ProtocolRun, places: list[ExtractorPlace], extractors: list[Extractor]) -> Plan:
@@ -255,44 +279,6 @@ def _figures(
                 figures += measures.figures([metric])
                 bar.advance(1)
     return figures + pair_figures(plan, extractors, results, naming, options)
-
-
-def _cautions(
-    run: ProtocolRun,
-    prompts: PromptSet,
-    facts: Mapping[str, Any],
-    extractors: list[Extractor],
-    data: reference.DataSet | None,
-) -> list[str]:
-    protocol, count = run.protocol, len(prompts.prompts)
-    found = []
-    if count < protocol.count and not (protocol.prompts and protocol.prompts.layout == "file"):
-        found.append(
-            f"{count:,} images where protocol {protocol.name} has {protocol.count:,}: do not quote these figures as its"
-        )
-    known = CATALOGUE.get(str(protocol.reference))
-    if known is not None and known.images not in (None, facts[REAL]["count"]):
-        found.append(
-            f"{facts[REAL]['count']:,} real images where {known.name} has {known.images:,}: a distance to them is "
-            "not the protocol's"
-        )
-    made = read_config(Path(place_of(run.model.upsampler or run.model.base)))["image_size"]
-    if made != protocol.made:
-        found.append(
-            f"the model makes images of {made} px and protocol {protocol.name} is for {protocol.made} px"
-        )
-    for judge, extractor in zip(protocol.judges, extractors, strict=True):
-        expected = CATALOGUE[judge.asset].sha256
-        if expected is not None and extractor.sha256 != expected:
-            found.append(
-                f"{extractor.name} is not the published {judge.asset} (sha256 {extractor.sha256[:12]}): figures by it "
-                "stand beside no published ones"
-            )
-    if run.prompts is not None and protocol.prompts and protocol.prompts.layout != "file":
-        found.append(f"prompts of {run.prompts} took the place of the protocol's")
-    if data is not None and data.lost:
-        found.append(f"{data.lost} real images of the set are damaged and were left out")
-    return found
 
 
 def _as_json(protocol: Protocol) -> dict[str, Any]:
