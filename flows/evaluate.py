@@ -10,7 +10,7 @@ from flows.tasks import evaluate_stage, gate
 from gigagan_core.config.backend import BackendSettings
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.stages import gate as gates
-from gigagan_core.stages import protocol_inputs, references
+from gigagan_core.stages import protocol_inputs
 
 
 @flow(name="evaluate", **FLOW)
@@ -61,7 +61,9 @@ def evaluate(
     Returns the report's fingerprint.
     """
     requirements = gates.checked(require, promote)
-    chosen = settings or references.settings_of(preset, "evaluate", overrides)
+    chosen = (
+        protocol_inputs.require_read(settings) if settings else protocol_inputs.settings_of(preset, overrides)
+    )
     with open_run("evaluate", store, force, accept_code_change, backend=backend) as run:
         inputs = protocol_inputs.inputs_of(
             run.store,

@@ -328,10 +328,10 @@ def evaluate(
     """Judge models on held-out captions, and write a report."""
     with stage_surroundings(store, force, accept_code_change, as_json, backend, backend_set) as context:
         from gigagan_core.stages import evaluate as stage
-        from gigagan_core.stages import protocol_inputs, references
+        from gigagan_core.stages import protocol_inputs
 
         chosen = [*(overrides or ()), *([f"protocol={protocol}"] if protocol else ())]
-        settings = references.settings_of(preset, "evaluate", chosen)
+        settings = protocol_inputs.settings_of(preset, chosen)
         inputs = protocol_inputs.inputs_of(
             context.store,
             settings,

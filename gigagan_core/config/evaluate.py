@@ -22,13 +22,29 @@ ProtocolName = Literal[
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 OPENMOJI: ProtocolName = "openmoji-heldout"
 """The demonstration's: its judge is an artifact, not an outside file, and it has baselines and verdicts."""
+PROTOCOLS_ALONE = frozenset(("mode", "prompts", "assets", "in_process_shards", "shard_size"))
+"""Settings that openmoji-heldout does not read."""
+ALL_READ = frozenset(
+    (
+        "protocol",
+        "max_images",
+        "psi",
+        "seed",
+        "bootstrap_resamples",
+        "confidence",
+        "samples_shown",
+        "gallery_shown",
+        "training_searched",
+        "batch_size",
+    )
+)
+"""Settings that every protocol reads."""
 
 
 class EvaluateSettings(Settings):
     """How a base model, and an upsampler where there is one, are judged on held-out captions.
 
-    Of the fields below, protocols other than openmoji-heldout read protocol to shard_size, max_images, psi, seed,
-    bootstrap_resamples, confidence and batch_size; the rest is fixed by the protocol.
+    openmoji-heldout reads all but `PROTOCOLS_ALONE`; the other protocols read these and `ALL_READ`, and fix the rest.
     """
 
     protocol: ProtocolName = OPENMOJI
@@ -38,7 +54,7 @@ class EvaluateSettings(Settings):
     """authors: images reach CLIP as in the authors' released code, which lowers 63 of the 256 pixel values by one."""
 
     prompts: str | None = operational(None)
-    """File with prompts (JSONL or text) in place of the protocol's. Its sha256 decides the result, not its place."""
+    """File of prompts (.jsonl, .tsv, text) in place of the protocol's. Its sha256 decides the result, not its place."""
 
     assets: dict[str, str] = operational({})
     """Asset -> path of a copy of your own in place of a fetched one, such as {"coco-2014-val": "/data/val2014"}."""
@@ -99,3 +115,15 @@ class EvaluateSettings(Settings):
 
     batch_size: int = operational(64, ge=1)
     """Images generated or judged at once."""
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The fields that the protocol does not read: what they hold decides nothing."""
+        if self.protocol == OPENMOJI:
+            return PROTOCOLS_ALONE
+        return frozenset(type(self).model_fields) - PROTOCOLS_ALONE - ALL_READ
+
+    def as_read(self) -> EvaluateSettings:
+        """The same with defaults in the fields that are not read, so that these make no other artifact."""
+        defaults = {name: type(self).model_fields[name].default for name in self.unread}
+        return self.model_copy(update=defaults)

@@ -44,14 +44,14 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunCon
 
     if settings.protocol != OPENMOJI:
         label = f"evaluate ({settings.protocol})"
-        return materialise(SPEC, settings, inputs, context, _produce_by_protocol, label=label)
+        return materialise(SPEC, settings.as_read(), inputs, context, _produce_by_protocol, label=label)
     missing = [name for name in ("model", "data", "condition", "judge") if inputs.get(name) is None]
     if missing:
         raise GigaganError(f"evaluate needs {' and '.join(missing)}; give the artifact of each")
     require_role(inputs["condition"], CONDITION)
     require_role(inputs["judge"], JUDGE)
     _require_own_sweep(inputs)
-    return materialise(SPEC, settings, inputs, context, _produce)
+    return materialise(SPEC, settings.as_read(), inputs, context, _produce)
 
 
 def _require_own_sweep(inputs: Mapping[str, Input]) -> None:

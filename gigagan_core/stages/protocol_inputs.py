@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,54 @@ from gigagan_core.store.artifact import ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.store import Store
 
+LATEST = "latest"
+
+
+def settings_of(preset: str, overrides: Sequence[str] | None = None) -> EvaluateSettings:
+    """The settings of a preset's evaluation with KEY=VALUE changes.
+
+    Raises GigaganError for a change that the protocol does not read.
+    """
+    settings = references.settings_of(preset, "evaluate", overrides)
+    return require_read(settings, references.settings_of(preset, "evaluate"))
+
+
+def require_read(settings: EvaluateSettings, before: EvaluateSettings | None = None) -> EvaluateSettings:
+    """`settings`. Raises GigaganError where one that the protocol does not read is not as `before` (the defaults)."""
+    before = before or EvaluateSettings()
+    ignored = sorted(name for name in settings.unread if getattr(settings, name) != getattr(before, name))
+    if ignored:
+        raise GigaganError(
+            f"--set {' and '.join(ignored)}: protocol {settings.protocol} does not read that; leave it out, or name "
+            "another --protocol"
+        )
+    return settings
+
 
 def inputs_of(
     store: Store,
     settings: EvaluateSettings,
     *,
-    model: str = "latest",
+    model: str = LATEST,
     upsampler: str | None = None,
     control: str | None = None,
-    data: str = "latest",
+    data: str = LATEST,
     train: str | None = None,
     condition: str | None = None,
-    judge: str = "latest",
+    judge: str = LATEST,
     tradeoff: str | None = None,
 ) -> dict[str, Any]:
     """The inputs of `gigagan_core.stages.evaluate` for the protocol of the settings.
 
-    Raises GigaganError, naming every asset that is missing and the command that fetches them, and for what is not in
-    the store.
+    Raises GigaganError, naming every asset that is missing and the command that fetches them, for what is not in the
+    store, and for what is given and the protocol does not look at.
     """
     if settings.protocol == OPENMOJI:
         return references.evaluation_inputs(
             store, model, upsampler, control, data, train, condition, judge, tradeoff
         )
-    if tradeoff:
-        raise GigaganError(f"--tradeoff: only a report of protocol {OPENMOJI} shows one; leave it out")
     protocol = protocol_of(settings.protocol, settings.mode)
+    _refuse_ignored(protocol, settings, model, control, data, judge, tradeoff)
     files = _assets(protocol, settings)
     if protocol.prompts is not None and protocol.prompts.layout == "file" and settings.prompts is None:
         raise GigaganError(
@@ -51,7 +74,7 @@ def inputs_of(
         )
     upsampling = protocol.task == "upsampling"
     base = None if upsampling else references.base_model(store, model)
-    enlarging = references.upsampler(store, upsampler or "latest") if upsampling or upsampler else None
+    enlarging = references.upsampler(store, upsampler or LATEST) if upsampling or upsampler else None
     chosen = base or enlarging
     if chosen is None:
         raise AssertionError("neither a base model nor an upsampler")
@@ -64,6 +87,39 @@ def inputs_of(
         "prompts": _external(settings.prompts, "prompts") if settings.prompts else None,
         **files,
     }
+
+
+def _refuse_ignored(
+    protocol: Protocol,
+    settings: EvaluateSettings,
+    model: str,
+    control: str | None,
+    data: str,
+    judge: str,
+    tradeoff: str | None,
+) -> None:
+    """Raise GigaganError for the first thing given that the protocol does not look at; "latest" is nothing given."""
+    upsampling = protocol.task == "upsampling"
+    ignored = {
+        "--tradeoff": (tradeoff, f"only a report of protocol {OPENMOJI} shows one"),
+        "--control": (control, f"only protocol {OPENMOJI} judges one"),
+        "--judge": (
+            judge != LATEST,
+            f"protocol {protocol.name} has its own judges, see `gigagan assets list`",
+        ),
+        "--data": (
+            data != LATEST and not protocol.needs_data,
+            f"protocol {protocol.name} takes no shard set",
+        ),
+        "--model": (upsampling and model != LATEST, f"protocol {protocol.name} enlarges real images"),
+        "--set prompts": (
+            upsampling and settings.prompts,
+            f"protocol {protocol.name} enlarges captioned images",
+        ),
+    }
+    for option, (given, why) in ignored.items():
+        if given:
+            raise GigaganError(f"{option}: {why}; leave it out")
 
 
 def _assets(protocol: Protocol, settings: EvaluateSettings) -> dict[str, ExternalFile]:

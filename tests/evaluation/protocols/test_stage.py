@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.protocols import request
+from gigagan_core.evaluation.protocols import run as protocol_runs
 from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
 from gigagan_core.stages import evaluate as stage
 from gigagan_core.stages import protocol_inputs
 from gigagan_core.stages.base import RunContext
+from gigagan_core.store.artifact import ExternalFile
 from gigagan_core.store.fingerprint import sha256_file
 
 from .conftest import IMAGES, quick
@@ -94,3 +98,79 @@ def test_other_pictures_of_the_same_names_and_sizes_are_another_input(run, found
     own = {name: str(path) for name, path in run().assets.items()} | {"coco-2014-val": str(folder)}
     settings = EvaluateSettings(protocol="gigagan-coco-30k", assets=own)
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("gigagan-coco-30k", {"judge": "abc"}, "--judge: protocol gigagan-coco-30k has its own judges"),
+        ("gigagan-coco-30k", {"control": "abc"}, "--control: only protocol openmoji-heldout judges one"),
+        ("gigagan-coco-30k", {"data": "abc"}, "--data: protocol gigagan-coco-30k takes no shard set"),
+        ("parti-prompts", {"tradeoff": "abc"}, "--tradeoff: only a report of protocol openmoji-heldout"),
+        ("laion-128-to-1024", {"model": "abc"}, "--model: protocol laion-128-to-1024 enlarges real images"),
+    ],
+)
+def test_what_a_protocol_does_not_look_at_is_refused(name, given, wanted):
+    with pytest.raises(GigaganError, match=f"{wanted}.*; leave it out"):
+        protocol_inputs.inputs_of(None, EvaluateSettings(protocol=name), **given)
+
+
+def test_images_that_are_enlarged_keep_their_captions(tmp_path):
+    settings = EvaluateSettings(protocol="imagenet-64-to-256", prompts=str(tmp_path / "own.txt"))
+    with pytest.raises(GigaganError, match="--set prompts: protocol imagenet-64-to-256 enlarges captioned"):
+        protocol_inputs.inputs_of(None, settings)
+
+
+def test_a_setting_that_the_protocol_does_not_read_is_refused_and_a_presets_makes_no_other_artifact():
+    with pytest.raises(
+        GigaganError, match="--set image_size and recall_k: protocol parti-prompts does not read"
+    ):
+        protocol_inputs.settings_of("demo", ["protocol=parti-prompts", "image_size=64", "recall_k=3"])
+    with pytest.raises(GigaganError, match="--set mode: protocol openmoji-heldout does not read"):
+        protocol_inputs.settings_of("demo", ["mode=authors"])
+    with pytest.raises(GigaganError, match="--set upsampled_size: protocol parti-prompts does not read"):
+        protocol_inputs.require_read(EvaluateSettings(protocol="parti-prompts", upsampled_size=64))
+    chosen = [
+        protocol_inputs.settings_of(preset, ["protocol=parti-prompts", "samples_shown=4", "max_images=8"])
+        for preset in ("demo", "openmoji")
+    ]
+    assert chosen[0] != chosen[1]
+    assert chosen[0].as_read() == chosen[1].as_read()
+    assert chosen[0].as_read().samples_shown == 4
+    demonstrations = protocol_inputs.settings_of("openmoji", ["neighbours=5"])
+    assert demonstrations.as_read() == demonstrations
+
+
+def test_every_setting_is_read_by_a_protocol():
+    by_openmoji, by_others = EvaluateSettings().unread, EvaluateSettings(protocol="parti-prompts").unread
+    assert not by_openmoji & by_others
+    assert by_openmoji | by_others < set(EvaluateSettings.model_fields)
+
+
+def test_the_run_that_is_asked_for_knows_its_teachers_its_own_files_and_its_truncation(
+    run, found, models, artifact, tmp_path, monkeypatch
+):
+    own = {name: str(path) for name, path in run().assets.items()}
+    settings = EvaluateSettings(protocol="gigagan-coco-30k", assets=own, psi=0.5)
+    clip = ExternalFile(
+        f"ViT-B-32-quickgelu:{own['clip-vit-b32']}", sha256_file(run().assets["clip-vit-b32"])
+    )
+    pupil = artifact(Path(models["base"].uri), "base-model", inputs={"vision_encoder": clip.reference()})
+    asked = []
+
+    def stop(run, ray):
+        asked.append(run)
+        raise GigaganError("seen")
+
+    monkeypatch.setattr(protocol_runs, "evaluate", stop)
+    with RunContext.open(str(tmp_path / "store")) as context:
+        inputs = protocol_inputs.inputs_of(context.store, settings)
+        with pytest.raises(GigaganError, match="seen"):
+            stage.run(settings, {**inputs, "model": pupil}, context)
+    (asked_for,) = asked
+    assert asked_for.teachers == {clip.sha256: "model ← vision_encoder"}
+    assert not asked_for.saw_data
+    assert asked_for.fetched == frozenset()
+    assert (asked_for.protocol.psi, asked_for.model.psi) == (1.0, 0.5)
+    some = settings.model_copy(update={"assets": {"inception": own["inception"]}})
+    assert request.protocol_run(some, inputs, {}, False).fetched == set(own) - {"inception"}
