@@ -79,6 +79,8 @@ def fetch_assets(
         from gigagan_core.evaluation.protocols.named import protocol as protocol_of
 
         wanted = [*(names or []), *(protocol_of(protocol).assets if protocol else ())]
+        if protocol and not wanted and not every:
+            raise GigaganError(f"protocol {protocol} needs no asset: there is nothing to fetch")
         if not wanted and not every:
             raise GigaganError(
                 "name the assets to fetch, or give --protocol NAME or --all; there are "

@@ -85,6 +85,7 @@ def test_what_is_misspelt_or_not_named_is_one_sentence(inside):
     for arguments, sentence in (
         (["fetch"], "name the assets to fetch, or give --protocol NAME or --all"),
         (["fetch", "--protocol", "coco2017"], "did you mean 'coco2017-5k'"),
+        (["fetch", "--protocol", "openmoji-heldout"], "protocol openmoji-heldout needs no asset"),
         (["fetch", "inceptoin"], "did you mean 'inception'"),
         (["verify", "inception"], "`gigagan assets fetch inception` gets it"),
     ):

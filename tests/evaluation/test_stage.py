@@ -10,6 +10,7 @@ import pytest
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.protocols.named import HELD_OUT as HELD_OUT_PROTOCOL
 from gigagan_core.stages import evaluate
 from gigagan_core.stages.base import RunContext
 from gigagan_core.store.artifact import ExternalFile
@@ -92,6 +93,9 @@ def test_a_whole_evaluation_is_committed_recorded_and_then_cached(inputs, tmp_pa
     pictures = sorted([f"galleries/{name}" for name in galleries] + ["samples", "upsampler"])
     assert tracker.run.files == [*pictures, "report.html", "report.json"]
     assert made.summary["fd_openmoji-judge_8_18"] == stored["metrics"]["fd_openmoji-judge_8_18"]
+    taken = {figure["metric"] for figure in stored["figures"].values()}
+    listed = {metric for judge in HELD_OUT_PROTOCOL.judges for metric in judge.metrics}
+    assert listed - {"precision-recall"} | {"precision", "recall"} <= taken
 
 
 def test_the_same_inputs_give_the_same_figures(inputs, tmp_path):

@@ -13,10 +13,11 @@ Layout = Literal["coco", "parti", "file"]
 class Judge:
     """A network by the asset that holds its weights, and the measures (of `set_metrics.MEASURES`) taken with it.
 
+    asset: None: the encoder artifact that is given as judge.
     truncate: of CLIPs, images lose the fraction of their values on the way, as in the authors' released code.
     """
 
-    asset: str
+    asset: str | None
     metrics: tuple[str, ...]
     truncate: bool = False
 
@@ -73,7 +74,7 @@ class Protocol:
     @property
     def assets(self) -> tuple[str, ...]:
         """Names of every asset it needs."""
-        found = [judge.asset for judge in self.judges]
+        found = [judge.asset for judge in self.judges if judge.asset is not None]
         found += [self.lpips] if self.lpips else []
         found += [self.prompts.asset] if self.prompts and self.prompts.asset else []
         found += [self.reference] if self.reference not in (None, "data") else []

@@ -197,13 +197,15 @@ def _real(run: ProtocolRun, data: reference.DataSet | None) -> list[Any]:
 
 
 def _place(judge: Judge, assets: Mapping[str, Path]) -> ExtractorPlace:
+    if judge.asset is None:
+        raise AssertionError("an encoder judges in the evaluate stage alone")
     reader = CATALOGUE[judge.asset].reader
     return ExtractorPlace(f"{reader}:{assets[judge.asset]}", truncate=judge.truncate)
 
 
 def _networks(run: ProtocolRun, extractors: list[Extractor], plan: Plan) -> list[cautions.Network]:
     found = [
-        cautions.Network(judge.asset, extractor.name, extractor.sha256)
+        cautions.Network(str(judge.asset), extractor.name, extractor.sha256)
         for judge, extractor in zip(run.protocol.judges, extractors, strict=True)
     ]
     lpips = [

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gigagan_core.assets.catalogue import CATALOGUE
-from gigagan_core.config.evaluate import OPENMOJI, PROTOCOL_NAMES
+from gigagan_core.config.evaluate import OPENMOJI, PROTOCOL_NAMES, EvaluateSettings
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.folder_metrics import METRICS
 from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
 from gigagan_core.evaluation.protocols.prompts import Prompt, load_prompts
-from gigagan_core.evaluation.protocols.protocol import Judge
+from gigagan_core.evaluation.protocols.protocol import Judge, Patches
 from gigagan_core.evaluation.protocols.run import evaluate
 
 from .conftest import IMAGES, no_ray, values
@@ -36,6 +36,21 @@ def test_every_protocol_names_assets_and_measures_that_exist():
     assert not any(judge.truncate for judge in protocol("gigagan-coco-30k").judges)
     with pytest.raises(GigaganError, match="did you mean 'gigagan-coco-30k'"):
         protocol("gigagan-coco30k")
+
+
+def test_the_demonstrations_protocol_is_data_too_and_needs_no_asset():
+    found, settings = protocol(OPENMOJI), EvaluateSettings()
+    assert OPENMOJI not in PROTOCOLS
+    assert found.assets == ()
+    assert found.needs_data
+    assert {metric for judge in found.judges for metric in judge.metrics} <= set(METRICS)
+    assert (found.size, found.made, found.seed, found.psi) == (
+        settings.image_size,
+        settings.image_size,
+        settings.seed,
+        settings.psi,
+    )
+    assert found.patches == Patches(settings.patch_size, settings.patches_per_image)
 
 
 def test_coco_captions_are_one_of_each_drawn_image_and_a_smaller_draw_is_part_of_a_larger(coco):
