@@ -45,7 +45,8 @@ class Preprocessing:
 class ClipEncoder(nn.Module):
     """`encoders.protocol.Encoder` on a CLIP of ours or of open_clip: frozen, always in evaluation mode.
 
-    model: `ClipModel`, or open_clip's `CLIP` or `CustomTextCLIP` with its own text tower.
+    model: `ClipModel`, or open_clip's `CLIP` or `CustomTextCLIP` with its own text tower. own: it was saved by
+    `save_encoder`, under a name that says what it was trained on.
     Raises GigaganError where the text tower is of another kind.
     """
 
@@ -57,6 +58,7 @@ class ClipEncoder(nn.Module):
         name: str,
         sha256: str,
         role: str | None = None,
+        own: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
@@ -64,7 +66,7 @@ class ClipEncoder(nn.Module):
         layers = len(text.transformer.resblocks) if hasattr(text, "transformer") else 0
         if not layers or getattr(text, "cls_emb", None) is not None:
             raise GigaganError(f"encoder {name}: its text tower is not a plain transformer of open_clip")
-        self.name, self.sha256, self.role = name, sha256, role
+        self.name, self.sha256, self.role, self.own = name, sha256, role, own
         self.context_length: int = text.positional_embedding.shape[0]
         self.width: int = text.positional_embedding.shape[1]
         self.embed_dim: int = _output_width(text)
@@ -239,6 +241,7 @@ def _from_folder(folder: Path) -> ClipEncoder:
         name=str(config.get("name") or folder.name),
         sha256=sha256_file(path),
         role=config.get("role"),
+        own=bool(config.get("name")),  # published folders have no such key
     )
 
 

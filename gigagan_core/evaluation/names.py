@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_\-./]+")
@@ -65,6 +66,11 @@ def parse(name: str) -> Parts:
 def extractor_name(name: str) -> str:
     """An encoder's name with what MLflow refuses, and the ``_`` between a metric name's parts, made ``-``."""
     return re.sub(r"[^A-Za-z0-9\-.]+", "-", name).strip("-") or "unnamed"
+
+
+def by_weights(name: str, sha256: str, published: Container[str | None] = ()) -> str:
+    """`name`, followed by the beginning of the weights' sum unless they are `published` under it."""
+    return name if sha256 in published else f"{name}-{sha256[:8]}"
 
 
 def short_count(count: int) -> str:

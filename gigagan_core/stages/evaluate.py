@@ -124,6 +124,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.evaluation import baselines, galleries, judging, lineage, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
+    from gigagan_core.evaluation.extractors.clip import embedded_name
     from gigagan_core.evaluation.report import OWN_PROTOCOL, Report
     from gigagan_core.inference.places import find_device
 
@@ -172,7 +173,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         settings=settings,
         count=len(captions),
         independent=len(groups.unique()),
-        judge=_facts(judge),
+        judge=_facts(judge) | {"name": embedded_name(judge)},
         condition=_facts(condition),
         sets=sets,
         upsamplers=upsamplers,

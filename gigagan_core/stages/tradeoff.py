@@ -42,11 +42,11 @@ def run(settings: TradeoffSettings, inputs: Mapping[str, Input], context: RunCon
 
 def _produce(work: StageWork) -> Outcome:
     from gigagan_core.evaluation import tradeoff
-    from gigagan_core.evaluation.names import extractor_name, metric_name
+    from gigagan_core.evaluation.names import metric_name
     from gigagan_core.evaluation.tradeoff_page import render
 
-    points, judge_name, count, available = _sweep(work)
-    extractor, size = extractor_name(judge_name), work.settings.image_size
+    points, extractor, count, available = _sweep(work)
+    size = work.settings.image_size
     names = {
         key: metric_name(metric, extractor=extractor, resolution=size, count=count)
         for key, metric in (("fd", "fd"), ("clip", "clip-score"))
@@ -75,12 +75,13 @@ def _produce(work: StageWork) -> Outcome:
 
 
 def _sweep(work: StageWork) -> tuple[list[Point], str, int, int]:
-    """The points, the judge's name, how many images each has, and how many there were."""
+    """The points, the judge's name as figures have it, how many images each has, and how many there were."""
     from gigagan_core.data.openmoji import base_name
     from gigagan_core.data.reader import load_all
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.evaluation import baselines, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
+    from gigagan_core.evaluation.extractors.clip import embedded_name
     from gigagan_core.evaluation.feature_set import FeatureSet
     from gigagan_core.evaluation.features import caption_features, image_features
     from gigagan_core.inference.generate import generate
@@ -123,7 +124,7 @@ def _sweep(work: StageWork) -> tuple[list[Point], str, int, int]:
         points = tradeoff.sweep(
             settings, work.path / "points", judged, on_point=lambda point: bar.advance(len(captions))
         )
-    return points, judge.name, len(captions), available
+    return points, embedded_name(judge), len(captions), available
 
 
 def _log(work: StageWork, curve: str, points: list[Point], names: Mapping[str, str]) -> None:

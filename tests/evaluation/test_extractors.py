@@ -22,6 +22,7 @@ from gigagan_core.evaluation.figures import Naming
 from gigagan_core.evaluation.frechet import frechet_distance
 from gigagan_core.evaluation.names import PUBLISHED_INCEPTION, metric_name
 from gigagan_core.evaluation.picture_folder import cropped_and_resized
+from gigagan_core.store.fingerprint import sha256_file
 
 TORCHSCRIPT_IS_OLD = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
@@ -263,10 +264,11 @@ def test_captions_are_prefixed_unless_plain_and_the_name_tells_the_image_path(cl
     named = [
         Naming(256, 30)(clips[name].clip_score_name, clips[name]) for name in ("exact", "authors", "plain")
     ]
+    weights = clips["plain"].sha256[:8]
     assert named == [
-        "clip-score_ViT-B-32_256_30",
-        "clip-score_ViT-B-32-truncated_256_30",
-        "clip-score-plain_ViT-B-32_256_30",
+        f"clip-score_ViT-B-32-{weights}_256_30",
+        f"clip-score_ViT-B-32-{weights}-truncated_256_30",
+        f"clip-score-plain_ViT-B-32-{weights}_256_30",
     ]
 
 
@@ -283,6 +285,7 @@ def test_dinov2_comes_from_a_weight_file_in_timms_network(tmp_path, drawings):
     path = tmp_path / "dinov2_vits14.pth"
     torch.save(network.state_dict(), path)
     extractor = load_extractor(f"dinov2-vits14:{path}")
+    assert extractor.name == f"dinov2-vits14-{sha256_file(path)[:8]}"
     images = drawings(2, 224, 1)
     found = extractor.features(images)
     assert found.shape == (2, extractor.width) == (2, 384)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.errors import GigaganError
 from gigagan_core.store.fingerprint import sha256_file
 
@@ -18,7 +19,8 @@ from gigagan_core.store.fingerprint import sha256_file
 class Extractor(ABC):
     """A frozen network that turns images into features.
 
-    name: for the names of metrics, without `_`; another weight file or resizing rule has another name. width: D.
+    name: for the names of metrics, without `_`; another weight file or resizing rule has another name, but for our own
+    encoders, which their folders name. width: D.
     sha256: of the weight file. rule: how images reach the network, in words, for the record. is_clip: has captions
     too (`caption_features`), so CLIP score and CMMD can be taken. clip_score_name: of the score with its way of reading
     captions. published: of the weights and rule that the field
@@ -90,6 +92,11 @@ def require_sha256(found: str, expected: str | None, what: str) -> str:
             f"{what} has sha256 {found}, expected {expected.lower()}; fetch the file again or correct --sha256"
         )
     return found
+
+
+def published_sums(reader: str) -> set[str | None]:
+    """sha256 of the weight files that the catalogue of assets has for a network: as it is named before a colon."""
+    return {each.sha256 for each in CATALOGUE.values() if each.reader == reader}
 
 
 def resized_float(picture: np.ndarray, size: int) -> np.ndarray:

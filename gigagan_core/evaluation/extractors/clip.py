@@ -7,11 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gigagan_core.encoders.open_clip_encoder import load_encoder
+from gigagan_core.encoders.open_clip_encoder import ClipEncoder, load_encoder
+from gigagan_core.encoders.weights import architectures
 from gigagan_core.evaluation.captions import prefixed_tokens
-from gigagan_core.evaluation.extractors.base import Extractor, require_sha256, resized_short_side
+from gigagan_core.evaluation.extractors.base import (
+    Extractor,
+    published_sums,
+    require_sha256,
+    resized_short_side,
+)
 from gigagan_core.evaluation.features import to_unit_range
-from gigagan_core.evaluation.names import extractor_name
+from gigagan_core.evaluation.names import by_weights, extractor_name
+
+PLAIN = "clip-score-plain"
+"""The score of captions as they are, where by its name one would expect \"A photo depicts\" before them."""
 
 
 class OpenClip(Extractor):
@@ -19,7 +28,8 @@ class OpenClip(Extractor):
 
     place: ARCH:PATH. prefix: put "A photo depicts" before captions, as Hessel et al. 2021 and GigaGAN's authors do.
     truncate: pass images through floats as the authors' released code does, which lowers 63 of the 256 pixel values by
-    one; the name then ends in `-truncated`. Raises GigaganError as `load_encoder` does.
+    one; the name then ends in `-truncated`. Weights that are not the catalogue's of that architecture have their sum in
+    the name. Raises GigaganError as `load_encoder` does.
     """
 
     is_clip = True
@@ -37,8 +47,9 @@ class OpenClip(Extractor):
         require_sha256(encoder.sha256, sha256, place)
         self._encoder, self.device = encoder, device
         self._prefix, self._truncate = prefix, truncate
-        self.name = extractor_name(encoder.name) + ("-truncated" if truncate else "")
-        self.clip_score_name = "clip-score" if prefix else "clip-score-plain"
+        self.name = by_weights(extractor_name(encoder.name), encoder.sha256, published_sums(encoder.name))
+        self.name += "-truncated" if truncate else ""
+        self.clip_score_name = "clip-score" if prefix else PLAIN
         self.width, self.sha256 = encoder.embed_dim, encoder.sha256
         self.rule = (
             f"PIL bicubic, short side to {encoder.image_size} px, centre square, on uint8"
@@ -68,7 +79,7 @@ class OpenClip(Extractor):
 class EmbeddedEncoder(Extractor):
     """An encoder's folder, fed and normalised as the evaluate stage does, so that equal names mean equal figures.
 
-    place: the folder. Raises GigaganError as `load_encoder` does.
+    Captions are read as they are. place: the folder. Raises GigaganError as `load_encoder` does.
     """
 
     is_clip = True
@@ -76,7 +87,8 @@ class EmbeddedEncoder(Extractor):
     def __init__(self, place: str, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
         self._encoder, self.device = load_encoder(place, device=device), device
         require_sha256(self._encoder.sha256, sha256, place)
-        self.name = extractor_name(self._encoder.name)
+        self.name = embedded_name(self._encoder)
+        self.clip_score_name = "clip-score" if self.name == extractor_name(self._encoder.name) else PLAIN
         self.width, self.sha256 = self._encoder.embed_dim, self._encoder.sha256
         self._size = self._encoder.image_size
         self.rule = (
@@ -102,6 +114,18 @@ class EmbeddedEncoder(Extractor):
         """float32 [N, E] of unit length."""
         features = self._encoder.caption_embed(self._encoder.tokenize(captions))
         return F.normalize(features, dim=1).to("cpu", torch.float32).numpy()
+
+
+def embedded_name(encoder: ClipEncoder) -> str:
+    """For the names of figures by an encoder whose images are squeezed and whose features have unit length.
+
+    Our own encoders are named by what they were trained on. Others go by an architecture or a folder, and without more
+    words their figures would be taken for those of CLIP's own preprocessing.
+    """
+    name = extractor_name(encoder.name)
+    if encoder.own and encoder.name not in architectures():
+        return name
+    return by_weights(f"{name}-squeezed", encoder.sha256)
 
 
 def _truncation_table() -> np.ndarray:

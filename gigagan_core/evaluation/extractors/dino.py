@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256, resized_float
+from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256, published_sums, resized_float
+from gigagan_core.evaluation.names import by_weights
 
 NETWORKS = {
     "dinov2-vits14": "vit_small_patch14_dinov2",
@@ -25,7 +26,8 @@ class DinoV2(Extractor):
     """The class token after the last norm; images of 224 px as Stein et al. 2023 take them (their rule: R).
 
     name: a key of NETWORKS. path: Meta's `dinov2_vitX14_pretrain.pth` or timm's .safetensors. Position embeddings are
-    resampled to 16 x 16 patches by timm, which differs a little from Meta's own code.
+    resampled to 16 x 16 patches by timm, which differs a little from Meta's own code. Weights of another sum than
+    Meta's file have it in their name.
     Raises GigaganError where the file does not fit or has not the expected sum.
     """
 
@@ -38,7 +40,7 @@ class DinoV2(Extractor):
         from gigagan_core.encoders.weights import read_weights
 
         self.sha256 = checked_sha256(path, sha256, name)
-        self.name, self.device = name, device
+        self.name, self.device = by_weights(name, self.sha256, published_sums(name)), device
         self.rule = "each channel as float, PIL bicubic to 224 x 224 px, not rounded; ImageNet mean and std"
         network = timm.create_model(NETWORKS[name], pretrained=False, num_classes=0, img_size=SIZE)
         try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gigagan_core.encoders.weights import quiet_torchscript
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256, resized_float
-from gigagan_core.evaluation.names import INCEPTION, LEGACY, PUBLISHED_INCEPTION, extractor_name
+from gigagan_core.evaluation.names import INCEPTION, LEGACY, PUBLISHED_INCEPTION, by_weights, extractor_name
 
 SIZE = 299
 WIDTH = 2048
@@ -31,7 +31,7 @@ class InceptionClean(Extractor):
 
     def __init__(self, path: Path, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
         self.sha256 = checked_sha256(path, sha256, "inception")
-        self.name = inception_name(INCEPTION, self.sha256)
+        self.name = by_weights(INCEPTION, self.sha256, PUBLISHED_INCEPTION)
         self.published = self.sha256 in PUBLISHED_INCEPTION
         self.device = device
         try:
@@ -74,7 +74,7 @@ class InceptionLegacy(Extractor):
 
     def __init__(self, path: Path, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
         self.sha256 = checked_sha256(path, sha256, "inception")
-        self.name = inception_name(extractor_name(f"{INCEPTION}-{LEGACY}"), self.sha256)
+        self.name = by_weights(extractor_name(f"{INCEPTION}-{LEGACY}"), self.sha256, PUBLISHED_INCEPTION)
         self.published = self.sha256 in PUBLISHED_INCEPTION
         self.device = device
         try:
@@ -109,11 +109,6 @@ def _frozen(layers: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
             return torch.jit.freeze(layers.eval())
     except RuntimeError:
         return layers
-
-
-def inception_name(name: str, sha256: str) -> str:
-    """`name`, followed by the sum's beginning unless the weights are the published ones."""
-    return name if sha256 in PUBLISHED_INCEPTION else f"{name}-{sha256[:8]}"
 
 
 def _pytorch_inception(weights: dict[str, Tensor]) -> nn.Module:

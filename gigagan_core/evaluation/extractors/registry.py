@@ -22,7 +22,7 @@ class ExtractorPlace:
 
     place: ``inception:FILE``, ``inception-legacy_pytorch:FILE``, ``dinov2-vitl14:FILE`` (and vits, vitb, vitg),
     ``ARCH:FILE`` of open_clip, ``asset:NAME`` of such a file, or an encoder's folder. sha256: what the file must have,
-    or None. prefix, truncate: of open_clip models, see `OpenClip`.
+    or None. prefix, truncate: of open_clip models, see `OpenClip`; a folder's captions are never prefixed.
     """
 
     place: str
@@ -37,7 +37,10 @@ def with_weights(name: str, weights: str | None) -> str:
 
 
 def load_extractor(place: ExtractorPlace | str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor at a place. Raises GigaganError for an unknown name, a missing, damaged or wrong file."""
+    """The extractor at a place.
+
+    Raises GigaganError for an unknown name, for a missing, damaged or wrong file, and for a folder with `truncate`.
+    """
     place = ExtractorPlace(place) if isinstance(place, str) else place
     if not Path(place.place).expanduser().is_dir():
         place = replace(place, place=resolve_named(place.place))
@@ -54,6 +57,11 @@ def load_extractor(place: ExtractorPlace | str, device: torch.device | str = "cp
     from gigagan_core.evaluation.extractors.clip import EmbeddedEncoder, OpenClip
 
     if Path(place.place).expanduser().is_dir():
+        if place.truncate:
+            raise GigaganError(
+                f"{place.place} is an encoder's folder, fed as `gigagan evaluate` does, and the authors' truncation is "
+                "of CLIP's weight files; name ARCH:FILE, or leave --clip-protocol authors out"
+            )
         return EmbeddedEncoder(place.place, place.sha256, device)
     _require_known(name)
     path = weight_file(file, name)

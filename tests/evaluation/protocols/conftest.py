@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders import weights as encoder_weights
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
 from gigagan_core.encoders.open_clip_encoder import load_encoder
@@ -24,6 +25,7 @@ from gigagan_core.evaluation.protocols.run import ProtocolRun
 from gigagan_core.evaluation.set_metrics import MeasureOptions
 from gigagan_core.models.settings import UpsamplerSettings
 from gigagan_core.store.artifact import Artifact
+from gigagan_core.store.fingerprint import sha256_file
 
 IMAGES, FEW = 28, MeasureOptions(resamples=100)
 TEXT = {"text_dim": 16, "text_width": 8, "text_depth": 1, "text_head_dim": 4}
@@ -141,3 +143,8 @@ def run(coco, judges, models, tmp_path):
 
 def values(result) -> dict[str, float]:
     return {figure.name: figure.value for figure in result.figures}
+
+
+def named(judges: dict[str, Path], asset: str) -> str:
+    """How figures call one of these CLIPs: no weights of the catalogue, so their sum is part of it."""
+    return f"{CATALOGUE[asset].reader}-{sha256_file(judges[asset])[:8]}"

@@ -23,7 +23,7 @@ from gigagan_core.evaluation.protocols.run import evaluate
 from gigagan_core.inference.generate import generate, upsample
 from gigagan_core.store.fingerprint import sha256_file
 
-from .conftest import FEW, IMAGES, no_ray, values
+from .conftest import FEW, IMAGES, named, no_ray, values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
@@ -36,8 +36,8 @@ def test_the_whole_protocol_gives_what_generating_saving_and_comparing_folders_g
     assert list(values(result)) == [
         f"fd_inception-{sha256}_256_28",
         f"is_inception-{sha256}_256_28",
-        "clip-score_ViT-B-32-quickgelu_256_28",
-        "clip-score_ViT-g-14_256_28",
+        f"clip-score_{named(judges, 'clip-vit-b32')}_256_28",
+        f"clip-score_{named(judges, 'clip-vit-g14')}_256_28",
     ]
     # by hand: generate, save, write captions, compare the folders
     captions = result.prompts.texts
@@ -89,13 +89,14 @@ def test_the_reference_s_own_count_of_images_is_not_cautioned(run, monkeypatch):
     assert "real images where" not in said
 
 
-def test_the_authors_mode_truncates_before_clip_and_leaves_inception_alone(run):
+def test_the_authors_mode_truncates_before_clip_and_leaves_inception_alone(run, judges):
     exact, authors = (values(evaluate(run(mode=mode), no_ray)) for mode in ("exact", "authors"))
-    assert "clip-score_ViT-B-32-quickgelu-truncated_256_28" in authors
-    assert "clip-score_ViT-B-32-quickgelu_256_28" not in authors
+    clip = named(judges, "clip-vit-b32")
+    ends = (f"clip-score_{clip}-truncated_256_28", f"clip-score_{clip}_256_28")
+    assert ends[0] in authors
+    assert ends[1] not in authors
     (score,) = [name for name in exact if name.startswith("is_")]
     assert authors[score] == exact[score]
-    ends = ("clip-score_ViT-B-32-quickgelu-truncated_256_28", "clip-score_ViT-B-32-quickgelu_256_28")
     assert authors[ends[0]] != exact[ends[1]]
     assert authors[ends[0]] == pytest.approx(exact[ends[1]], abs=0.05)
 

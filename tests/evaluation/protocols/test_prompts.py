@@ -18,7 +18,7 @@ from gigagan_core.evaluation.protocols.prompts import Prompt, load_prompts
 from gigagan_core.evaluation.protocols.protocol import Judge, Patches
 from gigagan_core.evaluation.protocols.run import evaluate
 
-from .conftest import IMAGES, no_ray, values
+from .conftest import IMAGES, named, no_ray, values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
@@ -170,12 +170,12 @@ def test_cocos_captions_are_texts_and_blank_ones_are_none(tmp_path):
         load_prompts(document("a cat", None), "coco", 5, seed=0)
 
 
-def test_prompts_of_ones_own_take_the_place_of_the_protocols_and_that_is_said(run, tmp_path):
+def test_prompts_of_ones_own_take_the_place_of_the_protocols_and_that_is_said(run, judges, tmp_path):
     own = tmp_path / "own.txt"
     own.write_text("\n".join(f"prompt {row}" for row in range(12)))
     clip_only = replace(protocol("gigagan-coco-30k"), judges=(Judge("clip-vit-b32", ("clip-score",)),))
     result = evaluate(run(protocol=replace(clip_only, reference=None), prompts=own), no_ray)
-    assert list(values(result)) == ["clip-score_ViT-B-32-quickgelu_256_12"]
+    assert list(values(result)) == [f"clip-score_{named(judges, 'clip-vit-b32')}_256_12"]
     assert result.record["real"] is None
     assert "took the place of the protocol's" in " ".join(result.cautions)
     file = evaluate(run("prompt-file", prompts=own), no_ray)

@@ -19,7 +19,7 @@ from gigagan_core.evaluation.protocols.protocol import Judge, Protocol
 from gigagan_core.evaluation.protocols.run import ProtocolRun, evaluate
 from gigagan_core.inference.generate import upsample
 
-from .conftest import FEW, UPSAMPLER, no_ray, values
+from .conftest import FEW, UPSAMPLER, named, no_ray, values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
@@ -76,7 +76,9 @@ def test_an_upsampler_is_judged_on_real_images_shrunk(judges, models, drawings, 
         )
     )
     found = values(result)
-    assert set(found) == {figure.name for figure in known.figures} | {"clip-score_ViT-B-32-quickgelu_32_16"}
+    assert set(found) == {figure.name for figure in known.figures} | {
+        f"clip-score_{named(judges, 'clip-vit-b32')}_32_16"
+    }
     for figure in known.figures:
         assert found[figure.name] == pytest.approx(figure.value, rel=1e-4), figure.name
 
