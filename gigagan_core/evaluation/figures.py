@@ -72,21 +72,36 @@ def figure_from_json(name: str, document: Mapping[str, Any]) -> Figure:
 
 @dataclass(frozen=True)
 class Naming:
-    """What the names of one evaluation's figures share. resolution: pixels, or "native" where sizes differ."""
+    """What the names of one evaluation's figures share.
+
+    resolution: pixels, of real and generated images alike, or "native" where sizes differ. count: generated images.
+    fake_resolution: of the generated images, for figures that look at no real one; None: as `resolution`.
+    """
 
     resolution: int | str
     count: int
+    fake_resolution: int | str | None = None
 
-    def __call__(self, metric: str, extractor: Extractor | None = None, count: int | None = None) -> str:
-        """The full name of a metric; a Frechet distance of the published Inception is `fid`, any other `fd`."""
+    def __call__(
+        self,
+        metric: str,
+        extractor: Extractor | None = None,
+        count: int | None = None,
+        with_real: bool = True,
+    ) -> str:
+        """The full name of a metric; a Frechet distance of the published Inception is `fid`, any other `fd`.
+
+        with_real: whether real images took part.
+        """
         if extractor is not None and extractor.published:
             metric = (
                 metric.replace("fd", "fid", 1) if metric.startswith("fd") else metric.replace("-fd", "-fid")
             )
+        of_fakes = None if with_real else self.fake_resolution
         return metric_name(
             metric,
             extractor=None if extractor is None else extractor.name,
-            resolution=self.resolution,
+            resolution=self.resolution if of_fakes is None else of_fakes,
             count=self.count if count is None else count,
             sha256=None if extractor is None else extractor.sha256,
         )

@@ -35,9 +35,9 @@ from gigagan_core.evaluation.gathering import (
     gathered,
     lpips_sha256,
     named,
+    naming_of,
     pair_figures,
     preparation,
-    resolution_of,
     worked,
 )
 from gigagan_core.evaluation.picture_folder import (
@@ -133,7 +133,7 @@ def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
     work = settings.work or environment.home() / "metrics"
     results = worked("features", shards, plan, work, lambda result: _refuse_corrupt(result, settings), ray)
     facts = {role: facts_of(results, role) for role in (REAL, FAKE)}
-    naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
+    naming = naming_of(facts)
     _require_two(settings, metrics, facts)
     too_few = [] if settings.metrics else _too_few_for(settings.options, facts)
     left_out = [metric for metric in metrics if metric in too_few]

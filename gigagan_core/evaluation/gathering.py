@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -87,11 +87,17 @@ def facts_of(results: list[ShardResult], role: str) -> dict[str, Any]:
     return {"count": count, "sizes": dict(sizes), "corrupt": corrupt}
 
 
-def resolution_of(facts: dict[str, Any]) -> int | str:
-    """The side of the images where all are squares of one size, else "native"."""
-    if len(facts["sizes"]) > 1:
+def naming_of(facts: Mapping[str, dict[str, Any]]) -> Naming:
+    """What the figures of these images are called. facts: of every role that there is, see `facts_of`."""
+    resolution = _resolution_of({size for of_role in facts.values() for size in of_role["sizes"]})
+    return Naming(resolution, facts[FAKE]["count"], _resolution_of(set(facts[FAKE]["sizes"])))
+
+
+def _resolution_of(sizes: set[str]) -> int | str:
+    """The side of images of these sizes ("HxW") where all are squares of one size, else "native"."""
+    if len(sizes) > 1:
         return "native"
-    height, _, width = next(iter(facts["sizes"])).partition("x")
+    height, _, width = next(iter(sizes)).partition("x")
     return int(height) if height == width else "native"
 
 

@@ -16,6 +16,9 @@ PUBLISHED_INCEPTION = {
 }
 """sha256 of the Inception weights whose Frechet distance may be called FID; readers compare FIDs across papers."""
 
+NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
+"""k of the manifolds as published: Kynkaanniemi et al. 2019, Naeem et al. 2020."""
+
 
 def metric_name(
     metric: str, *, extractor: str | None, resolution: int | str, count: int, sha256: str | None = None
@@ -71,6 +74,16 @@ def extractor_name(name: str) -> str:
 def by_weights(name: str, sha256: str, published: Container[str | None] = ()) -> str:
     """`name`, followed by the beginning of the weights' sum unless they are `published` under it."""
     return name if sha256 in published else f"{name}-{sha256[:8]}"
+
+
+def with_neighbours(metric: str, k: int) -> str:
+    """``precision``, and with another k than the published one ``precision-k5``. metric: of NEIGHBOURS."""
+    return metric if k == NEIGHBOURS[metric] else f"{metric}-k{k}"
+
+
+def feature_space(extractor: str, normalised: bool) -> str:
+    """The extractor's name, and where its features keep the length that it gives them ``<name>-raw``."""
+    return extractor if normalised else f"{extractor}-raw"
 
 
 def short_count(count: int) -> str:

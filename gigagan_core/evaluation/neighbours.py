@@ -14,7 +14,7 @@ from gigagan_core.evaluation.moments import require_finite
 
 _ROWS_AT_ONCE = 1024
 NEAR_QUANTILE = 0.01
-"""Generated images nearer to each other than this share of real ones are near-duplicates."""
+"""Generated images as near to each other as this share of real ones are near-duplicates."""
 
 
 class Nearest(NamedTuple):
@@ -99,7 +99,8 @@ class Repetition:
     """Do generated images for different captions look alike?
 
     generated, real: nearest image of another group within the same set. threshold: the distance that `NEAR_QUANTILE`
-    of the real images are nearer than. share: of the generated images that are nearer than that; its interval.
+    of the real images are at or below, 0 where so many have a twin of equal features. share: of the generated images
+    that are at or below it; its interval.
     """
 
     generated: Nearest
@@ -116,6 +117,6 @@ def repetition(generated: Tensor, real: Tensor, groups: Tensor, level: float = 0
     """
     made, known = (nearest(each, each, groups, groups) for each in (generated, real))
     threshold = float(known.distance.quantile(NEAR_QUANTILE))
-    near = int((made.distance < threshold).sum())
+    near = int((made.distance <= threshold).sum())  # both may be 0
     interval = wilson(near, len(generated), level, len(groups.unique()))
     return Repetition(made, known, threshold, near / len(generated), interval)

@@ -9,10 +9,16 @@ from gigagan_core.evaluation.bootstrap import Interval, wilson
 from gigagan_core.evaluation.figures import Figure
 from gigagan_core.evaluation.gathering import PATCH_FD
 from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
-from gigagan_core.evaluation.names import metric_name
+from gigagan_core.evaluation.names import NEIGHBOURS, feature_space, metric_name, with_neighbours
+from gigagan_core.evaluation.neighbours import NEAR_QUANTILE
 
 if TYPE_CHECKING:
     from gigagan_core.evaluation.report import Report
+
+_NO_THRESHOLD = (
+    f"{NEAR_QUANTILE:.0%} of the real images have a twin of equal features for another caption, so only equal features "
+    "count as near: a model that repeats itself less exactly does not show"
+)
 
 
 def figures(report: Report) -> list[Figure]:
@@ -67,7 +73,8 @@ def _of_set(report: Report, each: SetFigures) -> Iterator[Figure]:
     fd, clip, retrieval, manifold = each.fd, each.clip, each.retrieval, each.manifold
 
     def made(metric: str, value: float, better: str, interval: Interval | None, real: int) -> Figure:
-        name = _prefix(each, "generated") + _name(report, metric, report.settings.image_size, report.count)
+        short = with_neighbours(metric, report.settings.neighbours) if metric in NEIGHBOURS else metric
+        name = _prefix(each, "generated") + _name(report, short, report.settings.image_size, report.count)
         cautions = (f"{fd.caution}",) if metric == "fd" and fd and fd.caution else ()
         return Figure(
             name,
@@ -157,6 +164,7 @@ def _of_neighbours(report: Report) -> Iterator[Figure]:
             report.extractor,
             interval=twins.interval,
             details=details,
+            cautions=() if twins.threshold else (_NO_THRESHOLD,),
         )
 
 
@@ -165,4 +173,6 @@ def _prefix(each: SetFigures | UpsamplerFigures, own: str) -> str:
 
 
 def _name(report: Report, metric: str, resolution: int, count: int) -> str:
-    return metric_name(metric, extractor=report.extractor, resolution=resolution, count=count)
+    is_cosine = metric.startswith(("clip-score", "retrieval"))
+    space = feature_space(report.extractor, is_cosine or report.settings.normalise_features)
+    return metric_name(metric, extractor=space, resolution=resolution, count=count)

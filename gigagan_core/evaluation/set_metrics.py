@@ -28,6 +28,7 @@ from gigagan_core.evaluation.kernel_distances import (
     kid,
 )
 from gigagan_core.evaluation.moments import require_finite
+from gigagan_core.evaluation.names import with_neighbours
 from gigagan_core.evaluation.precision_recall import DensityCoverage, Manifolds, manifolds
 
 
@@ -149,6 +150,7 @@ class SetMeasures:
             self._figure(
                 "precision",
                 shares.precision,
+                name=with_neighbours("precision", shares.k),
                 better="higher",
                 interval=wilson(round(shares.precision * fake), fake, level),
                 details=details,
@@ -156,6 +158,7 @@ class SetMeasures:
             self._figure(
                 "recall",
                 shares.recall,
+                name=with_neighbours("recall", shares.k),
                 better="higher",
                 interval=wilson(round(shares.recall * real), real, level),
                 details=details,
@@ -174,18 +177,29 @@ class SetMeasures:
         )
         covered = wilson(round(found.coverage * len(self._real)), len(self._real), options.level)
         return [
-            self._figure("density", found.density, better="higher", interval=density, details=details),
-            self._figure("coverage", found.coverage, better="higher", interval=covered, details=details),
+            self._figure(
+                metric,
+                value,
+                name=with_neighbours(metric, found.k),
+                better="higher",
+                interval=interval,
+                details=details,
+            )
+            for metric, value, interval in (
+                ("density", found.density, density),
+                ("coverage", found.coverage, covered),
+            )
         ]
 
     def cmmd(self) -> list[Figure]:
         """CLIP maximum mean discrepancy. Raises GigaganError for an extractor that is no CLIP."""
         self._require_clip("cmmd")
         cautions: tuple[str, ...] = ()
-        published = CATALOGUE[CMMD_ASSET].sha256
-        if not self._extractor.name.startswith(CMMD_NETWORK):
-            cautions = (f"published CMMD takes {CMMD_NETWORK}, this is {self._extractor.name}",)
-        elif published is not None and self._extractor.sha256 != published:
+        published, name = CATALOGUE[CMMD_ASSET], self._extractor.name
+        # the whole name: one that ends in -truncated has other pixels
+        if name.removesuffix(f"-{self._extractor.sha256[:8]}") not in (published.reader, CMMD_NETWORK):
+            cautions = (f"published CMMD takes {published.reader}, this is {name}",)
+        elif self._extractor.sha256 != published.sha256:
             cautions = (
                 f"these weights of {CMMD_NETWORK} (sha256 {self._extractor.sha256[:12]}) are not the published CMMD's",
             )
@@ -248,9 +262,12 @@ class SetMeasures:
                 f"{metric} needs a CLIP and {self._extractor.name} is none; add an extractor such as ViT-B-32:FILE"
             )
 
-    def _figure(self, metric: str, value: float, *, better: str = "lower", **more: object) -> Figure:
+    def _figure(
+        self, metric: str, value: float, *, name: str | None = None, better: str = "lower", **more: object
+    ) -> Figure:
+        """name: short one, where it says more than the metric's."""
         return Figure(
-            name=self._naming(metric, self._extractor),
+            name=self._naming(name or metric, self._extractor, with_real=more.get("real") != 0),
             metric=metric,
             value=value,
             better=better,

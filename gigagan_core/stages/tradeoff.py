@@ -42,14 +42,15 @@ def run(settings: TradeoffSettings, inputs: Mapping[str, Input], context: RunCon
 
 def _produce(work: StageWork) -> Outcome:
     from gigagan_core.evaluation import tradeoff
-    from gigagan_core.evaluation.names import metric_name
+    from gigagan_core.evaluation.names import feature_space, metric_name
     from gigagan_core.evaluation.tradeoff_page import render
 
     points, extractor, count, available = _sweep(work)
     size = work.settings.image_size
+    space = feature_space(extractor, work.settings.normalise_features)
     names = {
-        key: metric_name(metric, extractor=extractor, resolution=size, count=count)
-        for key, metric in (("fd", "fd"), ("clip", "clip-score"))
+        key: metric_name(metric, extractor=by, resolution=size, count=count)
+        for key, metric, by in (("fd", "fd", space), ("clip", "clip-score", extractor))
     }
     sweep = tradeoff.Sweep(points, names, all_settings(work.settings))
     (work.output / "tradeoff.json").write_text(

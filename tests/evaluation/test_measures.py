@@ -102,6 +102,9 @@ def test_cmmd_is_the_published_one_by_the_published_weights_alone():
     for name, sha256, caution in (
         ("ViT-L-14-336-quickgelu", published, None),
         ("ViT-L-14-336-quickgelu", "12" * 32, "sha256 121212121212"),
+        ("ViT-L-14-336-quickgelu-12121212", "12" * 32, "sha256 121212121212"),
+        ("ViT-L-14-336-quickgelu-truncated", published, "this is ViT-L-14-336-quickgelu-truncated"),
+        ("ViT-L-14-336-quickgelu-12121212-truncated", "12" * 32, "-truncated"),
         ("ViT-B-32", published, "this is ViT-B-32"),
     ):
         said = figure_of("cmmd", REAL, FAKE, name=name, sha256=sha256).cautions

@@ -65,3 +65,13 @@ def test_a_collapsed_model_repeats_and_variants_of_one_drawing_do_not_count():
     assert collapsed.share == 1.0
     assert variants.share < 0.05
     assert "100 independent" in fresh.interval.method
+
+
+def test_equal_images_are_near_duplicates_where_real_ones_repeat_too():
+    """1% of the real images have a twin, so the distance to be near is 0; a model of one image is nothing but twins."""
+    real, groups = draw(300, 1), torch.arange(300)
+    real[::50] = real[0]
+    collapsed = repetition(draw(1, 2).repeat(300, 1), real, groups)
+    assert collapsed.threshold == 0
+    assert collapsed.share == 1.0
+    assert repetition(draw(300, 3), real, groups).share == 0

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import charts, claims, gate, judging, report, report_page
 from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
+from gigagan_core.evaluation.names import NEIGHBOURS
 from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
 from gigagan_core.evaluation.pictures import Row, grid, wrapped
 from gigagan_core.evaluation.report import Report, Sample
 from gigagan_core.evaluation.report_figures import figures
 from gigagan_core.evaluation.report_file import read_report
+from gigagan_core.evaluation.set_metrics import MeasureOptions
 from gigagan_core.evaluation.similarity import ssim
 
 COUNT = 40
@@ -349,3 +352,36 @@ def test_curves_are_read_from_an_artifact_and_damage_is_named(tmp_path):
     (tmp_path / "curves.json").write_text('{"images": [1')
     with pytest.raises(GigaganError, match="unreadable curves"):
         read_curves(tmp_path, "Base model")
+
+
+def test_what_is_not_the_default_of_a_figure_is_in_its_name(whole):
+    twins = SimpleNamespace(share=0.1, interval=None, threshold=0.3)
+    usual = replace(whole, repetition=twins)
+    changed = replace(
+        usual, settings=SETTINGS.model_copy(update={"normalise_features": False, "neighbours": 5})
+    )
+    renamed = {
+        "fd": "fd_openmoji-judge-raw_16_40",
+        "precision": "precision-k5_openmoji-judge-raw_16_40",
+        "recall": "recall-k5_openmoji-judge-raw_16_40",
+        "near-duplicates": "near-duplicates_openmoji-judge-raw_16_40",
+        "patch8-fd": "patch8-fd_openmoji-judge-raw_32_80",
+    }
+    for before, after in zip(figures(usual), figures(changed), strict=True):
+        assert (before.metric, before.value) == (after.metric, after.value)
+        place, _, own = before.name.rpartition("/")
+        assert after.name == (f"{place}/" if place else "") + renamed.get(before.metric, own)
+    assert {"clip-score_openmoji-judge_16_40", "precision-k5_openmoji-judge-raw_16_40"} <= {
+        figure.name for figure in figures(changed)
+    }
+    defaults = EvaluateSettings().neighbours, MeasureOptions().neighbours, MeasureOptions().density_neighbours
+    assert defaults == (NEIGHBOURS["precision"], NEIGHBOURS["recall"], NEIGHBOURS["density"])
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0.0, True), (0.2, False)])
+def test_a_threshold_of_nothing_for_twins_is_said(whole, threshold, said):
+    twins = SimpleNamespace(share=0.1, interval=None, threshold=threshold)
+    (figure,) = [
+        each for each in figures(replace(whole, repetition=twins)) if each.metric == "near-duplicates"
+    ]
+    assert any("only equal features count" in caution for caution in figure.cautions) == said

@@ -146,6 +146,15 @@ def test_without_truncation_the_sweep_says_what_the_evaluation_says(inputs, tmp_
     assert first["clip"] == judged.summary["clip-score_openmoji-judge_8_18"]
 
 
+def test_features_at_their_own_length_have_another_name(inputs, tmp_path):
+    few = {name: inputs[name] for name in ("model", "data", "condition", "judge")}
+    settings = SETTINGS.model_copy(update={"normalise_features": False})
+    with RunContext.open(str(tmp_path / "store")) as context:
+        swept = tradeoff.run(settings, few, context)
+    names = json.loads((swept.path / "tradeoff.json").read_text())["figures"]
+    assert names == {"fd": "fd_openmoji-judge-raw_8_18", "clip": "clip-score_openmoji-judge_8_18"}
+
+
 def test_a_report_shows_the_sweep_of_its_model(inputs, tmp_path):
     from gigagan_core.config.evaluate import EvaluateSettings
     from gigagan_core.stages import evaluate

@@ -33,9 +33,9 @@ from gigagan_core.evaluation.gathering import (
     lpips_facts,
     lpips_sha256,
     named,
+    naming_of,
     pair_figures,
     preparation,
-    resolution_of,
     worked,
 )
 from gigagan_core.evaluation.picture_folder import dangling, digest_of, list_pictures
@@ -124,7 +124,7 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
         f"protocol {protocol.name}", shards, plan, run.work, _refuse_corrupt, module, task=judge_shard
     )
     facts = _facts(results, bool(real or sources))
-    naming = Naming(resolution_of(facts[FAKE]), facts[FAKE]["count"])
+    naming = naming_of(facts)
     doubts = cautions.of_networks(run, _networks(run, extractors, plan))
     figures = [
         replace(figure, cautions=(*figure.cautions, *doubts.get(figure.extractor or "", ())))
