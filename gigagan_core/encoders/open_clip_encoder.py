@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.encoders import tokenizer
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
@@ -29,6 +30,7 @@ _WEIGHT_NAMES = (
     "open_clip_pytorch_model.bin",
     WEIGHTS_FILE,
 )
+_WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 PENULTIMATE = -2
 """Text layer: the input of the last block; a network's settings may name another (`GeneratorSettings.text_layer`)."""
 
@@ -72,10 +74,17 @@ class ClipEncoder(nn.Module):
         self.embed_dim: int = _output_width(text)
         self.image_size: int = _image_size(model)
         self.logit_scale = float(model.logit_scale.detach().exp())
-        self.interpolation = preprocessing.interpolation
+        self.preprocessing, self.interpolation = preprocessing, preprocessing.interpolation
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.eval()
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the features beside the weights, JSON-able. A model of open_clip's own goes by its name."""
+        model = self.model
+        architecture = model.architecture.to_config() if isinstance(model, ClipModel) else self.name
+        return {"architecture": architecture, "preprocessing": asdict(self.preprocessing)}
 
     def train(self, mode: bool = True) -> ClipEncoder:
         """Stays in evaluation mode: a frozen encoder inside a model in training must not change."""
@@ -191,7 +200,8 @@ def load_encoder(place: str | Path, device: str | torch.device = "cpu") -> ClipE
     place: an encoder artifact's folder, a published open_clip folder, or for instance
     ``ViT-L-14-quickgelu:/weights/openai.safetensors`` (OpenAI's own weights need a quickgelu architecture), or
     ``asset:clip-vit-l14``.
-    An outside file is taken with OpenAI's mean and std unless its folder has an `open_clip_config.json`.
+    An outside file is taken with OpenAI's mean and std unless an `open_clip_config.json` beside it has others; of
+    OpenAI's own files, known by their sums, that config is not heeded.
     Nothing is downloaded. Raises GigaganError for what is missing, unknown, damaged or does not fit.
     """
     folder = Path(place).expanduser()
@@ -208,7 +218,7 @@ def load_encoder(place: str | Path, device: str | torch.device = "cpu") -> ClipE
         model, sha256 = load_outside(name, path)
         encoder = ClipEncoder(
             model,
-            _preprocessing(_read_config(path.parent, required=False)),
+            _outside_preprocessing(name, path, sha256),
             name=name,
             sha256=sha256,
         )
@@ -267,6 +277,22 @@ def _preprocessing(config: dict[str, Any]) -> Preprocessing:
         std=tuple(stored.get("std", default.std)),
         interpolation=stored.get("interpolation", default.interpolation),
     )
+
+
+def _outside_preprocessing(name: str, path: Path, sha256: str) -> Preprocessing:
+    """Of a weight file. Raises GigaganError where the config beside it may be of another file of that folder."""
+    if any(each.sha256 == sha256 for each in CATALOGUE.values()):
+        return Preprocessing()  # the catalogue's CLIPs of known sum are OpenAI's
+    found = _preprocessing(_read_config(path.parent, required=False))
+    if found == Preprocessing() or path.name in _WEIGHT_NAMES:
+        return found
+    files = sorted(each.name for each in path.parent.iterdir() if each.suffix in _WEIGHT_ENDINGS)
+    if others := [each for each in files if each != path.name]:
+        raise GigaganError(
+            f"encoder {name}:{path}: {CONFIG_FILE} beside it has a mean, std or interpolation of its own and may be "
+            f"{others[0]}'s; give this file a folder of its own, with its config where it has one"
+        )
+    return found
 
 
 def _output_width(text: nn.Module) -> int:

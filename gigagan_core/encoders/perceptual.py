@@ -10,6 +10,7 @@ from torch import nn
 
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
+from gigagan_core.store.fingerprint import sha256_file
 
 BACKBONES = ("vgg", "alex")
 SMALLEST = {"vgg": 16, "alex": 31}
@@ -41,6 +42,12 @@ def load_lpips(place: str, device: torch.device | str = "cpu") -> nn.Module:
         network = LPIPS(net=backbone, pnet_rand=True, verbose=False)
     _load_backbone(network.net, path)
     return network.requires_grad_(False).eval().to(device)
+
+
+def lpips_sha256(place: str) -> str | None:
+    """The sha256 of the backbone's file, None where there is none. place: as `load_lpips` takes it."""
+    path = Path(resolve_named(place).partition(":")[2]).expanduser()
+    return sha256_file(path) if path.is_file() else None
 
 
 def _load_backbone(backbone: nn.Module, path: Path) -> None:

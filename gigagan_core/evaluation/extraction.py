@@ -1,9 +1,10 @@
 """Pictures to features, once: each is decoded one time for all that is wanted of it, shard by shard, resumable.
 
 A shard is a fixed run of pictures. What is computed of it (a stream) is kept in the work folder under a name made of
-the pictures' contents and of everything that decides the stream, as .npy beside a .json with its sha256, written last:
-a killed evaluation continues with the shards that lack it, and a second model is judged against the same real images
-without computing theirs again. A stream whose file does not have its sum, or has a damaged record, is computed again.
+the pictures' contents and of everything that decides the stream, our source and the versions of packages included, as
+.npy beside a .json with its sha256, written last: a killed evaluation continues with the shards that lack it, and a
+second model is judged against the same real images without computing theirs again. A stream whose file does not have
+its sum, or has a damaged record, is computed again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import torch
 
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation import picture_folder
+from gigagan_core.evaluation.extractors.base import Extractor
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
+from gigagan_core.evaluation.kept_work import makers_digest, require_same_extractor, require_same_lpips
 from gigagan_core.evaluation.picture_folder import Picture, digest_of
 from gigagan_core.store.fingerprint import digest, sha256_file
 
@@ -33,14 +36,17 @@ _DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 """What a record raises that is no JSON, or not of its form."""
 RAY_IN_FLIGHT = 2
 """Shards in flight for each GPU, or CPU where there is none: one works, one waits."""
+MAKER = "gigagan_core.evaluation.shard_pass"
+"""The module that makes features: its source and what it imports is part of their folder's name."""
 
 
 @dataclass(frozen=True)
 class NamedExtractor:
-    """An extractor and where it is. key: what decides its features (name, sha256, rule), for the streams' names."""
+    """An extractor and where it is. key: `kept_work.extractor_key`, for the streams' names. sha256: of its weights."""
 
     place: ExtractorPlace
     key: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -175,12 +181,14 @@ def _in_ray(
 def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
     """The streams of one shard, those that are not in the work folder yet computed in one pass over its pictures.
 
-    Raises GigaganError where the work folder cannot be written or a picture cannot be read; nothing is kept then.
+    Raises GigaganError where the work folder cannot be written, a picture cannot be read, or this machine has other
+    weights than the plan was made with; nothing is kept then.
     """
     files, missing, facts_file, facts = _planned(shard, plan, work)
     if missing:
         from gigagan_core.evaluation.shard_pass import ShardPass
 
+        _require_same_networks(plan)
         with _writing(work):
             facts_file.parent.mkdir(parents=True, exist_ok=True)
         done = ShardPass(shard, plan, missing).run()
@@ -211,7 +219,7 @@ def _planned(
     pictures have rows.
     """
     contents = [digest_of(shard.pictures[role]) for role in sorted(shard.pictures)]
-    folder = work / digest([picture_folder.DECODING, *contents])[:32]
+    folder = work / digest([picture_folder.DECODING, makers_digest(MAKER), *contents])[:32]
     files = {stream: folder / f"{_file_name(stream, shard, plan)}.npy" for stream in _streams(shard, plan)}
     facts_file = folder / f"facts-{'-'.join(sorted(shard.pictures))}-{plan.size}.json"
     facts = _read_facts(facts_file)
@@ -249,8 +257,16 @@ def _file_name(stream: tuple[str, str, str], shard: Shard, plan: Plan) -> str:
     return f"{kind}-{role}-{digest(decides)[:24]}"
 
 
+def _require_same_networks(plan: Plan) -> None:
+    """What a node computes is kept under keys that another one made of its own files."""
+    for each in plan.extractors:
+        require_same_extractor(each.place.place, loaded(each.place), each.key, each.sha256)
+    if plan.lpips is not None and plan.lpips_sha256 is not None:
+        require_same_lpips(plan.lpips, plan.lpips_sha256)
+
+
 @functools.lru_cache(maxsize=8)
-def loaded(place: ExtractorPlace) -> Any:
+def loaded(place: ExtractorPlace) -> Extractor:
     """The extractor at a place, loaded once a process."""
     from gigagan_core.evaluation.extractors.registry import load_extractor
 

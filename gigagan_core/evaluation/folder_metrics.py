@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gigagan_core import console, environment
+from gigagan_core.encoders.perceptual import lpips_sha256
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.captions import captions_of, read_captions
 from gigagan_core.evaluation.extraction import (
@@ -33,7 +34,6 @@ from gigagan_core.evaluation.gathering import (
     extractor_facts,
     facts_of,
     gathered,
-    lpips_sha256,
     named,
     naming_of,
     pair_figures,

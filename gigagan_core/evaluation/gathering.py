@@ -27,12 +27,12 @@ from gigagan_core.evaluation.extraction import (
     ShardResult,
     extract,
 )
-from gigagan_core.evaluation.extractors.base import Extractor, checked_sha256
+from gigagan_core.evaluation.extractors.base import Extractor
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.figures import Figure, Naming
+from gigagan_core.evaluation.kept_work import extractor_key
 from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
-from gigagan_core.store.fingerprint import digest
 
 PAIRED = {"psnr": "higher", "ssim": "higher", "lpips": "lower"}
 PATCH_FD = "patch-fd"
@@ -40,8 +40,8 @@ WHO = {REAL: "real images", FAKE: "generated images"}
 
 
 def named(place: ExtractorPlace, extractor: Extractor) -> NamedExtractor:
-    """An extractor with the key of its streams: name, weights and rule decide its features."""
-    return NamedExtractor(place, digest([extractor.name, extractor.sha256, extractor.rule])[:24])
+    """An extractor with the key of its streams."""
+    return NamedExtractor(place, extractor_key(extractor), extractor.sha256)
 
 
 def extractor_facts(extractor: Extractor) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def extractor_facts(extractor: Extractor) -> dict[str, Any]:
         "sha256": extractor.sha256,
         "dimensions": extractor.width,
         "rule": extractor.rule,
+        "configuration": extractor.configuration,
         "published": extractor.published,
     }
 
@@ -204,9 +205,3 @@ def worked(
     if kept:
         console.note(f"{kept} of {total} images had their features in {work} already")
     return results
-
-
-def lpips_sha256(place: str) -> str | None:
-    """The sha256 of LPIPS' backbone, None where its file is not there."""
-    path = Path(resolve_named(place).partition(":")[2]).expanduser()
-    return checked_sha256(path, None, "LPIPS") if path.is_file() else None

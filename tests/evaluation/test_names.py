@@ -15,11 +15,14 @@ from gigagan_core.encoders import weights as encoder_weights
 from gigagan_core.encoders.clip_model import ClipArchitecture, ClipModel
 from gigagan_core.encoders.open_clip_encoder import CONFIG_FILE, Preprocessing, load_encoder, save_encoder
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import kept_work
+from gigagan_core.evaluation.extraction import MAKER
 from gigagan_core.evaluation.extractors.base import published_sums
 from gigagan_core.evaluation.extractors.clip import embedded_name
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace, load_extractor
+from gigagan_core.evaluation.gathering import extractor_facts, named
 from gigagan_core.evaluation.names import by_weights
-from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.fingerprint import code_digest, sha256_file
 
 TINY = {
     "embed_dim": 8,
@@ -98,3 +101,93 @@ def test_our_own_encoders_are_called_by_what_they_were_trained_on(tmp_path, publ
     shutil.copytree(published, tmp_path / "named")
     configured(tmp_path / "named", name="ViT-B-32")
     assert load_extractor(str(tmp_path / "named")).name.startswith("ViT-B-32-squeezed-")
+
+
+# ---- mean and std ----------------------------------------------------------------------------------
+
+HALVES = {"mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def config_beside(file: Path) -> None:
+    """A published config with mean and std of its own, in the folder of a weight file."""
+    (file.parent / CONFIG_FILE).write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": HALVES}))
+
+
+def test_mean_and_std_are_in_the_rule_and_decide_the_key(clip_files):
+    place = ExtractorPlace(f"ViT-B-32:{clip_files[0]}")
+    guessed = load_extractor(place)
+    assert "mean 0.48145466 0.4578275 0.40821073, std 0.26862954" in guessed.rule
+    clip_files[1].unlink()
+    config_beside(clip_files[0])
+    given = load_extractor(place)
+    assert "mean 0.5 0.5 0.5, std 0.25 0.25 0.25" in given.rule
+    assert given.name == guessed.name
+    assert named(place, given).key != named(place, guessed).key
+    assert extractor_facts(given)["configuration"]["preprocessing"]["mean"] == (0.5, 0.5, 0.5)
+
+
+def test_a_config_that_may_be_of_another_file_is_refused_where_it_would_matter(clip_files, tmp_path):
+    config_beside(clip_files[0])
+    with pytest.raises(GigaganError, match=r"0\.pt: .* and may be 1\.pt's; give this file a folder"):
+        load_encoder(f"ViT-B-32:{clip_files[0]}")
+    published = clip_files[0].rename(tmp_path / "open_clip_pytorch_model.bin")
+    assert load_encoder(f"ViT-B-32:{published}").preprocessing.mean == (0.5, 0.5, 0.5)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_cfg": TINY}))
+    assert load_encoder(f"ViT-B-32:{clip_files[1]}").preprocessing == Preprocessing()
+
+
+def test_openais_own_files_have_openais_mean_and_std_whatever_lies_beside_them(clip_files, monkeypatch):
+    config_beside(clip_files[0])
+    known = replace(CATALOGUE["clip-vit-b32"], reader="ViT-B-32", sha256=sha256_file(clip_files[0]))
+    monkeypatch.setitem(CATALOGUE, "clip-vit-b32", known)
+    assert load_encoder(f"ViT-B-32:{clip_files[0]}").preprocessing == Preprocessing()
+
+
+def test_every_clip_of_a_known_sum_in_the_catalogue_is_openais():
+    clips = [each for each in CATALOGUE.values() if each.reader in encoder_weights.architectures()]
+    assert clips
+    assert all("openaipublic" in each.address for each in clips if each.sha256 is not None)
+
+
+# ---- keys ------------------------------------------------------------------------------------------
+
+
+def test_a_folders_config_decides_the_key_of_what_is_kept(published):
+    place = ExtractorPlace(str(published))
+    before = named(place, load_extractor(place))
+    configured(published, model_cfg=TINY | {"quick_gelu": True})
+    after = named(place, load_extractor(place))
+    assert before.sha256 == after.sha256
+    assert before.key != after.key
+
+
+def test_the_source_of_kept_features_is_all_that_touches_a_picture_and_nothing_that_compares():
+    modules = code_digest(MAKER)[1]
+    for name in (
+        "picture_folder",
+        "shard_pass",
+        "extractors.clip",
+        "extractors.dino",
+        "extractors.inception",
+    ):
+        assert f"gigagan_core.evaluation.{name}" in modules
+    for name in ("evaluation.similarity", "evaluation.patches", "evaluation.captions", "encoders.clip_model"):
+        assert f"gigagan_core.{name}" in modules
+    for name in ("evaluation.frechet", "evaluation.set_metrics", "evaluation.gathering", "training.steps"):
+        assert f"gigagan_core.{name}" not in modules
+
+
+def test_an_edit_and_another_version_are_another_maker(monkeypatch):
+    def digest_now() -> str:
+        kept_work.makers_digest.cache_clear()
+        return kept_work.makers_digest(MAKER)
+
+    before = digest_now()
+    assert digest_now() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_work, "code_digest", lambda module: ("edited", {}))
+        assert digest_now() != before
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_work, "_version", lambda name: "0.1" if name == "pillow" else "2")
+        assert digest_now() != before
+    assert digest_now() == before

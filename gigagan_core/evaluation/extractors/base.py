@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class Extractor(ABC):
 
     name: for the names of metrics, without `_`; another weight file or resizing rule has another name, but for our own
     encoders, which their folders name. width: D.
-    sha256: of the weight file. rule: how images reach the network, in words, for the record. is_clip: has captions
+    sha256: of the weight file. rule: how images reach the network, in words, for the record. configuration: what else
+    decides features and comes from a file, JSON-able. is_clip: has captions
     too (`caption_features`), so CLIP score and CMMD can be taken. clip_score_name: of the score with its way of reading
     captions. published: of the weights and rule that the field
     calls by this name; False makes no difference but in the names of results.
@@ -31,6 +33,7 @@ class Extractor(ABC):
     width: int
     sha256: str
     rule: str
+    configuration: dict[str, Any] | None = None
     is_clip: bool = False
     clip_score_name: str = "clip-score"
     published: bool = False

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gigagan_core.encoders.open_clip_encoder import ClipEncoder, load_encoder
+from gigagan_core.encoders.open_clip_encoder import ClipEncoder, Preprocessing, load_encoder
 from gigagan_core.encoders.weights import architectures
 from gigagan_core.evaluation.captions import prefixed_tokens
 from gigagan_core.evaluation.extractors.base import (
@@ -51,10 +51,12 @@ class OpenClip(Extractor):
         self.name += "-truncated" if truncate else ""
         self.clip_score_name = "clip-score" if prefix else PLAIN
         self.width, self.sha256 = encoder.embed_dim, encoder.sha256
+        self.configuration = encoder.configuration
         self.rule = (
             f"PIL bicubic, short side to {encoder.image_size} px, centre square, on uint8"
             + (", after the authors' truncation" if truncate else "")
-            + (', captions after "A photo depicts"' if prefix else "")
+            + f"; {_normalisation(encoder.preprocessing)}"
+            + ('; captions after "A photo depicts"' if prefix else "")
         )
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
@@ -91,8 +93,10 @@ class EmbeddedEncoder(Extractor):
         self.clip_score_name = "clip-score" if self.name == extractor_name(self._encoder.name) else PLAIN
         self.width, self.sha256 = self._encoder.embed_dim, self._encoder.sha256
         self._size = self._encoder.image_size
+        self.configuration = self._encoder.configuration
         self.rule = (
-            f"antialiased float resize to {self._size} px, squeezed to a square; features of unit length"
+            f"antialiased float {self._encoder.interpolation} resize to {self._size} px, squeezed to a square; "
+            f"{_normalisation(self._encoder.preprocessing)}; features of unit length"
         )
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
@@ -126,6 +130,13 @@ def embedded_name(encoder: ClipEncoder) -> str:
     if encoder.own and encoder.name not in architectures():
         return name
     return by_weights(f"{name}-squeezed", encoder.sha256)
+
+
+def _normalisation(preprocessing: Preprocessing) -> str:
+    mean, std = (
+        " ".join(f"{each:.8g}" for each in values) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return f"mean {mean}, std {std}"
 
 
 def _truncation_table() -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gigagan_core import console
 from gigagan_core.assets.catalogue import CATALOGUE
+from gigagan_core.encoders.perceptual import lpips_sha256
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extraction import (
     CAPTIONS,
@@ -31,7 +32,6 @@ from gigagan_core.evaluation.gathering import (
     facts_of,
     gathered,
     lpips_facts,
-    lpips_sha256,
     named,
     naming_of,
     pair_figures,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation import extraction
 from gigagan_core.evaluation import picture_folder as folders
 from gigagan_core.evaluation.extraction import loaded
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
@@ -161,3 +163,40 @@ def test_features_of_another_way_to_decode_are_not_taken(compare, sets, judge, m
     monkeypatch.setattr(folders, "DECODING", folders.DECODING + 1)
     compare(metrics=("fd",))
     assert sum(seen) == 160
+
+
+def test_features_of_other_source_or_other_packages_are_not_taken(compare, judge, monkeypatch):
+    extractor, seen = loaded(ExtractorPlace(str(judge))), []
+    features_of = extractor.features_of
+    monkeypatch.setattr(
+        extractor, "features_of", lambda prepared: seen.append(len(prepared)) or features_of(prepared)
+    )
+    first = values(compare(metrics=("fd",)))
+    monkeypatch.setattr(extraction, "makers_digest", lambda *modules: "another Pillow")
+    assert values(compare(metrics=("fd",))) == first
+    assert sum(seen) == 160
+
+
+def test_a_node_with_other_weights_at_the_place_keeps_nothing(compare, judge, tmp_path, monkeypatch):
+    """The driver knows one encoder; here the node's `loaded` gives another, or the same with another config."""
+    other = tmp_path / "other"
+    shutil.copytree(judge, other)
+    config = json.loads((other / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    foreign = loaded(ExtractorPlace(str(other)))
+    monkeypatch.setattr(extraction, "loaded", lambda place: foreign)
+    with pytest.raises(GigaganError, match=r"judge\d+ on .* is not what this run began with \(its config"):
+        compare(metrics=("fd",))
+    monkeypatch.setattr(foreign, "sha256", "ab" * 32)
+    with pytest.raises(GigaganError, match=r"\(sha256 abababababab, not [0-9a-f]{12}\); give every machine"):
+        compare(metrics=("fd",))
+    assert not list((tmp_path / "work").rglob("*.npy"))
+
+
+def test_a_node_with_another_lpips_keeps_nothing(compare, tmp_path, monkeypatch):
+    file = tmp_path / "alexnet.pth"
+    file.write_bytes(b"never read as a network")
+    monkeypatch.setattr("gigagan_core.encoders.perceptual.lpips_sha256", lambda place: "ab" * 32)
+    with pytest.raises(GigaganError, match=r"alex:.*alexnet\.pth on .* \(sha256 abababababab, not"):
+        compare(metrics=("lpips",), lpips=f"alex:{file}")
