@@ -67,7 +67,9 @@ def _produce_by_protocol(work: StageWork) -> Outcome:
     from gigagan_core.evaluation.protocols.request import protocol_run
     from gigagan_core.evaluation.protocols.run import evaluate
 
-    asked = protocol_run(work.settings, work.inputs, teachers(work), saw(work))
+    # forced work takes nothing that was kept, and goes on with its own after a kill
+    own = work.path / "metrics" if work.context.force else None
+    asked = protocol_run(work.settings, work.inputs, teachers(work), saw(work), own)
     result = evaluate(asked, work.ray)
     origins = lineage.trace({name: each for name, each in work.inputs.items() if each}, work.store)
     paths = document.write(result, work.settings, origins, _record(work), work.output)

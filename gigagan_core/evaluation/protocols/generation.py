@@ -2,17 +2,20 @@
 
 The images lie as PNG files only as long as they are needed, but for the first few: 30,000 of 512 px would take 12 GB.
 What they were is recorded by their sums, so that their features are found without them; where other features are
-wanted of images that are gone, they are made again.
+wanted of images that are gone, or more images are to be kept, they are made again. Evaluations that ask for the same
+images at once take turns, shard by shard.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +31,25 @@ from gigagan_core.evaluation.extraction import (
     Plan,
     Shard,
     ShardResult,
+    _writing,
     extract_shard,
     forget,
     is_done,
 )
+from gigagan_core.evaluation.kept_work import makers_digest
 from gigagan_core.evaluation.patches import shrink
 from gigagan_core.evaluation.picture_folder import Picture, decode
 from gigagan_core.store.artifact import Artifact, Input, digest_of
-from gigagan_core.store.fingerprint import digest, sha256_file
+from gigagan_core.store.fingerprint import code_digest, digest, sha256_file
 
 _RECORD = "pictures.json"
+MAKERS = (
+    "gigagan_core.inference.generate",
+    "gigagan_core.encoders.open_clip_encoder",
+    "gigagan_core.evaluation.patches",
+    "gigagan_core.evaluation.picture_folder",
+)
+"""The modules that make images: their source and what they import is part of the images' key."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,28 @@ class Model:
 
     @property
     def key(self) -> str:
-        """Of everything that decides the images, but for captions and inputs."""
+        """Of everything that decides the images, our source included, but for captions and inputs."""
         inputs = [digest_of(each) for each in (self.base, self.upsampler, self.encoder)]
-        return digest([*inputs, self.seed, self.psi])
+        return digest([*inputs, self.seed, self.psi, _maker()])
+
+
+@functools.cache
+def _maker() -> str:
+    """Digest of what makes images; of this module its own source alone, for it imports what judges them, too."""
+    return digest([makers_digest(*MAKERS), code_digest(__name__)[1][__name__]])
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Images that were made, and how many first ones of all shards were to be kept of them."""
+
+    pictures: tuple[Picture, ...]
+    keep: int
+
+    def lacks(self, shard: PromptShard) -> bool:
+        """Whether an image that the shard keeps was let go by an evaluation that kept fewer."""
+        numbered = enumerate(self.pictures, shard.first)
+        return any(self.keep <= number < shard.keep and not _is_as_made(each) for number, each in numbered)
 
 
 @dataclass(frozen=True)
@@ -105,28 +136,45 @@ def generate_shard(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
     Raises GigaganError for a model that does not fit, and for a source that does not decode.
     """
     folder = shard.folder(work)
-    recorded = _recorded(folder)
-    if recorded is None or not (
-        is_done(_with(shard, recorded), plan, work) or all(_is_as_made(picture) for picture in recorded)
-    ):
-        recorded = _make(shard, folder)
-    result = extract_shard(_with(shard, recorded), plan, work)
-    if result.facts[FAKE]["corrupt"]:
-        # Pillow wrote these files, so this is a fault of the moment and not to be kept
-        forget(_with(shard, recorded), plan, work)
-        (folder / _RECORD).unlink()
-    for number, picture in enumerate(recorded, shard.first):
-        if number >= shard.keep:
-            Path(picture.path).unlink(missing_ok=True)
+    with _alone_in(folder, work):
+        record = _recorded(folder)
+        if record is None or record.lacks(shard) or not _is_enough(record, shard, plan, work):
+            record = _make(shard, folder, 0 if record is None else record.keep)
+        judged = _with(shard, record.pictures)
+        result = extract_shard(judged, plan, work)
+        if result.facts[FAKE]["corrupt"]:
+            # Pillow wrote these files, so this is a fault of the moment and not to be kept
+            forget(judged, plan, work)
+            (folder / _RECORD).unlink()
+        for number, picture in enumerate(record.pictures, shard.first):
+            if number >= max(shard.keep, record.keep):
+                Path(picture.path).unlink(missing_ok=True)
     return result
+
+
+def _is_enough(record: _Record, shard: PromptShard, plan: Plan, work: Path) -> bool:
+    """Whether every feature is there, or every image to take them of."""
+    done = is_done(_with(shard, record.pictures), plan, work)
+    return done or all(_is_as_made(picture) for picture in record.pictures)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, work: Path) -> Iterator[None]:
+    """One evaluation at a time: another one would let images go that this one is about to judge."""
+    with contextlib.ExitStack() as stack:
+        with _writing(work):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(folder.with_suffix(".lock"), "w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def kept_images(shard: PromptShard, work: Path) -> dict[int, Path]:
     """The files of its images that were kept and are as they were made, by the number of the image."""
-    recorded = _recorded(shard.folder(work)) or ()
+    record = _recorded(shard.folder(work))
     return {
         number: Path(picture.path)
-        for number, picture in enumerate(recorded, shard.first)
+        for number, picture in enumerate(record.pictures if record else (), shard.first)
         if _is_as_made(picture)
     }
 
@@ -187,7 +235,7 @@ def place_of(each: Input) -> str:
     return str(each.path) if isinstance(each, Artifact) else each.uri
 
 
-def _make(shard: PromptShard, folder: Path) -> tuple[Picture, ...]:
+def _make(shard: PromptShard, folder: Path, kept: int) -> _Record:
     low = _low(shard) if shard.sources else None
     images = _sampler(shard.model).images(shard.captions, shard.first, low)
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,29 +249,42 @@ def _make(shard: PromptShard, folder: Path) -> tuple[Picture, ...]:
         pictures.append(
             Picture(path.name, str(path.absolute()), hashlib.sha256(encoded.getvalue()).hexdigest())
         )
-    record = [[picture.name, picture.sha256] for picture in pictures]
-    _write(folder / _RECORD, json.dumps(record).encode())
-    return tuple(pictures)
+    made = _Record(tuple(pictures), max(shard.keep, kept))
+    rows = [[picture.name, picture.sha256] for picture in pictures]
+    _write(folder / _RECORD, json.dumps({"keep": made.keep, "pictures": rows}).encode())
+    return made
 
 
 def _low(shard: PromptShard) -> Tensor:
-    if shard.size is None or shard.low is None:
-        raise AssertionError("sources need the sizes they are brought to")
-    pictures = [decode(source, shard.size) for source in shard.sources]
-    for source, picture in zip(shard.sources, pictures, strict=True):
+    """uint8 [N, 3, low, low], decoded and shrunk in batches: in float32, 256 images of 1024 px take 3 GB."""
+    if shard.low is None:
+        raise AssertionError("sources need the size that they are shrunk to")
+    step = shard.model.batch_size
+    starts = range(0, len(shard.sources), step)
+    return torch.cat([shrink(_decoded(shard, start, start + step), shard.low) for start in starts])
+
+
+def _decoded(shard: PromptShard, start: int, end: int) -> Tensor:
+    """Some sources at the shard's size, uint8 [n, 3, size, size]."""
+    if shard.size is None:
+        raise AssertionError("sources need one size to be batched at")
+    pictures = []
+    for source in shard.sources[start:end]:
+        picture = decode(source, shard.size)
         if isinstance(picture, str):
             raise GigaganError(
                 f"real image {source.path} does not decode ({picture}); remove it from the set"
             )
-    pixels = torch.stack([torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures])
-    return shrink(pixels, shard.low)
+        pictures.append(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
+    return torch.stack(pictures)
 
 
-def _recorded(folder: Path) -> tuple[Picture, ...] | None:
+def _recorded(folder: Path) -> _Record | None:
     try:
-        rows = json.loads((folder / _RECORD).read_text())
-        return tuple(Picture(name, str((folder / name).absolute()), sha256) for name, sha256 in rows)
-    except (FileNotFoundError, ValueError, TypeError):
+        document = json.loads((folder / _RECORD).read_text())
+        rows = [(name, str((folder / name).absolute()), sha256) for name, sha256 in document["pictures"]]
+        return _Record(tuple(Picture(*row) for row in rows), int(document["keep"]))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 

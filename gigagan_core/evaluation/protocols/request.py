@@ -19,9 +19,16 @@ ASSET = "asset/"
 
 
 def protocol_run(
-    settings: EvaluateSettings, inputs: Mapping[str, Any], teachers: Mapping[str, str], saw_data: bool
+    settings: EvaluateSettings,
+    inputs: Mapping[str, Any],
+    teachers: Mapping[str, str],
+    saw_data: bool,
+    work: Path | None = None,
 ) -> ProtocolRun:
-    """The evaluation that settings and inputs ask for. teachers, saw_data: as in `run.ProtocolRun`."""
+    """The evaluation that settings and inputs ask for. teachers, saw_data: as in `run.ProtocolRun`.
+
+    work: where images and features are kept; None: below the home folder, where other evaluations find them.
+    """
     from gigagan_core.evaluation.protocols.generation import Model
     from gigagan_core.evaluation.protocols.run import ProtocolRun
     from gigagan_core.evaluation.set_metrics import MeasureOptions
@@ -43,7 +50,7 @@ def protocol_run(
         protocol=replace(protocol, seed=settings.seed),
         model=model,
         assets=assets,
-        work=environment.home() / "metrics",
+        work=work or environment.home() / "metrics",
         data=inputs.get("data"),
         prompts=None if prompts is None else Path(prompts.uri),
         fetched=frozenset(assets) - settings.assets.keys(),

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders.open_clip_encoder import load_encoder
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation import extraction, shard_pass
+from gigagan_core.evaluation import extraction, kept_work, shard_pass
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.folder_metrics import FolderMetrics, measure
+from gigagan_core.evaluation.picture_folder import list_pictures
 from gigagan_core.evaluation.protocols import generation
 from gigagan_core.evaluation.protocols.named import protocol
 from gigagan_core.evaluation.protocols.protocol import Judge
 from gigagan_core.evaluation.protocols.run import evaluate
 from gigagan_core.inference.generate import generate, upsample
-from gigagan_core.store.fingerprint import sha256_file
+from gigagan_core.store.fingerprint import code_digest, digest, sha256_file
 
 from .conftest import FEW, IMAGES, named, no_ray, values
 
@@ -247,3 +251,85 @@ def test_features_of_the_real_images_are_shared_by_models(run, models, monkeypat
     fresh = [(set(result.facts), result.fresh) for result in seen]
     assert fresh.count(({"real"}, False)) == 4
     assert fresh.count(({"fake"}, True)) == 4
+
+
+def test_more_samples_than_an_earlier_evaluation_kept_are_made_again_and_fewer_take_none(run, monkeypatch):
+    few, made, images = evaluate(run(), no_ray).shown, [], generation.Sampler.images
+    assert len(few) == 5
+    monkeypatch.setattr(
+        generation.Sampler,
+        "images",
+        lambda self, captions, first, low=None: made.append(first) or images(self, captions, first, low),
+    )
+    more = evaluate(run(keep=11), no_ray).shown
+    assert made == [0, 8], "of the shards that hold them alone"
+    assert len(more) == 11
+    assert more[:5] == few
+    assert evaluate(run(keep=2), no_ray).shown == few[:2]
+    assert evaluate(run(keep=11), no_ray).shown == more
+    assert made == [0, 8]
+
+
+def test_an_edit_of_what_makes_images_makes_them_again_and_one_of_a_judge_does_not(monkeypatch):
+    """By the modules whose source is in the key."""
+
+    def key_with(edited: str) -> str:
+        def code(module: str) -> tuple[str, dict[str, str]]:
+            modules = code_digest(module)[1]
+            changed = {name: "edited" if name == edited else known for name, known in modules.items()}
+            return digest(changed), changed
+
+        with monkeypatch.context() as patch:
+            for each in (kept_work, generation):
+                patch.setattr(each, "code_digest", code)
+            for cached in (kept_work.makers_digest, generation._maker):
+                cached.cache_clear()
+            found = generation.Model(None, None, None).key
+        for cached in (kept_work.makers_digest, generation._maker):
+            cached.cache_clear()
+        return found
+
+    unchanged = key_with("")
+    for module in ("models.generator", "inference.generate", "evaluation.protocols.generation"):
+        assert key_with(f"gigagan_core.{module}") != unchanged, module
+    for module in ("evaluation.extractors.dino", "evaluation.shard_pass", "evaluation.similarity"):
+        assert key_with(f"gigagan_core.{module}") == unchanged, module
+
+
+def test_two_evaluations_at_once_take_turns_and_lose_no_image(run, tmp_path, monkeypatch):
+    """One in each mode, on the same images: before, one let go what the other was about to decode."""
+    alone = values(evaluate(run(mode="authors", work=tmp_path / "alone"), no_ray))
+    inside, together, extract_shard = set(), [], generation.extract_shard
+
+    def slow(shard, plan, work):
+        folder = Path(shard.pictures["fake"][0].path).parent if "fake" in shard.pictures else None
+        if folder is not None:
+            together.append(folder in inside)
+            inside.add(folder)
+            time.sleep(0.02)
+        result = extract_shard(shard, plan, work)
+        inside.discard(folder)
+        return result
+
+    monkeypatch.setattr(generation, "extract_shard", slow)
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(evaluate, run(mode=mode), no_ray) for mode in ("exact", "authors")]
+        found = [values(each.result()) for each in running]
+    assert found[1] == alone
+    assert len(together) == 8
+    assert not any(together)
+
+
+def test_real_images_are_decoded_and_shrunk_a_batch_at_a_time(run, drawings, tmp_path, monkeypatch):
+    names = []
+    for row, image in enumerate(drawings(7, 48, 3)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{row}.png")
+        names.append(f"{row}.png")
+    sources = tuple(list_pictures(tmp_path))
+    shard = generation.PromptShard(0, tuple(names), run().model, sources, 32, 8)
+    whole = generation._low(replace(shard, model=replace(shard.model, batch_size=100)))
+    seen, shrink = [], generation.shrink
+    monkeypatch.setattr(generation, "shrink", lambda x, size: seen.append(len(x)) or shrink(x, size))
+    found = generation._low(replace(shard, model=replace(shard.model, batch_size=3)))
+    assert seen == [3, 3, 1]
+    assert torch.equal(found, whole)

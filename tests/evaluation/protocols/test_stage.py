@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gigagan_core import environment
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.protocols import request
+from gigagan_core.evaluation.protocols import generation, request
 from gigagan_core.evaluation.protocols import run as protocol_runs
 from gigagan_core.evaluation.protocols.named import PROTOCOLS, protocol
 from gigagan_core.stages import evaluate as stage
@@ -174,3 +175,41 @@ def test_the_run_that_is_asked_for_knows_its_teachers_its_own_files_and_its_trun
     assert (asked_for.protocol.psi, asked_for.model.psi) == (1.0, 0.5)
     some = settings.model_copy(update={"assets": {"inception": own["inception"]}})
     assert request.protocol_run(some, inputs, {}, False).fetched == set(own) - {"inception"}
+
+
+def test_force_makes_and_judges_everything_anew(run, found, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "gigagan-coco-30k", quick(PROTOCOLS["gigagan-coco-30k"], "is"))
+    own = {name: str(path) for name, path in run().assets.items()}
+    settings = EvaluateSettings(
+        protocol="gigagan-coco-30k", assets=own, max_images=12, bootstrap_resamples=100, samples_shown=4
+    )
+    made, fresh = [], []
+    images, extract_shard = generation.Sampler.images, generation.extract_shard
+    monkeypatch.setattr(
+        generation.Sampler,
+        "images",
+        lambda self, captions, first, low=None: made.append(len(captions)) or images(self, captions, first),
+    )
+    monkeypatch.setattr(
+        generation,
+        "extract_shard",
+        lambda shard, plan, work: fresh.append(extract_shard(shard, plan, work)) or fresh[-1],
+    )
+
+    def evaluated(force: bool):
+        made.clear()
+        fresh.clear()
+        with RunContext.open(str(tmp_path / "store"), force=force) as context:
+            inputs = protocol_inputs.inputs_of(context.store, settings, upsampler="latest")
+            return stage.run(settings, inputs, context)
+
+    first = evaluated(force=False)
+    assert made == [12]
+    kept = {path: path.stat().st_mtime_ns for path in (environment.home() / "metrics").rglob("*.npy")}
+    forced = evaluated(force=True)
+    assert made == [12]
+    assert fresh
+    assert all(result.fresh for result in fresh)
+    assert forced.summary == first.summary
+    assert forced.output_digest != first.output_digest
+    assert kept == {path: path.stat().st_mtime_ns for path in (environment.home() / "metrics").rglob("*.npy")}
