@@ -54,10 +54,17 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         if type(error).__name__ != "SafetensorError":
             raise
         raise GigaganError(f"weight file {path} is damaged ({error}); fetch or make it again") from error
-    stored = stored.get("state_dict", stored)
-    if not stored or not all(isinstance(value, Tensor) for value in stored.values()):
+    if isinstance(stored, dict):
+        stored = stored.get("state_dict", stored)
+    if not _is_state_dict(stored):
         raise GigaganError(f"weight file {path} holds no state_dict; save the model's state_dict()")
     return {name.removeprefix("module."): value for name, value in stored.items()}
+
+
+def _is_state_dict(stored: Any) -> bool:
+    if not isinstance(stored, dict) or not stored:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items())
 
 
 def _published_archive(path: Path, sha256: str) -> dict[str, Tensor]:

@@ -307,6 +307,21 @@ def test_a_place_without_an_encoder_is_one_sentence(
     assert "unpickled" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [torch.zeros(2), [torch.zeros(2)], {}, {"state_dict": [1]}, {0: torch.zeros(2)}, {"epoch": 3}],
+    ids=["tensor", "list", "empty", "list inside", "numbered", "numbers"],
+)
+def test_a_file_that_holds_no_state_dict_is_one_sentence(stored: object, tmp_path: Path) -> None:
+    from gigagan_core.encoders import weights
+
+    torch.save(stored, tmp_path / "weights.pt")
+    with pytest.raises(
+        GigaganError, match=r"weights\.pt holds no state_dict; save the model's state_dict\(\)"
+    ):
+        weights.read_weights(tmp_path / "weights.pt")
+
+
 def test_loading_a_folder_imports_neither_open_clip_nor_torchvision(folder: Path) -> None:
     code = (
         "import sys\n"
