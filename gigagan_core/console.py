@@ -144,8 +144,9 @@ class Bar:
         self._task = live.add_task(escape(description), total=total, unit=unit, shown="") if live else None
 
     def start_from(self, done: float) -> None:
-        """Resumed work: counts towards the total and not towards the rate."""
-        self._resumed_at = self._done = done
+        """`done` units are done in all, those since the last word by an earlier run: they count in no rate."""
+        self._resumed_at += done - self._done
+        self._done = done
         if self._live:
             self._live.reset(self._task, completed=int(done), unit=self._unit, shown="")
 

@@ -43,6 +43,18 @@ def test_resumed_work_counts_in_the_total_and_not_in_the_rate(capsys: pytest.Cap
     assert "training: 1,000,000/1,000,000 images, 0.0/s" in capsys.readouterr().err
 
 
+def test_work_that_an_earlier_run_did_counts_in_no_rate_whenever_it_is_met(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = iter([0.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(begin, 100.0))
+    with console.progress("features", total=1000, unit="images") as bar:
+        bar.set(200)
+        bar.start_from(900)
+        bar.set(1000)
+    assert "features: 1,000/1,000 images, 3.0/s" in capsys.readouterr().err
+
+
 def test_messages_show_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     console.note("[red]a caption[/red]")
     console.warn("[bold]b")
