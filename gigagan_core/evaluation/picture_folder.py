@@ -17,7 +17,7 @@ from gigagan_core.evaluation.extractors.base import centre_square
 from gigagan_core.evaluation.folder_files import files_of, unreadable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""What clean-fid looks at, but for .npy."""
+"""What clean-fid looks at, in letters of either case, with .jfif and without .npy."""
 DECODING = 2
 """Version of what `decode` makes of a file's bytes: features kept under another are not taken for this one's."""
 _DEEP = ("I", "F")
