@@ -21,8 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def metrics(
-    real: Annotated[Path, typer.Option("--real", metavar="FOLDER", help="Real images; nested folders too.")],
-    fake: Annotated[Path, typer.Option("--fake", metavar="FOLDER", help="Generated images.")],
+    fake: Annotated[
+        Path, typer.Option("--fake", metavar="FOLDER", help="Generated images; nested folders too.")
+    ],
     extractor: Annotated[
         list[str],
         typer.Option(
@@ -32,6 +33,12 @@ def metrics(
             "folder. Repeat for more: every image is still decoded once.",
         ),
     ],
+    real: Annotated[
+        Path | None,
+        typer.Option(
+            "--real", metavar="FOLDER", help="Real images; CLIP score and Inception Score do without."
+        ),
+    ] = None,
     weights: ExtractorWeightsOption = None,
     sha256: ExtractorSumOption = None,
     captions: Annotated[
@@ -47,7 +54,7 @@ def metrics(
             metavar="A,B,...",
             help="fd, fd-infinity, kid, precision-recall, density-coverage, cmmd, clip-score, is; of pairs of images: "
             "psnr, ssim, lpips, patch-fd.",
-            show_default="all that need no pairs",
+            show_default="all of the first but fd-infinity, as far as extractors, captions and folders allow",
         ),
     ] = None,
     size: Annotated[
@@ -76,10 +83,22 @@ def metrics(
             "--work", metavar="FOLDER", help="Where features are kept.", show_default=".gigagan/metrics"
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            help="That decode images; they change no figure.",
+            show_default="one for each processor, in a Ray task 2",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Images that a network sees at once.")
+    ] = 32,
     on_ray: Annotated[bool, typer.Option("--ray", help="Spread the shards over Ray (RAY_ADDRESS).")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two folders of images: FID or FD, KID, precision, recall, density, coverage, CMMD, CLIP score, IS.
+    """Compare folders of images: FID or FD, KID, precision, recall, density, coverage, CMMD, CLIP score, IS.
 
     Only Inception with the published weights gives "fid"; any other network's distance is "fd". Nothing is downloaded.
     """
@@ -88,7 +107,7 @@ def metrics(
         from gigagan_core.evaluation.set_metrics import MeasureOptions
 
         settings = FolderMetrics(
-            real=real.expanduser(),
+            real=real and real.expanduser(),
             fake=fake.expanduser(),
             extractors=places(extractor, weights or [], sha256 or [], clip_protocol),
             metrics=tuple(name.strip() for name in (wanted or "").split(",") if name.strip()) or None,
@@ -98,7 +117,9 @@ def metrics(
             patch_size=patch_size,
             skip_corrupt=skip_corrupt,
             options=MeasureOptions(seed=seed, resamples=resamples),
-            work=work and work.expanduser().absolute(),
+            work=work and work.expanduser(),
+            batch_size=batch_size,
+            threads=threads,
         )
         if on_ray:
             from gigagan_core.stages.session import PoliteRaySession

@@ -22,7 +22,7 @@ ProtocolName = Literal[
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 OPENMOJI: ProtocolName = "openmoji-heldout"
 """The demonstration's: its judge is an artifact, not an outside file, and it has baselines and verdicts."""
-PROTOCOLS_ALONE = frozenset(("mode", "prompts", "assets", "in_process_shards", "shard_size"))
+PROTOCOLS_ALONE = frozenset(("mode", "prompts", "assets", "in_process_shards", "shard_size", "threads"))
 """Settings that openmoji-heldout does not read."""
 ALL_READ = frozenset(
     (
@@ -115,6 +115,9 @@ class EvaluateSettings(Settings):
 
     batch_size: int = operational(64, ge=1)
     """Images generated or judged at once."""
+
+    threads: int | None = operational(None, ge=1)
+    """That decode images of a protocol; none: one for each processor, in a Ray task 2."""
 
     @property
     def unread(self) -> frozenset[str]:

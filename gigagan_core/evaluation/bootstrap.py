@@ -12,6 +12,8 @@ from torch import Tensor
 from gigagan_core.errors import GigaganError
 
 _DRAWS_AT_ONCE = 4_000_000
+OF_ONE_IMAGE = "no interval, for one image says nothing of how far others would move the figure"
+"""The caution beside a figure of a single image."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ def bootstrap_mean(
     low, high = torch.cat(means).quantile(tails).tolist()
     unit = "images" if groups is None else f"{len(sums)} groups of images"
     return Interval(low, high, level, f"percentile bootstrap over {unit}, {resamples} resamples, seed {seed}")
+
+
+def interval_of_mean(
+    values: Tensor, *, resamples: int, seed: int, level: float = 0.95
+) -> tuple[Interval | None, tuple[str, ...]]:
+    """`bootstrap_mean` of values [N] and no caution; of a single image, whose value stands, None and OF_ONE_IMAGE."""
+    if len(values) == 1:
+        return None, (OF_ONE_IMAGE,)
+    return bootstrap_mean(values, resamples=resamples, seed=seed, level=level), ()
 
 
 def wilson(successes: int, count: int, level: float = 0.95, independent: int | None = None) -> Interval:

@@ -12,6 +12,8 @@ from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.moments import require_finite
 
+_IMAGES, _CAPTIONS = "images for the CLIP score", "captions for the CLIP score"
+
 
 @dataclass(frozen=True)
 class ClipScore:
@@ -52,11 +54,7 @@ def clip_score(
             f"{len(image_features)} images, {len(caption_features)} caption features and {len(captions)} "
             "captions do not pair; give one caption for every image"
         )
-    require_finite(image_features, "images for the CLIP score")
-    require_finite(caption_features, "captions for the CLIP score")
-    images = F.normalize(image_features.to(torch.float64), dim=1)
-    texts = F.normalize(caption_features.to(torch.float64), dim=1)
-
+    images, texts = _unit(image_features, _IMAGES), _unit(caption_features, _CAPTIONS)
     same = distinct_indices(captions)[1]
     equal_count = torch.bincount(same)[same]
     mismatches = len(captions) - equal_count
@@ -78,6 +76,19 @@ def clip_score(
         count=len(captions),
         per_image=own,
     )
+
+
+def caption_cosines(image_features: Tensor, caption_features: Tensor) -> Tensor:
+    """Cosine of each image [N, E] with its own caption [N, E], float64 [N]; features need no normalising.
+
+    Raises GigaganError where features are not finite.
+    """
+    return (_unit(image_features, _IMAGES) * _unit(caption_features, _CAPTIONS)).sum(dim=1)
+
+
+def _unit(features: Tensor, name: str) -> Tensor:
+    require_finite(features, name)
+    return F.normalize(features.to(torch.float64), dim=1)
 
 
 def distinct_indices(captions: list[str]) -> tuple[list[int], Tensor]:

@@ -14,7 +14,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,15 +38,20 @@ RAY_IN_FLIGHT = 2
 """Shards in flight for each GPU, or CPU where there is none: one works, one waits."""
 MAKER = "gigagan_core.evaluation.shard_pass"
 """The module that makes features: its source and what it imports is part of their folder's name."""
+THREADS_IN_TASK = 2
+"""That decode in a Ray task: as many tasks as processors run beside each other, and the networks work in the first."""
 
 
 @dataclass(frozen=True)
 class NamedExtractor:
-    """An extractor and where it is. key: `kept_work.extractor_key`, for the streams' names. sha256: of its weights."""
+    """An extractor and where it is. key: `kept_work.extractor_key`, for the streams' names. sha256: of its weights.
+    reads: what it is wanted for, as kind of stream and role: (FEATURES, REAL), (FEATURES, FAKE), (CAPTIONS, FAKE).
+    """
 
     place: ExtractorPlace
     key: str
     sha256: str
+    reads: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,10 @@ class PatchPlan:
 class Plan:
     """What is wanted of the pictures.
 
-    extractors: every one reads every picture. size: side that pictures are cropped and resized to, or None.
-    pairs: of psnr, ssim, lpips. lpips: BACKBONE:PATH. patches: patch features of paired pictures by the first
-    extractor. batch_size: pictures a network sees at once; threads: that decode. Neither decides a result.
+    extractors: each sees the pictures that it is wanted for. size: side that pictures are cropped and resized to, or
+    None. pairs: of psnr, ssim, lpips. lpips: BACKBONE:PATH. patches: patch features of paired pictures by the first
+    extractor. batch_size: pictures a network sees at once; threads: that decode, None: one for each processor of the
+    process, and in a Ray task THREADS_IN_TASK. Neither decides a result.
     """
 
     extractors: tuple[NamedExtractor, ...]
@@ -74,7 +80,13 @@ class Plan:
     lpips_sha256: str | None = None
     patches: PatchPlan | None = None
     batch_size: int = 32
-    threads: int = 2
+    threads: int | None = None
+
+    def looks_at(self, role: str) -> bool:
+        """Whether anything is wanted of the pictures of a role."""
+        if self.pairs or self.patches:
+            return True
+        return any(role == read for each in self.extractors for _, read in each.reads)
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,7 @@ def _in_ray(
     work_on: Callable[[Any, Plan, Path], ShardResult],
 ) -> Iterator[tuple[int, ShardResult]]:
     """A bounded number of tasks in flight, one CPU each."""
+    plan = replace(plan, threads=plan.threads or THREADS_IN_TASK)
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=2)(work_on)
@@ -168,14 +181,19 @@ def _in_ray(
                 running[task.remote(shard, plan, work)] = number
             (done,), _ = ray.wait(list(running), num_returns=1)
             number = running.pop(done)
-            try:
-                yield number, ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                cause = error.as_instanceof_cause()
-                raise GigaganError(str(error.cause)) if isinstance(cause, GigaganError) else error from None
+            yield number, answer_of(ray, done)
     finally:
         for reference in running:
             ray.cancel(reference)
+
+
+def answer_of(ray: ModuleType, reference: Any) -> Any:
+    """What a task gave back. Raises the task's GigaganError as one of this process, without the worker's traceback."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise GigaganError(str(error.cause)) if isinstance(cause, GigaganError) else error from None
 
 
 def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
@@ -228,20 +246,17 @@ def _planned(
 
 
 def _streams(shard: Shard, plan: Plan) -> list[tuple[str, str, str]]:
-    streams = [(FEATURES, role, each.key) for role in shard.pictures for each in plan.extractors]
-    if shard.captions is not None:
-        streams += [
-            (CAPTIONS, FAKE, each.key) for each in plan.extractors if each.place.place in _clips(plan)
-        ]
+    streams = [
+        (kind, role, each.key)
+        for each in plan.extractors
+        for kind, role in each.reads
+        if role in shard.pictures and (kind != CAPTIONS or shard.captions is not None)
+    ]
     if {REAL, FAKE} <= set(shard.pictures):
         streams += [(PAIRS, FAKE, measure) for measure in plan.pairs]
         if plan.patches is not None:
             streams += [(PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE)]
     return streams
-
-
-def _clips(plan: Plan) -> set[str]:
-    return {each.place.place for each in plan.extractors if loaded(each.place).is_clip}
 
 
 def _file_name(stream: tuple[str, str, str], shard: Shard, plan: Plan) -> str:
@@ -270,7 +285,12 @@ def loaded(place: ExtractorPlace) -> Extractor:
     """The extractor at a place, loaded once a process."""
     from gigagan_core.evaluation.extractors.registry import load_extractor
 
-    return load_extractor(place, "cuda" if torch.cuda.is_available() else "cpu")
+    return load_extractor(place, device())
+
+
+def device() -> str:
+    """Where networks run in this process."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager

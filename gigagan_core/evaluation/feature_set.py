@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -30,10 +30,13 @@ class Accumulator(Protocol):
 
 
 class MomentsAccumulator:
-    """Mean and covariance in float64: all that a Frechet distance needs, D * D numbers whatever the count."""
+    """Mean and covariance in float64: all that a Frechet distance needs, D * D numbers whatever the count.
 
-    def __init__(self, name: str = "features") -> None:
-        self._name, self._moments = name, None
+    name: of the set, first: number of the first image taken within it; both for errors.
+    """
+
+    def __init__(self, name: str = "features", first: int = 0) -> None:
+        self._name, self._first, self._moments = name, first, None
 
     @property
     def count(self) -> int:
@@ -49,7 +52,7 @@ class MomentsAccumulator:
 
     def add(self, features: Tensor) -> None:
         """Features [N, D], N >= 1. Raises GigaganError where one is not finite."""
-        self._take(Moments.of(features, self._name, self.count))
+        self._take(Moments.of(features, self._name, self._first + self.count))
 
     def merge(self, other: MomentsAccumulator) -> None:
         """The other's images too."""
@@ -101,11 +104,12 @@ class FeatureSet:
     """Features of one set of images by one extractor, in the order of the images.
 
     name: of the set, for errors, e.g. "generated images". pieces: float32 [n_i, D] each, in memory or memory-mapped;
-    there is at least one image.
+    there is at least one image. elsewhere: takes the moments of all pieces, on other machines; None: taken here.
     """
 
     name: str
     pieces: tuple[np.ndarray, ...]
+    elsewhere: Callable[[], Moments] | None = field(default=None, repr=False, compare=False)
     _cache: dict[str, Moments] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -114,9 +118,11 @@ class FeatureSet:
         return cls(name, (features.detach().to("cpu", torch.float32).numpy(),))
 
     @classmethod
-    def mapped(cls, paths: Sequence[Path], name: str) -> FeatureSet:
+    def mapped(
+        cls, paths: Sequence[Path], name: str, elsewhere: Callable[[], Moments] | None = None
+    ) -> FeatureSet:
         """Features in .npy files, read as needed."""
-        return cls(name, tuple(np.load(path, mmap_mode="r") for path in paths))
+        return cls(name, tuple(np.load(path, mmap_mode="r") for path in paths), elsewhere)
 
     def __len__(self) -> int:
         return sum(len(piece) for piece in self.pieces)
@@ -135,11 +141,14 @@ class FeatureSet:
     def moments(self) -> Moments:
         """Of all images; computed once. Raises GigaganError where a feature is not finite."""
         if "moments" not in self._cache:
-            total = MomentsAccumulator(self.name)
-            for piece in self:
-                total.add(piece)
-            self._cache["moments"] = total.moments
+            self._cache["moments"] = self.elsewhere() if self.elsewhere else self._moments_here()
         return self._cache["moments"]
+
+    def _moments_here(self) -> Moments:
+        total = MomentsAccumulator(self.name)
+        for piece in self:
+            total.add(piece)
+        return total.moments
 
     def __iter__(self) -> Iterator[Tensor]:
         """The pieces that hold an image, as float32 tensors of their own."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,13 +12,12 @@ from typing import Any
 import torch
 
 from gigagan_core import console, environment
+from gigagan_core.assets.folder import PREFIX
 from gigagan_core.encoders.perceptual import lpips_sha256
 from gigagan_core.errors import GigaganError, nearest
 from gigagan_core.evaluation.captions import captions_of, read_captions
 from gigagan_core.evaluation.extraction import (
-    CAPTIONS,
     FAKE,
-    FEATURES,
     REAL,
     PatchPlan,
     Plan,
@@ -33,11 +34,11 @@ from gigagan_core.evaluation.gathering import (
     WHO,
     extractor_facts,
     facts_of,
-    gathered,
     named,
     naming_of,
     pair_figures,
     preparation,
+    set_measures,
     worked,
 )
 from gigagan_core.evaluation.picture_folder import (
@@ -53,8 +54,9 @@ from gigagan_core.evaluation.set_metrics import (
     CLIP_ONLY,
     INCEPTION_ONLY,
     MEASURES,
+    OF_GENERATED,
     MeasureOptions,
-    SetMeasures,
+    applies,
 )
 from gigagan_core.store.fingerprint import digest
 
@@ -69,14 +71,14 @@ _OF_SINGLE_IMAGES = ("cmmd", "clip-score", "is")
 class FolderMetrics:
     """What to compare, and how.
 
-    real, fake: folders. extractors: places; the first gives patch-FD. metrics: of METRICS; None: DEFAULT. captions:
-    see `read_captions`. size: centre crop and Lanczos to this side first (the authors' rule), or None. lpips:
-    BACKBONE:PATH. skip_corrupt: leave files out that do not decode, and say so, instead of refusing. work: where
-    features are kept; None: under the home folder. shard_size, batch_size, threads: decide no result, but a changed
-    shard_size finds no kept features.
+    real, fake: folders; real None: only the measures OF_GENERATED can be had. extractors: places; the first gives
+    patch-FD. metrics: of METRICS; None: of DEFAULT, what all this allows. captions: see `read_captions`. size: centre
+    crop and Lanczos to this side first (the authors' rule), or None. lpips: BACKBONE:PATH. skip_corrupt: leave files
+    out that do not decode, and say so, instead of refusing. work: where features are kept; None: under the home folder.
+    shard_size, batch_size, threads (see `Plan`): decide no result, but a changed shard_size finds no kept features.
     """
 
-    real: Path
+    real: Path | None
     fake: Path
     extractors: tuple[ExtractorPlace, ...]
     metrics: tuple[str, ...] | None = None
@@ -90,7 +92,7 @@ class FolderMetrics:
     work: Path | None = None
     shard_size: int = 256
     batch_size: int = 32
-    threads: int = 2
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,33 +114,31 @@ class Measured:
 
 
 def measure(settings: FolderMetrics, ray: ModuleType | None = None) -> Measured:
-    """Every metric asked for, from one pass over both folders.
+    """Every metric asked for, from one pass over the folders that it looks at.
 
     ray: connected, to spread the shards over its cluster; None: in this process. A killed run continues where it was.
     Raises GigaganError, one sentence, for bad folders, files, captions, weights or metrics.
     """
+    settings = _with_absolute_places(settings)
     extractors = [loaded(place) for place in settings.extractors]
     metrics = _wanted(settings, extractors)
-    paired = [metric for metric in metrics if metric in PAIRED or metric == PATCH_FD]
-    pictures = {role: list_pictures(getattr(settings, role), settings.threads) for role in (REAL, FAKE)}
-    if paired:
-        pairs = pair_up(pictures[REAL], pictures[FAKE], (settings.real, settings.fake))
-        pictures = dict(zip((REAL, FAKE), pairs, strict=True))
+    plan = _plan(settings, extractors, metrics)
+    pictures = _pictures(settings, plan)
     captions, unused = None, 0
     if settings.captions is not None:
         names = [picture.name for picture in pictures[FAKE]]
         captions, unused = captions_of(names, read_captions(settings.captions), str(settings.captions))
-    plan = _plan(settings, extractors, paired)
-    shards = cut(pictures, captions, settings.shard_size, bool(paired))
-    work = settings.work or environment.home() / "metrics"
-    results = worked("features", shards, plan, work, lambda result: _refuse_corrupt(result, settings), ray)
-    facts = {role: facts_of(results, role) for role in (REAL, FAKE)}
+    shards = cut(pictures, captions, settings.shard_size, _is_paired(plan))
+    results = worked(
+        "features", shards, plan, settings.work, lambda result: _refuse_corrupt(result, settings), ray
+    )
+    facts = {role: facts_of(results, role) for role in pictures}
     naming = naming_of(facts)
     _require_two(settings, metrics, facts)
     too_few = [] if settings.metrics else _too_few_for(settings.options, facts)
     left_out = [metric for metric in metrics if metric in too_few]
     metrics = [metric for metric in metrics if metric not in too_few]
-    figures = _figures(settings, extractors, metrics, results, plan, naming)
+    figures = _figures(settings, extractors, metrics, results, plan, naming, ray)
     record = _record(settings, extractors, pictures, facts, results, captions)
     cautions = _cautions(settings, pictures, facts)
     if unused:
@@ -153,10 +153,11 @@ def _wanted(settings: FolderMetrics, extractors: list[Extractor]) -> list[str]:
     if not extractors:
         raise GigaganError("no extractor is given; name one, such as inception:FILE")
     names = [extractor.name for extractor in extractors]
-    if len(set(names)) < len(names):
-        raise GigaganError(f"extractor {names[0]} is given twice; give each once")
+    repeated = [name for place, name in enumerate(names) if name in names[:place]]
+    if repeated:
+        raise GigaganError(f"extractor {repeated[0]} is given twice; give each once")
     clips = any(extractor.is_clip for extractor in extractors)
-    has_logits = any(extractor.name.startswith("inception") for extractor in extractors)
+    has_logits = any(extractor.has_logits for extractor in extractors)
     cannot = {
         "clip-score": "needs captions: give --captions FILE" if settings.captions is None else "",
         "lpips": "needs its weights: give --lpips vgg:FILE or alex:FILE" if settings.lpips is None else "",
@@ -165,9 +166,23 @@ def _wanted(settings: FolderMetrics, extractors: list[Extractor]) -> list[str]:
         if not clips:
             cannot[metric] = "needs a CLIP: add an extractor such as ViT-B-32:FILE"
     for metric in INCEPTION_ONLY:
-        cannot[metric] = "" if has_logits else "needs Inception: add the extractor inception:FILE"
+        cannot[metric] = (
+            "" if has_logits else "needs Inception with its classifier: add the extractor inception:FILE"
+        )
+    if settings.real is None:
+        cannot |= {
+            metric: "needs real images: give --real FOLDER"
+            for metric in METRICS
+            if metric not in OF_GENERATED
+        }
     if settings.metrics is None:
-        return [metric for metric in DEFAULT if not cannot.get(metric)]
+        found = [metric for metric in DEFAULT if not cannot.get(metric)]
+        if not found:
+            raise GigaganError(
+                "without real images there is the CLIP score, which needs a CLIP and --captions FILE, and the "
+                "Inception Score, which needs Inception with its classifier; give these, or --real FOLDER"
+            )
+        return found
     for metric in settings.metrics:
         if metric not in METRICS:
             raise GigaganError(f"no metric {metric!r}; {nearest(metric, METRICS)}")
@@ -176,22 +191,64 @@ def _wanted(settings: FolderMetrics, extractors: list[Extractor]) -> list[str]:
     return list(dict.fromkeys(settings.metrics))
 
 
-def _plan(settings: FolderMetrics, extractors: list[Extractor], paired: list[str]) -> Plan:
-    lpips = settings.lpips if "lpips" in paired else None
+def _plan(settings: FolderMetrics, extractors: list[Extractor], metrics: Sequence[str]) -> Plan:
+    of_sets = [metric for metric in metrics if metric in MEASURES]
+    lpips = settings.lpips if "lpips" in metrics else None
     return Plan(
         extractors=tuple(
-            named(place, each) for place, each in zip(settings.extractors, extractors, strict=True)
+            named(place, each, of_sets) for place, each in zip(settings.extractors, extractors, strict=True)
         ),
         size=settings.size,
-        pairs=tuple(metric for metric in paired if metric in PAIRED),
+        pairs=tuple(metric for metric in metrics if metric in PAIRED),
         lpips=lpips,
         lpips_sha256=lpips and lpips_sha256(lpips),
         patches=PatchPlan(settings.patch_size, settings.patches_per_image, settings.options.seed)
-        if PATCH_FD in paired
+        if PATCH_FD in metrics
         else None,
         batch_size=settings.batch_size,
         threads=settings.threads,
     )
+
+
+def _is_paired(plan: Plan) -> bool:
+    return bool(plan.pairs or plan.patches)
+
+
+def _pictures(settings: FolderMetrics, plan: Plan) -> dict[str, list[Picture]]:
+    """The pictures of every role that something is wanted of, side by side where they are compared so."""
+    if settings.real is not None and not plan.looks_at(REAL):
+        console.note(f"no measure asked for looks at real images: {settings.real} is not read")
+    folders = {REAL: settings.real, FAKE: settings.fake}
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    pictures = {
+        role: list_pictures(folder, threads)
+        for role, folder in folders.items()
+        if folder is not None and plan.looks_at(role)
+    }
+    if _is_paired(plan):
+        pairs = pair_up(pictures[REAL], pictures[FAKE], (folders[REAL], folders[FAKE]))
+        pictures = dict(zip((REAL, FAKE), pairs, strict=True))
+    return pictures
+
+
+def _with_absolute_places(settings: FolderMetrics) -> FolderMetrics:
+    """For Ray's tasks, which run in other folders."""
+    return replace(
+        settings,
+        extractors=tuple(replace(each, place=_absolute(each.place)) for each in settings.extractors),
+        lpips=settings.lpips and _absolute(settings.lpips),
+        work=(settings.work or environment.home() / "metrics").absolute(),
+    )
+
+
+def _absolute(place: str) -> str:
+    """A folder, or the FILE of NAME:FILE, by its absolute path; an asset, which each machine looks up, as it is."""
+    if Path(place).expanduser().is_dir():
+        return str(Path(place).expanduser().absolute())
+    name, _, file = place.partition(":")
+    if not file or place.startswith(PREFIX) or file.startswith(PREFIX):
+        return place
+    return f"{name}:{Path(file).expanduser().absolute()}"
 
 
 def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
@@ -208,7 +265,7 @@ def _refuse_corrupt(result: ShardResult, settings: FolderMetrics) -> None:
 def _require_two(settings: FolderMetrics, metrics: list[str], facts: dict[str, dict[str, Any]]) -> None:
     """One image has no covariance, and no other image to be compared with."""
     of_both = [metric for metric in metrics if metric in MEASURES and metric not in _OF_SINGLE_IMAGES]
-    for role in (REAL, FAKE):
+    for role in facts:
         if of_both and facts[role]["count"] < 2:
             raise GigaganError(
                 f"{getattr(settings, role)} holds 1 image, and {of_both[0]} needs at least 2 of either set; add images"
@@ -217,13 +274,13 @@ def _require_two(settings: FolderMetrics, metrics: list[str], facts: dict[str, d
 
 def _too_few_for(options: MeasureOptions, facts: dict[str, dict[str, Any]]) -> list[str]:
     """Of DEFAULT, what so few images do not allow; asked for by name, it is an error instead."""
-    count = min(facts[role]["count"] for role in (REAL, FAKE))
-    needed = {
-        "precision-recall": options.neighbours + 1,
-        "density-coverage": options.density_neighbours + 1,
-        "is": options.splits,
+    of_both, generated = min(each["count"] for each in facts.values()), facts[FAKE]["count"]
+    enough = {
+        "precision-recall": of_both > options.neighbours,
+        "density-coverage": of_both > options.density_neighbours,
+        "is": generated >= options.splits,
     }
-    return [metric for metric, least in needed.items() if count < least]
+    return [metric for metric, holds in enough.items() if not holds]
 
 
 def _figures(
@@ -233,25 +290,21 @@ def _figures(
     results: list[ShardResult],
     plan: Plan,
     naming: Naming,
+    ray: ModuleType | None,
 ) -> list[Figure]:
     figures: list[Figure] = []
-    of_sets = [metric for metric in metrics if metric in MEASURES]
-    with console.progress("measures", total=len(of_sets) * len(extractors), unit="measures") as bar:
-        for extractor, known in zip(extractors, plan.extractors, strict=True):
-            real, fake = (gathered(results, FEATURES, role, known.key) for role in (REAL, FAKE))
-            captions = gathered(results, CAPTIONS, FAKE, known.key)
-            measures = SetMeasures(extractor, real, fake, naming, settings.options, captions)
+    own = [
+        [metric for metric in metrics if metric in MEASURES and applies(metric, extractor)]
+        for extractor in extractors
+    ]
+    with console.progress("measures", total=sum(map(len, own)), unit="measures") as bar:
+        for extractor, known, of_sets in zip(extractors, plan.extractors, own, strict=True):
+            if of_sets:
+                measures = set_measures(known, extractor, results, naming, settings.options, ray)
             for metric in of_sets:
-                if _applies(metric, extractor):
-                    figures += measures.figures([metric])
+                figures += measures.figures([metric])
                 bar.advance(1)
-    return figures + pair_figures(plan, extractors, results, naming, settings.options)
-
-
-def _applies(metric: str, extractor: Extractor) -> bool:
-    if metric in CLIP_ONLY:
-        return extractor.is_clip
-    return metric not in INCEPTION_ONLY or extractor.name.startswith("inception")
+    return figures + pair_figures(plan, extractors, results, naming, settings.options, ray)
 
 
 def _record(
@@ -275,7 +328,7 @@ def _record(
                 "sizes": facts[role]["sizes"],
                 "corrupt": facts[role]["corrupt"],
             }
-            for role in (REAL, FAKE)
+            for role in pictures
         },
         "captions": None
         if captions is None
@@ -294,7 +347,7 @@ def _cautions(
     settings: FolderMetrics, pictures: dict[str, list[Picture]], facts: dict[str, dict[str, Any]]
 ) -> list[str]:
     found = []
-    for role in (REAL, FAKE):
+    for role in pictures:
         sizes, corrupt = facts[role]["sizes"], facts[role]["corrupt"]
         if len(sizes) > 1:
             found.append(
@@ -314,6 +367,8 @@ def _cautions(
         repeated = len(pictures[role]) - len({picture.sha256 for picture in pictures[role]})
         if repeated:
             found.append(f"{repeated} of {len(pictures[role])} {WHO[role]} repeat another one, byte for byte")
+    if REAL not in pictures:
+        return found
     shared = {picture.sha256 for picture in pictures[REAL]} & {picture.sha256 for picture in pictures[FAKE]}
     if shared:
         found.append(f"{len(shared)} files occur in both folders, byte for byte")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +17,11 @@ from gigagan_core import console
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.bootstrap import bootstrap_mean
+from gigagan_core.evaluation.bootstrap import interval_of_mean
 from gigagan_core.evaluation.extraction import (
+    CAPTIONS,
     FAKE,
+    FEATURES,
     PAIRS,
     PATCHES,
     REAL,
@@ -32,16 +35,30 @@ from gigagan_core.evaluation.extractors.registry import ExtractorPlace
 from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.figures import Figure, Naming
 from gigagan_core.evaluation.kept_work import extractor_key
-from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
+from gigagan_core.evaluation.ray_moments import moments_in_ray
+from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures, applies
 
 PAIRED = {"psnr": "higher", "ssim": "higher", "lpips": "lower"}
 PATCH_FD = "patch-fd"
 WHO = {REAL: "real images", FAKE: "generated images"}
 
 
-def named(place: ExtractorPlace, extractor: Extractor) -> NamedExtractor:
-    """An extractor with the key of its streams."""
-    return NamedExtractor(place, extractor_key(extractor), extractor.sha256)
+def named(place: ExtractorPlace, extractor: Extractor, metrics: Sequence[str]) -> NamedExtractor:
+    """An extractor with the key of its streams.
+
+    metrics: of MEASURES, those wanted; they say which pictures and captions it has to read.
+    """
+    return NamedExtractor(place, extractor_key(extractor), extractor.sha256, _reads(extractor, metrics))
+
+
+def _reads(extractor: Extractor, metrics: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    own = [metric for metric in metrics if applies(metric, extractor)]
+    reads = {
+        (FEATURES, REAL): any(metric != "clip-score" for metric in own),
+        (FEATURES, FAKE): bool(own),
+        (CAPTIONS, FAKE): "clip-score" in own,
+    }
+    return tuple(each for each, wanted in reads.items() if wanted)
 
 
 def extractor_facts(extractor: Extractor) -> dict[str, Any]:
@@ -102,10 +119,31 @@ def _resolution_of(sizes: set[str]) -> int | str:
     return int(height) if height == width else "native"
 
 
-def gathered(results: list[ShardResult], stream: str, role: str, key: str) -> FeatureSet | None:
-    """The rows of a stream of all shards, in their order; None where no shard has it."""
+def gathered(
+    results: list[ShardResult], stream: str, role: str, key: str, ray: ModuleType | None = None
+) -> FeatureSet | None:
+    """The rows of a stream of all shards, in their order; None where no shard has it. ray: takes their moments."""
     paths = [result.files[(stream, role, key)] for result in results if (stream, role, key) in result.files]
-    return FeatureSet.mapped(paths, WHO[role]) if paths else None
+    if not paths:
+        return None
+    elsewhere = None if ray is None else functools.partial(moments_in_ray, ray, paths, WHO[role])
+    return FeatureSet.mapped(paths, WHO[role], elsewhere)
+
+
+def set_measures(
+    known: NamedExtractor,
+    extractor: Extractor,
+    results: list[ShardResult],
+    naming: Naming,
+    options: MeasureOptions,
+    ray: ModuleType | None = None,
+) -> SetMeasures:
+    """The measures of an extractor that reads the generated images, on what the shards hold. ray: see `gathered`."""
+    real, fake = (gathered(results, FEATURES, role, known.key, ray) for role in (REAL, FAKE))
+    if fake is None:
+        raise AssertionError(f"no shard has {WHO[FAKE]}")
+    captions = gathered(results, CAPTIONS, FAKE, known.key)
+    return SetMeasures(extractor, real, fake, naming, options, captions)
 
 
 def paired_figure(
@@ -123,7 +161,9 @@ def mean_figure(
 ) -> Figure:
     """The mean of a measure of pairs, float64 [N], with its interval. lpips: what its weights were named by."""
     network = lpips_name(lpips or "") if metric == "lpips" else None
-    interval = bootstrap_mean(values, resamples=options.resamples, seed=options.seed, level=options.level)
+    interval, cautions = interval_of_mean(
+        values, resamples=options.resamples, seed=options.seed, level=options.level
+    )
     return Figure(
         name=naming(network or metric),
         metric=metric,
@@ -134,14 +174,20 @@ def mean_figure(
         extractor=network,
         interval=interval,
         details={"unit": "dB"} if metric == "psnr" else {},
+        cautions=cautions,
     )
 
 
 def patch_figure(
-    extractor: Extractor, plan: Plan, results: list[ShardResult], naming: Naming, options: MeasureOptions
+    extractor: Extractor,
+    plan: Plan,
+    results: list[ShardResult],
+    naming: Naming,
+    options: MeasureOptions,
+    ray: ModuleType | None = None,
 ) -> Figure:
     """Frechet distance of the patches that the plan asks for."""
-    real, fake = (gathered(results, PATCHES, role, plan.extractors[0].key) for role in (REAL, FAKE))
+    real, fake = (gathered(results, PATCHES, role, plan.extractors[0].key, ray) for role in (REAL, FAKE))
     if real is None or fake is None or plan.patches is None:
         raise AssertionError("no shard has patches")
     patches = replace(naming, count=len(fake))
@@ -162,11 +208,12 @@ def pair_figures(
     results: list[ShardResult],
     naming: Naming,
     options: MeasureOptions,
+    ray: ModuleType | None = None,
 ) -> list[Figure]:
     """Every figure of image beside image that the plan asks for."""
     figures = [paired_figure(metric, results, naming, options, plan.lpips) for metric in plan.pairs]
     if plan.patches is not None:
-        figures.append(patch_figure(extractors[0], plan, results, naming, options))
+        figures.append(patch_figure(extractors[0], plan, results, naming, options, ray))
     return figures
 
 
@@ -191,15 +238,19 @@ def worked(
     check: given every result as it comes; raises where an image of it must not be left out.
     """
     total = sum(len(shard) * len(shard.pictures) for shard in shards)
-    kept = 0
+    done = kept = 0
     with console.progress(title, total=total, unit="images") as bar:
 
         def on_shard(shard: Any, result: ShardResult) -> None:
-            nonlocal kept
+            nonlocal done, kept
             check(result)
             images = len(shard) * len(shard.pictures)
-            kept += 0 if result.fresh else images
-            bar.advance(images)
+            done += images
+            if result.fresh:
+                bar.set(done)
+            else:
+                kept += images
+                bar.start_from(done)
 
         results = extract(list(shards), plan, work, ray=ray, on_shard=on_shard, task=task)
     if kept:

@@ -59,12 +59,12 @@ class InceptionScoreAccumulator:
             self._negative_entropy = self._negative_entropy + other._negative_entropy
             self._counts = self._counts + other._counts
 
-    def result(self) -> InceptionScore:
-        """The score of what was taken. Raises GigaganError where a split has no image."""
+    def result(self, name: str = "images") -> InceptionScore:
+        """The score of what was taken. name: of the set. Raises GigaganError where a split has no image."""
         if self._classes is None or (self._counts == 0).any():
             raise GigaganError(
                 f"the Inception Score needs at least one image in each of its {self._splits} splits; "
-                f"there are {self.count} images"
+                f"there are {self.count} {name}"
             )
         mean = self._classes / self._counts[:, None]
         # KL = mean of sum p log p, less sum q log q for the split's mean q
@@ -86,4 +86,4 @@ def inception_score(
     for piece in features:
         total.add(logits(piece), split[start : start + len(piece)])
         start += len(piece)
-    return total.result()
+    return total.result(features.name)

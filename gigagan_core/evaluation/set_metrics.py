@@ -7,18 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.errors import GigaganError
-from gigagan_core.evaluation.bootstrap import bootstrap_mean, wilson
+from gigagan_core.evaluation.bootstrap import (
+    OF_ONE_IMAGE,
+    Interval,
+    bootstrap_mean,
+    interval_of_mean,
+    wilson,
+)
+from gigagan_core.evaluation.clip_score import caption_cosines
 from gigagan_core.evaluation.extractors.base import Extractor
 from gigagan_core.evaluation.feature_set import FeatureSet
 from gigagan_core.evaluation.figures import Figure, Naming
 from gigagan_core.evaluation.frechet import Reference
 from gigagan_core.evaluation.frechet_error import distance_interval, extrapolate
-from gigagan_core.evaluation.inception_score import inception_score
+from gigagan_core.evaluation.inception_score import InceptionScore, inception_score
 from gigagan_core.evaluation.kernel_distances import (
     CMMD_ASSET,
     CMMD_NETWORK,
@@ -27,7 +33,6 @@ from gigagan_core.evaluation.kernel_distances import (
     cmmd,
     kid,
 )
-from gigagan_core.evaluation.moments import require_finite
 from gigagan_core.evaluation.names import with_neighbours
 from gigagan_core.evaluation.precision_recall import DensityCoverage, Manifolds, manifolds
 
@@ -56,22 +61,22 @@ class MeasureOptions:
 class SetMeasures:
     """The measures of one extractor's features of the real and the generated images; what they share is computed once.
 
-    captions: features of the generated images' captions, for the CLIP score, or None. groups: int64 [N] of either set,
-    equal where features are of one image, whose patches are no independent evidence; only the distance's interval
-    heeds them.
+    real: None where there are none; only the measures OF_GENERATED can be had then. captions: features of the generated
+    images' captions, for the CLIP score, or None. groups: int64 [N] of either set, equal where features are of one
+    image, whose patches are no independent evidence; only the distance's interval heeds them.
     """
 
     def __init__(
         self,
         extractor: Extractor,
-        real: FeatureSet,
+        real: FeatureSet | None,
         fake: FeatureSet,
         naming: Naming,
         options: MeasureOptions,
         captions: FeatureSet | None = None,
         groups: Tensor | None = None,
     ) -> None:
-        self._extractor, self._real, self._fake = extractor, real, fake
+        self._extractor, self._given, self._fake = extractor, real, fake
         self._naming, self._options, self._captions = naming, options, captions
         self._groups = groups
 
@@ -82,15 +87,8 @@ class SetMeasures:
     def fd(self) -> list[Figure]:
         """Frechet distance, with its interval."""
         found = self._reference.distance(self._fake.moments)
-        interval = distance_interval(
-            self._real,
-            self._fake,
-            found.distance,
-            resamples=self._options.resamples,
-            seed=self._options.seed,
-            level=self._options.level,
-            groups=(self._groups, self._groups),
-        )
+        alone = self._groups is not None and len(self._groups.unique()) == 1
+        interval = None if alone else self._distance_interval(found.distance)
         details = {
             "mean_term": found.mean_term,
             "covariance_term": found.covariance_term,
@@ -100,8 +98,19 @@ class SetMeasures:
             "dimensions": found.dimensions,
             "seed": self._options.seed,
         }
-        cautions = (found.caution,) if found.caution else ()
+        cautions = (*([found.caution] if found.caution else []), *([OF_ONE_IMAGE] if alone else []))
         return [self._figure("fd", found.distance, interval=interval, details=details, cautions=cautions)]
+
+    def _distance_interval(self, distance: float) -> Interval:
+        return distance_interval(
+            self._real,
+            self._fake,
+            distance,
+            resamples=self._options.resamples,
+            seed=self._options.seed,
+            level=self._options.level,
+            groups=(self._groups, self._groups),
+        )
 
     def fd_infinity(self) -> list[Figure]:
         """Frechet distance extrapolated to infinitely many generated images."""
@@ -212,37 +221,44 @@ class SetMeasures:
         self._require_clip("clip-score")
         if self._captions is None:
             raise GigaganError("the CLIP score needs the generated images' captions; give --captions FILE")
-        images, texts = self._fake.all(), self._captions.all()
-        require_finite(images, self._fake.name)
-        require_finite(texts, "captions")
-        cosines = (F.normalize(images.double(), dim=1) * F.normalize(texts.double(), dim=1)).sum(dim=1)
-        options = self._options
-        interval = bootstrap_mean(
+        cosines, options = caption_cosines(self._fake.all(), self._captions.all()), self._options
+        interval, cautions = interval_of_mean(
             cosines, resamples=options.resamples, seed=options.seed, level=options.level
         )
         name, score = self._extractor.clip_score_name, float(cosines.mean())
-        return [self._figure(name, score, better="higher", interval=interval, real=0)]
+        return [self._figure(name, score, better="higher", interval=interval, cautions=cautions, real=0)]
 
     def inception_score(self) -> list[Figure]:
-        """Inception Score of the generated images; that of the real ones in the details."""
+        """Inception Score of the generated images; in the details that of the real ones, where they are enough."""
         options = self._options
-        scores = [
-            inception_score(each, self._extractor.logits, splits=options.splits, seed=options.seed)
-            for each in (self._fake, self._real)
-        ]
-        details = {"splits": options.splits, "seed": options.seed, "real_images": scores[1].value}
+        score = self._inception_score(self._fake)
+        enough = self._given is not None and len(self._given) >= options.splits
+        of_real = self._inception_score(self._real).value if enough else None
+        details = {"splits": options.splits, "seed": options.seed, "real_images": of_real}
         cautions = () if self._extractor.published else ("not by Inception's published weights",)
         return [
             self._figure(
                 "is",
-                scores[0].value,
+                score.value,
                 better="higher",
-                spread=scores[0].spread,
+                spread=score.spread,
                 details=details,
                 cautions=cautions,
                 real=0,
             )
         ]
+
+    def _inception_score(self, features: FeatureSet) -> InceptionScore:
+        options = self._options
+        return inception_score(features, self._extractor.logits, splits=options.splits, seed=options.seed)
+
+    @property
+    def _real(self) -> FeatureSet:
+        if self._given is None:
+            raise GigaganError(
+                "only the CLIP score and the Inception Score do without real images; give some"
+            )
+        return self._given
 
     @functools.cached_property
     def _reference(self) -> Reference:
@@ -272,7 +288,7 @@ class SetMeasures:
             value=value,
             better=better,
             extractor=self._extractor.name,
-            **{"real": len(self._real), "fake": len(self._fake), **more},
+            **{"real": len(self._given or ()), "fake": len(self._fake), **more},
         )
 
 
@@ -287,3 +303,12 @@ MEASURES: dict[str, Callable[[SetMeasures], list[Figure]]] = {
     "is": SetMeasures.inception_score,
 }
 CLIP_ONLY, INCEPTION_ONLY = ("cmmd", "clip-score"), ("is",)
+OF_GENERATED = ("clip-score", "is")
+"""Measures of the generated images alone; the Inception Score of the real ones stands beside theirs where they are."""
+
+
+def applies(metric: str, extractor: Extractor) -> bool:
+    """Whether a measure can be taken with an extractor."""
+    if metric in CLIP_ONLY:
+        return extractor.is_clip
+    return metric not in INCEPTION_ONLY or extractor.has_logits

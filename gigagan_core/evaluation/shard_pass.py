@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gigagan_core.assets.folder import resolve_named
 from gigagan_core.encoders.perceptual import SMALLEST, load_lpips
@@ -24,6 +26,7 @@ from gigagan_core.evaluation.extraction import (
     REAL,
     Plan,
     Shard,
+    device,
     loaded,
 )
 from gigagan_core.evaluation.extractors.base import Extractor
@@ -34,6 +37,9 @@ from gigagan_core.evaluation.similarity import ssim
 
 Stream = tuple[str, str, str]
 _BATCHES_AHEAD = 2
+_OF_ONE_PAIR = {"psnr": psnr, "ssim": ssim}
+_LPIPS_PIXELS = 1 << 20
+"""Of the pairs that LPIPS sees at once: its VGG keeps more than 2 GB of one pair of 1024 px."""
 
 
 @dataclass
@@ -62,11 +68,15 @@ class ShardPass:
 
     def __init__(self, shard: Shard, plan: Plan, wanted: list[Stream]) -> None:
         self._shard, self._plan = shard, plan
-        self._extractors: dict[str, Extractor] = {each.key: loaded(each.place) for each in plan.extractors}
+        asked = {key for kind, _, key in wanted if kind != PAIRS}
+        self._extractors: dict[str, Extractor] = {
+            each.key: loaded(each.place) for each in plan.extractors if each.key in asked
+        }
         self._embedded = [stream for stream in wanted if stream[0] in (FEATURES, PATCHES)]
         self._captioned = [stream for stream in wanted if stream[0] == CAPTIONS]
         self._paired = [stream for stream in wanted if stream[0] == PAIRS]
-        self._measures = {"psnr": psnr, "ssim": ssim, "lpips": self._lpips}
+        self._side_by_side = any(kind in (PAIRS, PATCHES) for kind, _, _ in wanted)
+        self._lpips = _Lpips(plan)
 
     def run(self) -> Done:
         """Raises GigaganError where a file cannot be read, pairs differ in size, or a network refuses its input."""
@@ -95,7 +105,8 @@ class ShardPass:
             width = self._extractors[stream[2]].width
             done.rows[stream] = _joined(rows[stream], width)
         for stream in self._paired:
-            done.rows[stream] = _joined(rows[stream], 1)
+            pieces = self._lpips.rows() if stream[2] == "lpips" else rows[stream]
+            done.rows[stream] = _joined(pieces, 1)
         for stream in self._captioned:
             done.rows[stream] = self._captions(self._extractors[stream[2]], kept)
         return done
@@ -106,7 +117,7 @@ class ShardPass:
     def _places(self) -> Iterator[_Place]:
         """Every place of the shard in order, a bounded number decoded before they are taken."""
         ahead = _BATCHES_AHEAD * self._plan.batch_size
-        with ThreadPoolExecutor(self._plan.threads) as pool:
+        with ThreadPoolExecutor(self._plan.threads or len(os.sched_getaffinity(0))) as pool:
             waiting: dict[int, Future[_Place]] = {}
             for position in range(len(self._shard)):
                 for coming in range(position, min(position + ahead, len(self._shard))):
@@ -121,6 +132,8 @@ class ShardPass:
         }
         place = _Place(pictures, {})
         if place.whole:
+            if self._side_by_side:
+                self._require_equal_sizes(pictures, position)
             for stream in self._embedded:
                 kind, role, key = stream
                 cut = [pictures[role]] if kind == FEATURES else self._patches(pictures[role], position)
@@ -156,30 +169,23 @@ class ShardPass:
             del waiting[stream][: self._plan.batch_size]
             rows[stream].append(self._extractors[stream[2]].features_of(batch))
 
+    def _require_equal_sizes(self, pictures: dict[str, np.ndarray], position: int) -> None:
+        real, fake = (list(pictures[role].shape[:2]) for role in (REAL, FAKE))
+        if real != fake:
+            raise GigaganError(
+                f"paired images differ in size ({real} and {fake}): {self._shard.pictures[FAKE][position].name}; PSNR, "
+                "SSIM, LPIPS and patch-FD need equal sizes, so give --size N or images of one size"
+            )
+
     def _measure_pair(self, place: _Place, rows: dict[Stream, list[np.ndarray]]) -> None:
         if not self._paired:
             return
         real, fake = (_tensor(place.pictures[role]) for role in (REAL, FAKE))
-        if real.shape != fake.shape:
-            raise GigaganError(
-                f"paired images differ in size ({list(real.shape[2:])} and {list(fake.shape[2:])}); PSNR, SSIM and "
-                "LPIPS need equal sizes, so give --size N or images of one size"
-            )
         for stream in self._paired:
-            value = self._measures[stream[2]](fake, real)
-            rows[stream].append(value.reshape(1, 1).to(torch.float32).numpy())
-
-    @torch.inference_mode()
-    def _lpips(self, fake: Tensor, real: Tensor) -> Tensor:
-        backbone = resolve_named(self._plan.lpips or "").partition(":")[0]
-        if min(fake.shape[-2:]) < SMALLEST.get(backbone, 0):
-            raise GigaganError(
-                f"LPIPS by {backbone} takes images of at least {SMALLEST[backbone]} px, these are {fake.shape[-1]} x "
-                f"{fake.shape[-2]}; give larger ones"
-            )
-        if not hasattr(self, "_lpips_network"):
-            self._lpips_network = load_lpips(self._plan.lpips or "")
-        return self._lpips_network(to_unit_range(fake), to_unit_range(real))
+            if stream[2] == "lpips":
+                self._lpips.add(fake, real)
+            else:
+                rows[stream].append(_column(_OF_ONE_PAIR[stream[2]](fake, real)))
 
     def _captions(self, extractor: Extractor, kept: list[int]) -> np.ndarray:
         captions = [self._shard.captions[position] for position in kept]
@@ -189,6 +195,56 @@ class ShardPass:
             for start in range(0, len(captions), size)
         ]
         return _joined(pieces, extractor.width)
+
+
+class _Lpips:
+    """LPIPS of pairs as they come, those of one size in common batches."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._done: list[np.ndarray] = []
+
+    def add(self, fake: Tensor, real: Tensor) -> None:
+        """One pair, uint8 [1, 3, H, W] each. Raises GigaganError for images that are too small for the backbone."""
+        backbone = resolve_named(self._plan.lpips or "").partition(":")[0]
+        height, width = fake.shape[-2:]
+        if min(height, width) < SMALLEST.get(backbone, 0):
+            raise GigaganError(
+                f"LPIPS by {backbone} takes images of at least {SMALLEST[backbone]} px, these are {width} x {height}; "
+                "give larger ones"
+            )
+        if self._waiting and self._waiting[0][0].shape != fake.shape:
+            self._measure()
+        self._waiting.append((fake, real))
+        if len(self._waiting) * height * width >= _LPIPS_PIXELS:
+            self._measure()
+
+    def rows(self) -> list[np.ndarray]:
+        """Of every pair, in order: float32 [n, 1] a batch."""
+        if self._waiting:
+            self._measure()
+        return self._done
+
+    @torch.inference_mode()
+    def _measure(self) -> None:
+        network = _lpips_network(self._plan.lpips or "", self._plan.lpips_sha256, device())
+        fake, real = (
+            to_unit_range(torch.cat(side).to(device())) for side in zip(*self._waiting, strict=True)
+        )
+        self._done.append(_column(network(fake, real)))
+        self._waiting.clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _lpips_network(place: str, sha256: str | None, on: str) -> nn.Module:
+    """LPIPS, loaded once a process. sha256: of its backbone, so that another file at the same place is read anew."""
+    return load_lpips(place, on)
+
+
+def _column(values: Tensor) -> np.ndarray:
+    """One number an image to float32 [N, 1]."""
+    return values.reshape(-1, 1).to("cpu", torch.float32).numpy()
 
 
 def _joined(pieces: list[np.ndarray], width: int) -> np.ndarray:

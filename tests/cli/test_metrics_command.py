@@ -109,3 +109,38 @@ def test_a_comma_too_many_names_no_metric(gigagan, folders):
     done = gigagan(*arguments(folders), "--metrics", " fd,", "--json")
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["figures"]) == ["fd_tiny_24_12"]
+
+
+def test_generated_images_alone_have_a_clip_score(inside, folders, tmp_path):
+    _, fake, judge = folders
+    (tmp_path / "captions.csv").write_text(
+        "file,caption\n" + "".join(f"{row}.png,noise\n" for row in range(12))
+    )
+    given = ["metrics", "--fake", str(fake), "--extractor", str(judge), "--resamples", "100"]
+    shown = inside(*given, "--captions", str(tmp_path / "captions.csv"))
+    assert shown.exit_code == 0, shown.stderr
+    assert "clip-score_tiny_24_12" in shown.stdout
+    assert "12 / 12" not in shown.stdout
+    refused = inside(*given, "--metrics", "fd")
+    assert refused.exit_code == 1
+    assert "fd needs real images: give --real FOLDER" in refused.stderr
+
+
+def test_how_the_work_is_done_is_an_option(inside, folders, monkeypatch):
+    asked = []
+
+    def measure(settings):
+        asked.append((settings.threads, settings.batch_size))
+        raise GigaganError("enough")
+
+    monkeypatch.setattr("gigagan_core.evaluation.folder_metrics.measure", measure)
+    inside(*arguments(folders), "--threads", "3", "--batch-size", "5")
+    inside(*arguments(folders))
+    assert asked == [(3, 5), (None, 32)]
+    assert inside(*arguments(folders), "--threads", "0").exit_code == 2
+
+
+def test_the_help_names_the_default_metrics(inside):
+    shown = " ".join(inside("metrics", "--help").stdout.replace("│", " ").split())
+    assert "fd, fd-infinity, kid, precision-recall" in shown
+    assert "all of the first but fd-infinity" in shown

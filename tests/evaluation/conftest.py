@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from gigagan_core.encoders.open_clip_encoder import load_encoder
+from gigagan_core.evaluation.extractors import inception
 from gigagan_core.evaluation.extractors.inception import quiet_torchscript
 from gigagan_core.models.settings import GeneratorSettings, UpsamplerSettings
 from gigagan_core.store.artifact import Artifact
@@ -116,16 +117,44 @@ def scripted_inception(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def narrow_inception(tmp_path_factory, monkeypatch) -> Callable[..., Path]:
+    """(classifier or none) -> an Inception's file of 32 features, not 2,048, so that its distances take no seconds."""
+    monkeypatch.setattr(inception, "WIDTH", 32)
+    monkeypatch.setattr(inception.InceptionClean, "width", 32)
+
+    def make(classifier: bool = True) -> Path:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = _Inception(1) if classifier else _Headless()
+        path = tmp_path_factory.mktemp("narrow") / "inception.pt"
+        with quiet_torchscript():
+            torch.jit.script(network).save(str(path))
+        return path
+
+    return make
+
+
 class _Inception(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, side: int = 8) -> None:
         super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 32, 32, stride=24), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(8)
-        )
-        self.output = torch.nn.Linear(2048, 20)
+        self.layers = _layers(side)
+        self.output = torch.nn.Linear(32 * side**2, 20)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.output(self.layers(x).flatten(1)).softmax(1)
+
+
+class _Headless(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = _layers(1)
+
+
+def _layers(side: int) -> torch.nn.Sequential:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 32, stride=24), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(side)
+    )
 
 
 @pytest.fixture(scope="session")

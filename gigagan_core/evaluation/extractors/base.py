@@ -24,7 +24,8 @@ class Extractor(ABC):
     encoders, which their folders name. width: D.
     sha256: of the weight file. rule: how images reach the network, in words, for the record. configuration: what else
     decides features and comes from a file, JSON-able. is_clip: has captions
-    too (`caption_features`), so CLIP score and CMMD can be taken. clip_score_name: of the score with its way of reading
+    too (`caption_features`), so CLIP score and CMMD can be taken. has_logits: is a classifier too
+    (`logits`), so the Inception Score can be taken. clip_score_name: of the score with its way of reading
     captions. published: of the weights and rule that the field
     calls by this name; False makes no difference but in the names of results.
     """
@@ -35,6 +36,7 @@ class Extractor(ABC):
     rule: str
     configuration: dict[str, Any] | None = None
     is_clip: bool = False
+    has_logits: bool = False
     clip_score_name: str = "clip-score"
     published: bool = False
     device: torch.device | str = "cpu"

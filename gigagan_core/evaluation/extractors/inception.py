@@ -38,6 +38,7 @@ class InceptionClean(Extractor):
             with quiet_torchscript():
                 network = torch.jit.load(str(path), map_location=device).eval()
             self._output = getattr(network, "output", None)
+            self.has_logits = self._output is not None
             self._layers = _frozen(network.layers)
         except (RuntimeError, AttributeError, ValueError) as error:
             raise GigaganError(
@@ -71,6 +72,7 @@ class InceptionLegacy(Extractor):
 
     width = WIDTH
     rule = "torch bilinear to 299 px without antialiasing, clipped to 0..255, not rounded; x / 127.5 - 1"
+    has_logits = True
 
     def __init__(self, path: Path, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
         self.sha256 = checked_sha256(path, sha256, "inception")

@@ -61,5 +61,6 @@ def protocol_run(
         in_process=settings.in_process_shards,
         keep=settings.samples_shown,
         batch_size=settings.batch_size,
+        threads=settings.threads,
         options=MeasureOptions(resamples=settings.bootstrap_resamples, level=settings.confidence),
     )

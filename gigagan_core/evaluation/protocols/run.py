@@ -13,9 +13,7 @@ from gigagan_core.assets.catalogue import CATALOGUE
 from gigagan_core.encoders.perceptual import lpips_sha256
 from gigagan_core.errors import GigaganError
 from gigagan_core.evaluation.extraction import (
-    CAPTIONS,
     FAKE,
-    FEATURES,
     REAL,
     PatchPlan,
     Plan,
@@ -30,12 +28,12 @@ from gigagan_core.evaluation.gathering import (
     WHO,
     extractor_facts,
     facts_of,
-    gathered,
     lpips_facts,
     named,
     naming_of,
     pair_figures,
     preparation,
+    set_measures,
     worked,
 )
 from gigagan_core.evaluation.picture_folder import dangling, digest_of, list_pictures
@@ -48,7 +46,7 @@ from gigagan_core.evaluation.protocols.generation import (
 )
 from gigagan_core.evaluation.protocols.prompts import Prompt, PromptSet, choose, load_prompts
 from gigagan_core.evaluation.protocols.protocol import Judge, Layout, Protocol
-from gigagan_core.evaluation.set_metrics import MeasureOptions, SetMeasures
+from gigagan_core.evaluation.set_metrics import MeasureOptions, applies
 from gigagan_core.text import plain
 
 
@@ -63,8 +61,7 @@ class ProtocolRun:
     saw_data: whether they were trained on images of `data`.
     work: a folder that every node sees; finished shards are found there again. limit: at most so many images, a
     rehearsal. in_process: up to so many shards are worked on here, more in Ray tasks. keep: so many first images stay,
-    for galleries.
-    batch_size: pictures a judge sees at once.
+    for galleries. batch_size: pictures a judge sees at once. threads: see `Plan`.
     """
 
     protocol: Protocol
@@ -81,6 +78,7 @@ class ProtocolRun:
     in_process: int = 8
     keep: int = 64
     batch_size: int = 32
+    threads: int | None = None
     options: MeasureOptions = field(default_factory=MeasureOptions)
 
     @property
@@ -112,10 +110,11 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
     protocol = run.protocol
     data = reference.unpack(run.data, run.work) if run.data is not None else None
     prompts, sources = _prompts(run, data)
-    real = _real(run, data)
     places = [_place(judge, run.assets) for judge in protocol.judges]
     extractors = [loaded(place) for place in places]
+    _require_applicable(protocol, extractors)
     plan = _plan(run, places, extractors)
+    real = _real(run, data) if plan.looks_at(REAL) else []
     made = _prompt_shards(run, prompts, sources)
     paired = [] if sources or not real else cut({REAL: real}, None, run.shard_size, False)
     shards = [*paired, *made]
@@ -128,7 +127,7 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
     doubts = cautions.of_networks(run, _networks(run, extractors, plan))
     figures = [
         replace(figure, cautions=(*figure.cautions, *doubts.get(figure.extractor or "", ())))
-        for figure in _figures(run, extractors, plan, results, naming)
+        for figure in _figures(run, extractors, plan, results, naming, module)
     ]
     record = {
         "protocol": _as_json(protocol),
@@ -214,13 +213,26 @@ def _networks(run: ProtocolRun, extractors: list[Extractor], plan: Plan) -> list
     return found + lpips
 
 
+def _require_applicable(protocol: Protocol, extractors: list[Extractor]) -> None:
+    for judge, extractor in zip(protocol.judges, extractors, strict=True):
+        for metric in judge.metrics:
+            if not applies(metric, extractor):
+                raise GigaganError(
+                    f"protocol {protocol.name} takes {metric} by {judge.asset}, and {extractor.name} cannot give it; "
+                    "name another file for that asset"
+                )
+
+
 def _plan(run: ProtocolRun, places: list[ExtractorPlace], extractors: list[Extractor]) -> Plan:
     protocol = run.protocol
     lpips = None
     if protocol.lpips is not None:
         lpips = f"{CATALOGUE[protocol.lpips].reader}:{run.assets[protocol.lpips]}"
     return Plan(
-        extractors=tuple(named(place, each) for place, each in zip(places, extractors, strict=True)),
+        extractors=tuple(
+            named(place, each, judge.metrics)
+            for place, each, judge in zip(places, extractors, protocol.judges, strict=True)
+        ),
         size=protocol.size,
         pairs=protocol.pairs,
         lpips=lpips,
@@ -228,6 +240,7 @@ def _plan(run: ProtocolRun, places: list[ExtractorPlace], extractors: list[Extra
         patches=protocol.patches
         and PatchPlan(protocol.patches.size, protocol.patches.per_image, protocol.seed),
         batch_size=run.batch_size,
+        threads=run.threads,
     )
 
 
@@ -263,24 +276,23 @@ def _facts(results: list[ShardResult], has_real: bool) -> dict[str, dict[str, An
 
 
 def _figures(
-    run: ProtocolRun, extractors: list[Extractor], plan: Plan, results: list[ShardResult], naming: Naming
+    run: ProtocolRun,
+    extractors: list[Extractor],
+    plan: Plan,
+    results: list[ShardResult],
+    naming: Naming,
+    ray: ModuleType | None,
 ) -> list[Figure]:
     protocol, figures = run.protocol, []
     options = replace(run.options, seed=protocol.seed)
     total = sum(len(judge.metrics) for judge in protocol.judges)
     with console.progress("measures", total=total, unit="measures") as bar:
         for judge, extractor, known in zip(protocol.judges, extractors, plan.extractors, strict=True):
-            fake = gathered(results, FEATURES, FAKE, known.key)
-            real = gathered(results, FEATURES, REAL, known.key)
-            captions = gathered(results, CAPTIONS, FAKE, known.key)
-            if fake is None:
-                raise AssertionError(f"no shard has {WHO[FAKE]}")
-            # a CLIP score alone looks at no real image
-            measures = SetMeasures(extractor, real or fake, fake, naming, options, captions)
+            measures = set_measures(known, extractor, results, naming, options, ray)
             for metric in judge.metrics:
                 figures += measures.figures([metric])
                 bar.advance(1)
-    return figures + pair_figures(plan, extractors, results, naming, options)
+    return figures + pair_figures(plan, extractors, results, naming, options, ray)
 
 
 def _as_json(protocol: Protocol) -> dict[str, Any]:

@@ -123,6 +123,20 @@ def test_what_a_metric_needs_is_said_before_any_work(compare, judge, scripted_in
         compare(extractors=(judge, judge))
 
 
+def test_patches_of_images_of_different_sizes_are_refused(compare, picture_folder):
+    for metrics in (("patch-fd",), ("fd", "patch-fd")):
+        with pytest.raises(
+            GigaganError, match=r"differ in size \(\[48, 48\] and \[32, 32\]\): 0000\.png; .*patch"
+        ):
+            compare(fake=picture_folder(40, 32, 2), metrics=metrics, patch_size=16)
+
+
+def test_the_extractor_that_is_given_twice_is_named(compare, judge, scripted_inception, tmp_path):
+    shutil.copytree(judge, tmp_path / "copy")
+    with pytest.raises(GigaganError, match=r"extractor openmoji-judge is given twice"):
+        compare(extractors=(f"inception:{scripted_inception}", judge, tmp_path / "copy"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
