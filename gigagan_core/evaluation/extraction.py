@@ -207,10 +207,10 @@ def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
         from gigagan_core.evaluation.shard_pass import ShardPass
 
         _require_same_networks(plan)
-        with _writing(work):
+        with writing(work):
             facts_file.parent.mkdir(parents=True, exist_ok=True)
         done = ShardPass(shard, plan, missing).run()
-        with _writing(work):
+        with writing(work):
             for stream, rows in done.rows.items():
                 _keep(files[stream], rows)
             _write(facts_file, json.dumps(done.facts).encode())
@@ -294,12 +294,13 @@ def device() -> str:
 
 
 @contextlib.contextmanager
-def _writing(work: Path) -> Iterator[None]:
+def writing(work: Path, what: str = "features") -> Iterator[None]:
+    """Raises GigaganError for what keeps a file from being written below `work`. what: the files, for its sentence."""
     try:
         yield
     except OSError as error:
         raise GigaganError(
-            f"features cannot be written below {work} ({error.strerror or error}); make room or name another folder, "
+            f"{what} cannot be written below {work} ({error.strerror or error}); make room or name another folder, "
             "and give the same command again: what is there is used"
         ) from error
 

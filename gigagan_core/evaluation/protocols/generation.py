@@ -35,6 +35,7 @@ from gigagan_core.evaluation.extraction import (
     extract_shard,
     forget,
     is_done,
+    writing,
 )
 from gigagan_core.evaluation.kept_work import makers_digest
 from gigagan_core.evaluation.patches import shrink
@@ -50,6 +51,7 @@ MAKERS = (
     "gigagan_core.evaluation.picture_folder",
 )
 """The modules that make images: their source and what they import is part of the images' key."""
+_IMAGES = "generated images"
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,8 @@ def place_of(each: Input) -> str:
 def _make(shard: PromptShard, folder: Path, kept: int) -> _Record:
     low = _low(shard) if shard.sources else None
     images = _sampler(shard.model).images(shard.captions, shard.first, low)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, _IMAGES):
+        folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, image in enumerate(images, shard.first):
         encoded = io.BytesIO()
@@ -284,7 +287,7 @@ def _recorded(folder: Path) -> _Record | None:
         document = json.loads((folder / _RECORD).read_text())
         rows = [(name, str((folder / name).absolute()), sha256) for name, sha256 in document["pictures"]]
         return _Record(tuple(Picture(*row) for row in rows), int(document["keep"]))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -300,5 +303,6 @@ def _with(shard: PromptShard, pictures: tuple[Picture, ...]) -> Shard:
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with writing(path.parent, _IMAGES):
+        temporary.write_bytes(data)
+        os.replace(temporary, path)

@@ -13,6 +13,7 @@ from typing import Any
 from gigagan_core import console
 from gigagan_core.data.pictures import LOST, read_bytes, read_samples
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.extraction import writing
 from gigagan_core.evaluation.picture_folder import Picture
 from gigagan_core.store.fingerprint import sha256_file
 
@@ -60,7 +61,8 @@ def _data_set(folder: Path, document: dict[str, Any]) -> DataSet:
 
 
 def _write_files(shard_set: Any, folder: Path) -> DataSet:
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "real images"):
+        folder.mkdir(parents=True, exist_ok=True)
     samples, rows, lost = read_samples(shard_set), [], 0
     with console.progress("real images", total=len(samples), unit="images") as bar:
         for position in range(len(samples)):
@@ -71,7 +73,8 @@ def _write_files(shard_set: Any, folder: Path) -> DataSet:
                 continue
             data = read_bytes(sample)
             name = f"{position:08}.image"
-            (folder / name).write_bytes(data)
+            with writing(folder, "real images"):
+                (folder / name).write_bytes(data)
             rows.append([name, hashlib.sha256(data).hexdigest(), sample.caption, len(data)])
     if not rows:
         raise GigaganError(
@@ -79,6 +82,7 @@ def _write_files(shard_set: Any, folder: Path) -> DataSet:
         )
     temporary = folder / f".{_INDEX}.{os.getpid()}"
     document = {"pictures": rows, "lost": lost}
-    temporary.write_text(json.dumps(document), encoding="utf-8")
-    os.replace(temporary, folder / _INDEX)
+    with writing(folder, "real images"):
+        temporary.write_text(json.dumps(document), encoding="utf-8")
+        os.replace(temporary, folder / _INDEX)
     return _data_set(folder, document)
