@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34
@@ -22,12 +23,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """One point of a trade-off: x, y, the label beside it, and whether it stands out."""
+    """One point of a trade-off: x, y, its label, whether it stands out, and where the label is, beside what a pointer
+    over the mark shows."""
 
     x: float
     y: float
     label: str
     strong: bool = False
+    place: Literal["above", "below", "hidden"] = "above"
 
 
 def line_chart(lines: Sequence[Line], x_label: str) -> str:
@@ -74,8 +77,8 @@ def _labels(frame: _Frame, marks: Sequence[Mark]) -> list[str]:
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
     for mark in sorted(marks, key=lambda mark: not mark.strong):
-        x, y = frame.across(mark.x), frame.up(mark.y)
-        if all(abs(x - left) > 26 or abs(y - top) > 12 for left, top in taken):
+        x, y = frame.across(mark.x), frame.up(mark.y) + (18 if mark.place == "below" else 0)
+        if mark.place != "hidden" and all(abs(x - left) > 26 or abs(y - top) > 12 for left, top in taken):
             taken.append((x, y))
             anchor, left = ("end", x - 8) if x > frame.width - 60 else ("start", x + 8)
             parts.append(

@@ -54,6 +54,7 @@ def clip_score(
             f"{len(image_features)} images, {len(caption_features)} caption features and {len(captions)} "
             "captions do not pair; give one caption for every image"
         )
+    own = caption_cosines(image_features, caption_features)
     images, texts = _unit(image_features, _IMAGES), _unit(caption_features, _CAPTIONS)
     same = distinct_indices(captions)[1]
     equal_count = torch.bincount(same)[same]
@@ -66,7 +67,6 @@ def clip_score(
     equal_sum = torch.zeros(int(same.max()) + 1, texts.shape[1], dtype=torch.float64).index_add_(
         0, same, texts
     )
-    own = (images * texts).sum(dim=1)
     others = (images * (texts.sum(dim=0) - equal_sum[same])).sum(dim=1) / mismatches
     return ClipScore(
         score=float(own.mean()),

@@ -34,10 +34,11 @@ def nearest(
     """
     require_finite(features, "images")
     require_finite(others, "images to search")
-    features, others = features.to(torch.float64), others.to(torch.float64)
-    lengths, found = others.square().sum(dim=1), []
+    others = others.to(torch.float64)
+    lengths = others.square().sum(dim=1)
+    distances, found = [], []
     for start in range(0, len(features), _ROWS_AT_ONCE):
-        rows = features[start : start + _ROWS_AT_ONCE]
+        rows = features[start : start + _ROWS_AT_ONCE].to(torch.float64)
         scores = torch.addmm(lengths, rows, others.T, alpha=-2)
         if groups is not None and other_groups is not None:
             scores[groups[start : start + len(rows), None] == other_groups] = torch.inf
@@ -47,9 +48,9 @@ def nearest(
                 "an image has no other to be compared with: all belong to its own group; evaluate more captions"
             )
         found.append(best.indices)
-    index = torch.cat(found)
-    # the search's products round to 1e-8 of the lengths; a copy should have distance 0
-    return Nearest((features - others[index]).norm(dim=1), index)
+        # the search's products round to 1e-8 of the lengths; a copy should have distance 0
+        distances.append((rows - others[best.indices]).norm(dim=1))
+    return Nearest(torch.cat(distances), torch.cat(found))
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,20 @@ class Repetition:
     interval: Interval
 
 
-def repetition(generated: Tensor, real: Tensor, groups: Tensor, level: float = 0.95) -> Repetition:
+def repetition(
+    generated: Tensor,
+    real: Tensor,
+    groups: Tensor,
+    level: float = 0.95,
+    real_groups: Tensor | None = None,
+) -> Repetition:
     """Near-duplicates among generated [N, D], measured by how near real [N, D] come to each other.
 
-    groups: int64 [N], equal for variants of one drawing or equal captions, which may well look alike.
+    groups: int64 [N], equal for variants of one drawing or equal captions, which may well look alike; real_groups: of
+    the real ones, None: the same.
     """
-    made, known = (nearest(each, each, groups, groups) for each in (generated, real))
+    of_real = groups if real_groups is None else real_groups
+    made, known = nearest(generated, generated, groups, groups), nearest(real, real, of_real, of_real)
     threshold = float(known.distance.quantile(NEAR_QUANTILE))
     near = int((made.distance <= threshold).sum())  # both may be 0
     interval = wilson(near, len(generated), level, len(groups.unique()))

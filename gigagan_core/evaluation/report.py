@@ -36,10 +36,9 @@ class Report:
     baselines', "generated" first. upsamplers: figures of every way to enlarge. claims: the verdicts. cautions:
     sentences a reader must know. samples: one for each shown caption; strips: the same for the upsampler on real
     images. galleries: pictures chosen by a figure. memorisation, repetition: of the nearest neighbours. tradeoff: the
-    truncation sweep of the same model, where there is one. timings: of the networks, where asked for. published: rows
-    of the paper's tables with this report's figures beside them, cells by column. curves: of training. lineage: lines
-    of `evaluation.lineage`. attribution: licences and sources of the data. record: git commit, MLflow run, machine,
-    packages, time. protocol: its name, by the held-out pictures.
+    truncation sweep of the same model, where there is one. timings: of the networks, where asked for. curves: of
+    training. lineage: lines of `evaluation.lineage`. attribution: licences and sources of the data. record: git commit,
+    MLflow run, machine, packages, time. protocol: its name, by the held-out pictures.
     """
 
     settings: EvaluateSettings
@@ -58,7 +57,6 @@ class Report:
     repetition: Repetition | None = None
     tradeoff: Sweep | None = None
     timings: Sequence[Timing] = ()
-    published: Sequence[Mapping[str, Any]] = ()
     curves: Sequence[Curve] = ()
     lineage: Sequence[Mapping[str, Any]] = ()
     attribution: Sequence[str] = ()
@@ -89,10 +87,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "upsamplers": [asdict(figures) for figures in report.upsamplers],
         "baselines": {"blur_size": baselines.BLUR_SIZE},
         "samples": [sample.caption for sample in report.samples],
-        "galleries": [_gallery_json(gallery) for gallery in report.galleries],
+        "galleries": galleries_json(report.galleries),
         "tradeoff": report.tradeoff and tradeoff.as_json(report.tradeoff),
         "latency": [asdict(timing) for timing in report.timings],
-        "published": [dict(row) for row in report.published],
         "curves": [asdict(curve) for curve in report.curves],
         "lineage": [dict(line) for line in report.lineage],
         "attribution": list(report.attribution),
@@ -100,9 +97,17 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _gallery_json(gallery: Gallery) -> dict[str, Any]:
-    shown = [{"caption": sample.caption, "note": sample.note} for sample in gallery.samples]
-    return {"id": gallery.id, "title": gallery.title, "note": gallery.note, "shown": shown}
+def galleries_json(galleries: Sequence[Gallery]) -> list[dict[str, Any]]:
+    """The galleries without their pictures, JSON-able; captions raw."""
+    return [
+        {
+            "id": each.id,
+            "title": each.title,
+            "note": each.note,
+            "shown": [{"caption": sample.caption, "note": sample.note} for sample in each.samples],
+        }
+        for each in galleries
+    ]
 
 
 def _set_json(figures: SetFigures) -> dict[str, Any]:
@@ -119,15 +124,26 @@ def _set_json(figures: SetFigures) -> dict[str, Any]:
 
 def write(report: Report, folder: Path) -> dict[str, Path]:
     """Write `report.json`, `report.html` and the picture grids; returns the paths by name."""
-    from gigagan_core.evaluation.pictures import Row, grid
-
     paths = {"json": folder / FILE, "html": folder / "report.html"}
     paths["json"].write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     paths["html"].write_text(report_page.render(report, metrics(report)), encoding="utf-8")
+    return paths | write_grids(
+        folder, [("samples", report.samples, 3), ("upsampler", report.strips, 1)], report.galleries
+    )
+
+
+def write_grids(
+    folder: Path, sheets: Sequence[tuple[str, Sequence[Sample], int]], galleries: Sequence[Gallery]
+) -> dict[str, Path]:
+    """Write a PNG sheet of each (name, samples, columns) and gallery that has pictures; returns the paths by name."""
+    from gigagan_core.evaluation.pictures import Row, grid
+
     (folder / GALLERIES).mkdir(exist_ok=True)
-    grids = [("samples", report.samples, 3), ("upsampler", report.strips, 1)]
-    grids += [(f"{GALLERIES}/{gallery.id}", gallery.samples, 4) for gallery in report.galleries]
-    for name, samples, columns in grids:
+    paths = {}
+    for name, samples, columns in [
+        *sheets,
+        *((f"{GALLERIES}/{gallery.id}", gallery.samples, 4) for gallery in galleries),
+    ]:
         if samples:
             rows = [Row(sample.caption, tuple(sample.images.values())) for sample in samples]
             paths[name] = folder / f"{name}.png"

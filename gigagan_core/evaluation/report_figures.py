@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gigagan_core.evaluation.bootstrap import Interval, wilson
@@ -10,7 +10,7 @@ from gigagan_core.evaluation.figures import Figure
 from gigagan_core.evaluation.gathering import PATCH_FD
 from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
 from gigagan_core.evaluation.names import NEIGHBOURS, feature_space, metric_name, with_neighbours
-from gigagan_core.evaluation.neighbours import NEAR_QUANTILE
+from gigagan_core.evaluation.neighbours import NEAR_QUANTILE, Memorisation, Repetition
 
 if TYPE_CHECKING:
     from gigagan_core.evaluation.report import Report
@@ -28,7 +28,12 @@ def figures(report: Report) -> list[Figure]:
     """
     found = [figure for figures in report.sets for figure in _of_set(report, figures)]
     found += [figure for figures in report.upsamplers for figure in _of_upsampler(report, figures)]
-    found += list(_of_neighbours(report))
+    found += of_neighbours(
+        report.memorisation,
+        report.repetition,
+        lambda metric: _name(report, metric, report.settings.image_size, report.count),
+        report.extractor,
+    )
     return found
 
 
@@ -133,39 +138,49 @@ def _of_upsampler(report: Report, each: UpsamplerFigures) -> Iterator[Figure]:
         yield Figure(name, metric, value, report.count, report.count, better, interval=interval)
 
 
-def _of_neighbours(report: Report) -> Iterator[Figure]:
-    size = report.settings.image_size
-    if report.memorisation is not None:
-        found = report.memorisation
-        name = _name(report, "copying", size, report.count)
-        details = {"training_images_searched": found.searched, "no_copying": 0.5}
-        yield Figure(
-            name,
-            "copying",
-            found.closer,
-            report.count,
-            report.count,
-            "lower",
-            report.extractor,
-            interval=found.interval,
-            details=details,
+def of_neighbours(
+    memorisation: Memorisation | None,
+    repetition: Repetition | None,
+    name: Callable[[str], str],
+    extractor: str,
+    cautions: tuple[str, ...] = (),
+) -> list[Figure]:
+    """The figures of nearest neighbours. name: a metric's full name. cautions: of the one beside training images."""
+    found = []
+    if memorisation is not None:
+        count = len(memorisation.generated.distance)
+        details = {"training_images_searched": memorisation.searched, "no_copying": 0.5}
+        found.append(
+            Figure(
+                name("copying"),
+                "copying",
+                memorisation.closer,
+                len(memorisation.held_out.distance),
+                count,
+                "lower",
+                extractor,
+                interval=memorisation.interval,
+                details=details,
+                cautions=cautions,
+            )
         )
-    if report.repetition is not None:
-        twins = report.repetition
-        name = _name(report, "near-duplicates", size, report.count)
-        details = {"nearer_than": twins.threshold}
-        yield Figure(
-            name,
-            "near-duplicates",
-            twins.share,
-            report.count,
-            report.count,
-            "lower",
-            report.extractor,
-            interval=twins.interval,
-            details=details,
-            cautions=() if twins.threshold else (_NO_THRESHOLD,),
+    if repetition is not None:
+        count = len(repetition.generated.distance)
+        found.append(
+            Figure(
+                name("near-duplicates"),
+                "near-duplicates",
+                repetition.share,
+                len(repetition.real.distance),
+                count,
+                "lower",
+                extractor,
+                interval=repetition.interval,
+                details={"nearer_than": repetition.threshold},
+                cautions=() if repetition.threshold else (_NO_THRESHOLD,),
+            )
         )
+    return found
 
 
 def _prefix(each: SetFigures | UpsamplerFigures, own: str) -> str:

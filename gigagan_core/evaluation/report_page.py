@@ -7,34 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from gigagan_core.evaluation import charts, report_sections, tradeoff_page
+from gigagan_core.evaluation import report_sections, tradeoff_page
 from gigagan_core.evaluation.bootstrap import Interval
 from gigagan_core.evaluation.claims import figure
-from gigagan_core.evaluation.pictures import data_uri
-from gigagan_core.evaluation.report_style import STYLE
 from gigagan_core.evaluation.report_template import TEMPLATE
-from gigagan_core.text import plain
 
 if TYPE_CHECKING:
-    from gigagan_core.evaluation.galleries import Sample
     from gigagan_core.evaluation.report import Report
-
-# Below this side an image is shown with its pixels as squares: smoothing would hide what was generated.
-_PIXELATED_BELOW = 100
 
 
 def render(report: Report, metrics: Mapping[str, float]) -> str:
     """The whole page as text; it refers to nothing outside itself and runs no script."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"visible": plain, "figure": figure}
     settings = report.settings
-    return environment.from_string(TEMPLATE).render(
+    return report_sections.filled(
+        TEMPLATE,
         title=report.protocol,
-        style=Markup(STYLE),
         lead=_lead(report),
         tally=_tally(report),
         claims=report.claims,
@@ -43,25 +30,31 @@ def render(report: Report, metrics: Mapping[str, float]) -> str:
             f"Held-out captions, drawn by seed {settings.seed}, not by hand: one image for each, at "
             f"truncation psi = {settings.psi:g}, beside the real picture of that caption."
         ),
-        samples=[_shown(sample) for sample in report.samples],
-        strips=[_shown(sample) for sample in report.strips],
+        samples_class="",
+        samples=[report_sections.shown(sample) for sample in report.samples],
+        strips=[report_sections.shown(sample) for sample in report.strips],
         extractor=report.extractor,
         image_size=settings.image_size,
         count=report.count,
         bars=_bars(report),
         **_base_table(report),
         **_upsampler_table(report),
-        gallery_sections=report_sections.galleries(report, _shown),
-        **report_sections.published(report.published),
+        gallery_sections=report_sections.galleries(
+            report.galleries,
+            {
+                "memorisation": report_sections.copying(report.memorisation),
+                "failures": report_sections.twins(report.repetition),
+            },
+        ),
         **report_sections.latency(report),
         tradeoff=tradeoff_page.section(report.tradeoff) if report.tradeoff else "",
-        charts=_charts(report),
+        charts=report_sections.training_charts(report.curves),
         terms=_terms(report),
         lineage=report.lineage,
         metrics=metrics,
         attribution=report.attribution,
-        machine=_facts(report.record.get("machine", {})),
-        versions=_facts(report.record.get("packages", {}), separator=" "),
+        machine=report_sections.joined(report.record.get("machine", {})),
+        versions=report_sections.joined(report.record.get("packages", {}), separator=" "),
     )
 
 
@@ -78,17 +71,6 @@ def _lead(report: Report) -> str:
 def _tally(report: Report) -> str:
     shown = sum(claim.status == "shown" for claim in report.claims)
     return f"{shown} of {len(report.claims)} claims shown"
-
-
-def _shown(sample: Sample) -> dict[str, Any]:
-    images = [
-        (
-            name,
-            {"uri": data_uri(image), "side": image.shape[-1], "pixels": image.shape[-1] < _PIXELATED_BELOW},
-        )
-        for name, image in sample.images.items()
-    ]
-    return {"caption": sample.caption, "images": images, "note": sample.note}
 
 
 def _bars(report: Report) -> list[dict[str, Any]]:
@@ -173,25 +155,6 @@ def _upsampler_table(report: Report) -> dict[str, Any]:
     }
 
 
-def _charts(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """Charts by model, the losses first."""
-    members: dict[str, dict[str, list[charts.Line]]] = {}
-    for curve in sorted(report.curves, key=lambda curve: curve.chart != "loss"):
-        # a curve for every pyramid level would bury the losses; the records have them all
-        if not curve.name[-1:].isdigit():
-            line = charts.Line(curve.name, curve.points)
-            members.setdefault(curve.group, {}).setdefault(curve.chart, []).append(line)
-    drawn = {
-        group: [
-            {"names": [line.name for line in lines], "svg": Markup(svg)}
-            for lines in by_chart.values()
-            if (svg := charts.line_chart(lines, "images seen"))
-        ]
-        for group, by_chart in members.items()
-    }
-    return {group: some for group, some in drawn.items() if some}
-
-
 def _terms(report: Report) -> list[tuple[str, str]]:
     settings = report.settings
     sha = str(report.judge.get("sha256", ""))[:12]
@@ -251,7 +214,3 @@ def _terms(report: Report) -> list[tuple[str, str]]:
             "made from, as a share of the pixel range.",
         ),
     ]
-
-
-def _facts(facts: Mapping[str, Any], separator: str = ": ") -> str:
-    return " · ".join(f"{key}{separator}{value}" for key, value in facts.items())

@@ -1,50 +1,78 @@
-"""What the report page says below its verdicts: galleries, neighbours, the paper's rows, times."""
+"""What report pages say below their verdicts or figures: pictures, galleries, neighbours, curves, times."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
+from gigagan_core.evaluation import charts
 from gigagan_core.evaluation.claims import figure
-from gigagan_core.evaluation.galleries import Sample
-from gigagan_core.evaluation.neighbours import NEAR_QUANTILE
+from gigagan_core.evaluation.figures import Figure
+from gigagan_core.evaluation.galleries import Gallery, Sample
+from gigagan_core.evaluation.neighbours import NEAR_QUANTILE, Memorisation, Repetition
+from gigagan_core.evaluation.pictures import data_uri
+from gigagan_core.evaluation.report_style import STYLE
+from gigagan_core.text import plain
 
 if TYPE_CHECKING:
+    from gigagan_core.evaluation.curves import Curve
     from gigagan_core.evaluation.latency import Timing
     from gigagan_core.evaluation.report import Report
 
+# Below this side an image is shown with its pixels as squares: smoothing would hide what was generated.
+_PIXELATED_BELOW = 100
 _SECTIONS = {
     "scores": (
         "Best and worst",
         "Chosen by the CLIP score alone. What to expect stands above, in the samples that nobody chose.",
     ),
-    "failures": (
-        "Failures",
-        "What went wrong most, found by the judge's features: images unlike any real one, and images that repeat.",
-    ),
+    "failures": ("Failures", "What went wrong most, found by the judge's features."),
     "memorisation": ("Memory", ""),
 }
 
 
-def galleries(report: Report, shown: Callable[[Sample], Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sections that have galleries, in order; shown: a sample as the template takes it."""
+def filled(template: str, **values: Any) -> str:
+    """A page of the pieces in `report_parts`: it refers to nothing outside itself and runs no script."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": plain, "figure": figure}
+    return environment.from_string(template).render(style=Markup(STYLE), **values)
+
+
+def shown(sample: Sample) -> dict[str, Any]:
+    """A sample as the templates take it."""
+    images = [
+        (
+            name,
+            {"uri": data_uri(image), "side": image.shape[-1], "pixels": image.shape[-1] < _PIXELATED_BELOW},
+        )
+        for name, image in sample.images.items()
+    ]
+    return {"caption": sample.caption, "images": images, "note": sample.note}
+
+
+def galleries(members: Sequence[Gallery], facts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The sections that have galleries, in order. facts: what else is said, by section, if only why there are none."""
     sections = []
     for key, (title, note) in _SECTIONS.items():
-        members = [gallery for gallery in report.galleries if gallery.section == key]
-        facts = _memory(report) if key == "memorisation" else _repetition(report) if key == "failures" else ""
-        if members:
-            listed = [
-                {"title": each.title, "note": each.note, "samples": [shown(s) for s in each.samples]}
-                for each in members
-            ]
-            sections.append(
-                {"title": title, "note": " ".join(filter(None, (note, facts))), "members": listed}
-            )
+        own = [
+            {"title": each.title, "note": each.note, "samples": [shown(sample) for sample in each.samples]}
+            for each in members
+            if each.section == key
+        ]
+        said = " ".join(filter(None, (note if own else "", facts.get(key, ""))))
+        if own or said:
+            sections.append({"title": title, "note": said, "members": own})
     return sections
 
 
-def _memory(report: Report) -> str:
-    found = report.memorisation
+def copying(found: Memorisation | None) -> str:
+    """What the nearest training images say of a model, in sentences; empty where nothing was looked for."""
     if found is None:
         return ""
     interval = found.interval
@@ -66,14 +94,56 @@ def _median(nearest: Any) -> str:
     return figure(float(nearest.distance.median()))
 
 
-def _repetition(report: Report) -> str:
-    twins = report.repetition
-    if twins is None:
+def twins(found: Repetition | None) -> str:
+    """How often images for different captions look alike, in a sentence; empty where that was not counted."""
+    if found is None:
         return ""
     return (
-        f"{twins.share:.1%} of the generated images ({twins.interval.low:.1%} to {twins.interval.high:.1%}) have a "
+        f"{found.share:.1%} of the generated images ({found.interval.low:.1%} to {found.interval.high:.1%}) have a "
         f"twin for another caption, where {NEAR_QUANTILE:.0%} of the real ones do."
     )
+
+
+def training_charts(curves: Iterable[Curve]) -> dict[str, list[dict[str, Any]]]:
+    """Charts by model, the losses first."""
+    members: dict[str, dict[str, list[charts.Line]]] = {}
+    for curve in sorted(curves, key=lambda curve: curve.chart != "loss"):
+        # a curve for every pyramid level would bury the losses; the records have them all
+        if not curve.name[-1:].isdigit():
+            line = charts.Line(curve.name, curve.points)
+            members.setdefault(curve.group, {}).setdefault(curve.chart, []).append(line)
+    drawn = {
+        group: [
+            {"names": [line.name for line in lines], "svg": Markup(svg)}
+            for lines in by_chart.values()
+            if (svg := charts.line_chart(lines, "images seen"))
+        ]
+        for group, by_chart in members.items()
+    }
+    return {group: some for group, some in drawn.items() if some}
+
+
+def extrapolations(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+    """A chart for every FD-infinity: the distances of the subsets over 1/N, and the line that is read off at 0."""
+    drawn = []
+    for found in figures:
+        if found.metric != "fd-infinity":
+            continue
+        sizes, distances = found.details["sizes"], found.details["distances"]
+        points = sorted((1000 / size, value, size) for size, value in zip(sizes, distances, strict=True))
+        end, places = points[-1][0], {min(sizes): "above", max(sizes): "below"}
+        curves = {
+            "subsets of the generated images": [
+                charts.Mark(x, y, f"{size:,}", place=places.get(size, "hidden")) for x, y, size in points
+            ],
+            "the fitted line, read off at 0": [
+                charts.Mark(0.0, found.value, figure(found.value), strong=True, place="below"),
+                charts.Mark(end, found.value + found.details["slope"] * end / 1000, "fit", place="hidden"),
+            ],
+        }
+        svg = charts.trade_chart(curves, "1000 / generated images", "Frechet distance")
+        drawn.append({"name": found.name, "names": list(curves), "svg": Markup(svg)})
+    return drawn
 
 
 def latency(report: Report) -> dict[str, Any]:
@@ -108,16 +178,11 @@ def _milliseconds(seconds: float) -> str:
     return f"{figure(1000 * seconds)} ms"
 
 
-def published(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The paper's rows beside ours, as a table; columns in the order in which rows name them."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return {
-        "published_columns": columns,
-        "published_rows": [[_cell(row.get(column)) for column in columns] for row in rows],
-    }
+def memory(mib: float | None) -> str:
+    """12.3 -> 12 MiB; a dash where it is not known."""
+    return "–" if mib is None else f"{mib:,.0f} MiB"
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def joined(facts: Mapping[str, Any], separator: str = ": ") -> str:
+    """Facts on one line, for the foot of a page."""
+    return " · ".join(f"{key}{separator}{value}" for key, value in facts.items())

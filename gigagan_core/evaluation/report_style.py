@@ -68,6 +68,7 @@ dd, td.number, .bars .value { font-variant-numeric: tabular-nums; }
   gap: 1.1rem 0.9rem;
 }
 .gallery { grid-template-columns: repeat(auto-fill, minmax(min(47%, 13.5rem), 1fr)); }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
 .strips { display: grid; gap: 1.3rem; }
 figure { margin: 0; min-width: 0; }
 .samples figure { display: flex; flex-direction: column; justify-content: flex-end; }
@@ -128,7 +129,7 @@ dl.terms {
   font-size: 0.94rem;
 }
 dl.terms dt { font-weight: 600; }
-dl.terms dd { margin: 0; color: var(--muted); font-variant-numeric: normal; }
+dl.terms dd { margin: 0; color: var(--muted); font-variant-numeric: normal; overflow-wrap: anywhere; }
 details { margin: 0.8rem 0; } summary { cursor: pointer; color: var(--accent); }
 footer {
   margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--muted);

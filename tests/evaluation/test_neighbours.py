@@ -75,3 +75,11 @@ def test_equal_images_are_near_duplicates_where_real_ones_repeat_too():
     assert collapsed.threshold == 0
     assert collapsed.share == 1.0
     assert repetition(draw(300, 3), real, groups).share == 0
+
+
+def test_real_images_of_one_group_are_no_measure_for_twins():
+    """Every real picture twice: by themselves they would make 0 the distance that counts as near."""
+    real = draw(150, 1).repeat_interleave(2, dim=0)
+    generated, apart, doubled = draw(300, 2), torch.arange(300), torch.arange(300) // 2
+    assert repetition(generated, real, apart, real_groups=apart).threshold == 0
+    assert repetition(generated, real, apart, real_groups=doubled).threshold > 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
+import io
 import json
 import math
 import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gigagan_core.config.evaluate import EvaluateSettings
 from gigagan_core.errors import GigaganError
@@ -19,7 +23,7 @@ from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
 from gigagan_core.evaluation.names import NEIGHBOURS
 from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
-from gigagan_core.evaluation.pictures import Row, grid, wrapped
+from gigagan_core.evaluation.pictures import Row, data_uri, grid, wrapped
 from gigagan_core.evaluation.report import Report, Sample
 from gigagan_core.evaluation.report_figures import figures
 from gigagan_core.evaluation.report_file import read_report
@@ -296,6 +300,22 @@ def test_a_grid_draws_any_caption_and_shows_small_images_by_their_pixels():
     tile = sheet.crop((12, top, 12 + 64, top + 64))
     assert tile.getcolors() is not None
     assert {colour for _, colour in tile.getcolors()} == {(255, 0, 0), (0, 0, 0)}
+
+
+def test_a_page_holds_small_pictures_exactly_and_large_ones_in_few_bytes():
+    small, large = (
+        torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        for side in (64, 256)
+    )
+    addresses = [data_uri(image).partition(",") for image in (small, large)]
+    decoded = [
+        Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB") for _, _, encoded in addresses
+    ]
+    assert [head for head, _, _ in addresses] == ["data:image/png;base64", "data:image/jpeg;base64"]
+    assert torch.equal(torch.from_numpy(np.array(decoded[0])).permute(2, 0, 1), small)
+    assert decoded[1].size == (256, 256)
+    flat = torch.full((3, 256, 256), 200, dtype=torch.uint8)
+    assert data_uri(flat).startswith("data:image/png")  # a drawing stays sharp
 
 
 def test_long_captions_are_cut_to_their_lines():
