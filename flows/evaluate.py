@@ -42,7 +42,7 @@ def evaluate(
         upsampler: upsampler to judge too, if any.
         control: the upsampler's L1-only control, if any.
         data: held-out shard set.
-        train: training shard set, for the baselines made of training images.
+        train: training shard set, for the baselines made of training images and for their nearest ones.
         condition: encoder of the model; without it the one that it was trained with.
         judge: encoder of role judge, or ARCH:PATH of a weight file.
         tradeoff: truncation sweep of the same model, to show in the report.

@@ -304,7 +304,9 @@ def evaluate(
     data: JudgedDataOption = "latest",
     train: Annotated[
         str | None,
-        typer.Option("--train", metavar="ARTIFACT", help="Training shard set, for baselines made of it."),
+        typer.Option(
+            "--train", metavar="ARTIFACT", help="Training shard set, for baselines and nearest images."
+        ),
     ] = None,
     encoder: ConditionOption = None,
     judge: JudgeOption = "latest",

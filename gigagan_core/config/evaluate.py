@@ -108,7 +108,8 @@ class EvaluateSettings(Settings):
     """Images of each gallery: best, worst, failures, nearest training images."""
 
     training_searched: int = Field(50_000, ge=1)
-    """Nearest neighbours are looked for among at most this many training images, drawn by seed."""
+    """Nearest neighbours are looked for among at most this many training images, drawn by seed; in the report of a
+    protocol with outside networks among at most as many generated and real ones too."""
 
     latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = operational(())
     """Batch sizes to time the model with; none: not timed. `gigagan latency` times it without an evaluation."""

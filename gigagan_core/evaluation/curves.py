@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gigagan_core.errors import GigaganError
+from gigagan_core.store.artifact import Artifact
 
 CURVES_FILE = "curves.json"
+_MODELS = {"model": "Base model", "upsampler": "Upsampler", "control": "L1-only control"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,16 @@ class Curve:
     chart: str
     name: str
     points: tuple[tuple[float, float], ...]
+
+
+def curves_of(inputs: Mapping[str, Any]) -> list[Curve]:
+    """The curves of the models among an evaluation's inputs. Raises GigaganError where they are damaged."""
+    return [
+        curve
+        for name, group in _MODELS.items()
+        if isinstance(inputs.get(name), Artifact)
+        for curve in read_curves(inputs[name].path, group)
+    ]
 
 
 def read_curves(folder: Path, group: str) -> list[Curve]:

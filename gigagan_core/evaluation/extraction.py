@@ -206,7 +206,7 @@ def extract_shard(shard: Shard, plan: Plan, work: Path) -> ShardResult:
     if missing:
         from gigagan_core.evaluation.shard_pass import ShardPass
 
-        _require_same_networks(plan)
+        _require_same_networks(plan, {key for _, _, key in missing})
         with writing(work):
             facts_file.parent.mkdir(parents=True, exist_ok=True)
         done = ShardPass(shard, plan, missing).run()
@@ -272,10 +272,11 @@ def _file_name(stream: tuple[str, str, str], shard: Shard, plan: Plan) -> str:
     return f"{kind}-{role}-{digest(decides)[:24]}"
 
 
-def _require_same_networks(plan: Plan) -> None:
-    """What a node computes is kept under keys that another one made of its own files."""
+def _require_same_networks(plan: Plan, keys: set[str]) -> None:
+    """What a node computes is kept under keys that another one made of its own files. keys: of what it computes."""
     for each in plan.extractors:
-        require_same_extractor(each.place.place, loaded(each.place), each.key, each.sha256)
+        if each.key in keys:
+            require_same_extractor(each.place.place, loaded(each.place), each.key, each.sha256)
     if plan.lpips is not None and plan.lpips_sha256 is not None:
         require_same_lpips(plan.lpips, plan.lpips_sha256)
 

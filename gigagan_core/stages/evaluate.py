@@ -20,11 +20,12 @@ from gigagan_core.store.artifact import Artifact, Input
 from gigagan_core.store.lineage import inputs_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from gigagan_core.encoders.protocol import Encoder
     from gigagan_core.evaluation.claims import Claim
-    from gigagan_core.evaluation.curves import Curve
     from gigagan_core.evaluation.galleries import Sample
     from gigagan_core.evaluation.judging import SetFigures, UpsamplerFigures
     from gigagan_core.evaluation.latency import Timing
@@ -36,7 +37,7 @@ SPEC = StageSpec("evaluate", kind="report", module=__name__)
 def run(settings: EvaluateSettings, inputs: Mapping[str, Input], context: RunContext) -> Artifact:
     """The report artifact: `report.json`, `report.html`, `samples.png`, `upsampler.png`, `galleries/`.
 
-    Of a protocol with outside networks: `report.json`, `report.html`, `prompts.jsonl`, `samples.png`.
+    Of a protocol with outside networks: `report.json`, `report.html`, `prompts.jsonl`, `samples.png`, `galleries/`.
     Raises GigaganError where an input is missing. A judge that took part in training the model is refused by protocol
     openmoji-heldout; elsewhere, where the judges are the field's, its figures carry a caution.
     """
@@ -63,27 +64,33 @@ def _require_own_sweep(inputs: Mapping[str, Input]) -> None:
 
 def _produce_by_protocol(work: StageWork) -> Outcome:
     from gigagan_core.evaluation import lineage
+    from gigagan_core.evaluation.curves import curves_of
     from gigagan_core.evaluation.protocols import document
     from gigagan_core.evaluation.protocols.request import protocol_run
     from gigagan_core.evaluation.protocols.run import evaluate
+    from gigagan_core.evaluation.protocols.showcase import show
 
     # forced work takes nothing that was kept, and goes on with its own after a kill
     own = work.path / "metrics" if work.context.force else None
     asked = protocol_run(work.settings, work.inputs, teachers(work), saw(work), own)
     result = evaluate(asked, work.ray)
-    origins = lineage.trace({name: each for name, each in work.inputs.items() if each}, work.store)
-    paths = document.write(result, work.settings, origins, _record(work), work.output)
-    values = {figure.name: figure.value for figure in result.figures}
-    work.run.log_metrics(values)
-    if "samples" in paths:
-        work.run.log_image("samples", paths["samples"])
-    for name in ("html", "json", "prompts"):
-        work.run.log_artifact(paths[name])
+    report = document.ProtocolReport(
+        result,
+        show(asked, result, work.ray),
+        work.settings,
+        curves=curves_of(work.inputs),
+        lineage=lineage.trace({name: each for name, each in work.inputs.items() if each}, work.store),
+        attribution=lineage.attribution(work.inputs),
+        record=_record(work),
+    )
+    paths = document.write(report, work.output)
+    work.run.log_metrics(report.metrics)
+    _log_files(work, paths)
     chosen, available = len(result.prompts.prompts), result.prompts.available
     left = available - chosen
     return Outcome(
         counts={"in": available, "out": chosen, "rejected": {"not drawn": left} if left else {}},
-        summary=values,
+        summary=report.metrics,
         notes={"cautions": list(result.cautions), "prompts_sha256": result.prompts.sha256},
     )
 
@@ -98,10 +105,7 @@ def _produce(work: StageWork) -> Outcome:
     work.run.log_dataset("held-out", held_out.uri, held_out.output_digest, held_out.manifest.get("counts"))
     work.run.log_metrics(named)
     work.run.set_tags({f"claim.{claim.id}": claim.status for claim in report.claims})
-    for name in sorted(paths.keys() - {"html", "json"}):
-        work.run.log_image(name, paths[name])
-    work.run.log_artifact(paths["html"])
-    work.run.log_artifact(paths["json"])
+    _log_files(work, paths)
     skipped = available - report.count
     return Outcome(
         counts={
@@ -119,6 +123,14 @@ def _produce(work: StageWork) -> Outcome:
     )
 
 
+def _log_files(work: StageWork, paths: Mapping[str, Path]) -> None:
+    shown = {name: path for name, path in paths.items() if path.suffix == ".png"}
+    for name, path in sorted(shown.items()):
+        work.run.log_image(name, path)
+    for name in sorted(paths.keys() - shown.keys()):
+        work.run.log_artifact(paths[name])
+
+
 def _evaluate(work: StageWork) -> tuple[Report, int]:
     """The report, and how many held-out images there were."""
     from gigagan_core.data.openmoji import are_drawings, base_name
@@ -126,6 +138,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
     from gigagan_core.encoders.open_clip_encoder import load_encoder
     from gigagan_core.evaluation import baselines, galleries, judging, lineage, tradeoff
     from gigagan_core.evaluation.clip_score import distinct_indices
+    from gigagan_core.evaluation.curves import curves_of
     from gigagan_core.evaluation.extractors.clip import embedded_name
     from gigagan_core.evaluation.report import OWN_PROTOCOL, Report
     from gigagan_core.inference.places import find_device
@@ -188,7 +201,7 @@ def _evaluate(work: StageWork) -> tuple[Report, int]:
         repetition=chosen_pictures.repetition,
         tradeoff=tradeoff.read(swept.path / "tradeoff.json") if (swept := inputs.get("tradeoff")) else None,
         timings=_timings(work, captions),
-        curves=_curves(inputs),
+        curves=curves_of(inputs),
         lineage=origins,
         attribution=lineage.attribution(inputs),
         record=_record(work),
@@ -377,18 +390,6 @@ def _cautions(
 
 def _facts(encoder: Encoder) -> dict[str, Any]:
     return {name: getattr(encoder, name) for name in ("name", "sha256", "image_size", "embed_dim")}
-
-
-def _curves(inputs: Mapping[str, Input]) -> list[Curve]:
-    from gigagan_core.evaluation.curves import read_curves
-
-    groups = {"model": "Base model", "upsampler": "Upsampler", "control": "L1-only control"}
-    return [
-        curve
-        for name, group in groups.items()
-        if isinstance(inputs.get(name), Artifact)
-        for curve in read_curves(inputs[name].path, group)
-    ]
 
 
 def _record(work: StageWork) -> dict[str, Any]:

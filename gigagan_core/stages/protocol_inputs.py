@@ -84,6 +84,7 @@ def inputs_of(
         "upsampler": enlarging,
         "condition": encoder,
         "data": references.shard_set(store, data, held_out=True) if protocol.needs_data else None,
+        "train": references.shard_set(store, train) if train and not upsampling else None,
         "prompts": _external(settings.prompts, "prompts") if settings.prompts else None,
         **files,
     }

@@ -4,98 +4,131 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from gigagan_core.config.base import all_settings
 from gigagan_core.config.evaluate import EvaluateSettings
-from gigagan_core.evaluation import published_tables
+from gigagan_core.evaluation import published_tables, report_sections
+from gigagan_core.evaluation.curves import Curve
 from gigagan_core.evaluation.figures import Figure
 from gigagan_core.evaluation.protocols.run import ProtocolResult
-from gigagan_core.evaluation.report import SCHEMA, SCHEMA_VERSION
-from gigagan_core.evaluation.report_style import STYLE
-from gigagan_core.text import plain
+from gigagan_core.evaluation.protocols.showcase import SIDE, Showcase
+from gigagan_core.evaluation.report import SCHEMA, SCHEMA_VERSION, galleries_json, write_grids
+from gigagan_core.evaluation.report_parts import CHARTS, CLOSING, GALLERIES, OPENING, SAMPLES, TERMS
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ protocol.name }}</title><style>{{ style }}</style></head><body>
-<p class="eyebrow">GigaGAN evaluation</p>
-<h1>{{ protocol.name }}</h1>
-<p class="lead">{{ protocol.what }}; {{ count }} images, seed {{ protocol.seed }}, truncation psi = {{ psi }},
-mode {{ protocol.mode }}.</p>
-<p class="hint">{{ protocol.origin }}.</p>
-{% for caution in cautions %}<div class="caution" role="note">{{ caution | visible }}</div>{% endfor %}
+_FIGURES = """
+<section>
+<p class="hint">{{ origin }}.</p>
+{% if cautions %}
+<div class="caution" role="note">
+{% for caution in cautions %}<p>{{ caution | visible }}</p>{% endfor %}
+</div>
+{% endif %}
 <h2>Figures</h2>
 <div class="scroll"><table><thead><tr><th>figure</th><th class="number">value</th><th class="number">interval or
 spread</th><th class="number">images real / generated</th></tr></thead><tbody>
 {% for figure in figures %}<tr><td class="mono">{{ figure.name }}</td>
-<td class="number">{{ "%.5g" | format(figure.value) }}</td><td class="number">{{ figure | range }}</td>
-<td class="number">{{ figure.real }} / {{ figure.fake }}</td></tr>{% endfor %}
+<td class="number">{{ "%.5g" | format(figure.value) }}</td><td class="number">{{ range_of(figure) }}</td>
+<td class="number">{{ "{:,} / {:,}".format(figure.real, figure.fake) }}</td></tr>{% endfor %}
 </tbody></table></div>
 {% for figure in figures %}{% for caution in figure.cautions | reject("in", cautions) %}
 <p class="hint"><span class="mono">{{ figure.name }}</span>: {{ caution | visible }}</p>{% endfor %}{% endfor %}
-{% if published %}<h2>Beside the published</h2>
+</section>
+"""
+
+_EXTRAPOLATIONS = """
+{% if extrapolations %}
+<section>
+<h2>Without the bias of the count</h2>
+<p>A Frechet distance falls with the number of generated images, nearly along a line over 1/N: read off at 0, it is the
+distance of infinitely many.</p>
+{% for each in extrapolations %}
+<figure class="card trade">
+<figcaption class="mono">{{ each.name }}</figcaption>
+<div class="legend">
+{% for name in each.names %}<span><i class="key-{{ loop.index0 % 4 }}"></i>{{ name }}</span>{% endfor %}
+</div>
+{{ each.svg }}
+</figure>
+{% endfor %}
+</section>
+{% endif %}
+"""
+
+_PUBLISHED = """
+{% if published %}
+<section>
+<h2>Beside the published</h2>
 <div class="scroll"><table><thead><tr><th>model</th><th>quantity</th><th class="number">published</th>
 <th class="number">ours</th><th>differs</th></tr></thead><tbody>
 {% for row in published %}<tr><td>{{ row.model }}</td><td>{{ row.quantity }} ({{ row.mark }})</td>
-<td class="number">{{ "%.4g million" | format(row.published / 1e6) if row.published >= 1e6
+<td class="number">{{ "{:,.0f} million".format(row.published / 1e6) if row.published >= 1e6
 else "%.6g" | format(row.published) }}</td>
 <td class="number">{{ "" if row.ours is none else "%.5g" | format(row.ours) }}</td>
 <td>{{ row.differs | reject("in", cautions) | join("; ") | visible }}</td></tr>{% endfor %}
 </tbody></table></div>
 <p class="hint">{{ published[0].table }}. V2: two or more independent notes state the number; V1: one.
-{% if cautions %}The cautions at the top hold here too.{% endif %}</p>{% endif %}
-<h2>Networks</h2>
-<dl class="terms">{% for each in extractors %}<dt>{{ each.name }}</dt>
-<dd>{{ each.rule }}; sha256 <span class="mono">{{ each.sha256 }}</span></dd>{% endfor %}</dl>
-<p class="hint">Captions: {{ prompts.source | visible }}, sha256 of the choice <span class="mono">{{ prompts.sha256 }}
-</span>. Images of both sides: {{ preparation }}.</p>
-</body></html>
+{% if cautions %}The cautions at the top hold here too.{% endif %}</p>
+</section>
+{% endif %}
 """
 
+_TEMPLATE = "".join(
+    [OPENING, _FIGURES, SAMPLES, _EXTRAPOLATIONS, GALLERIES, _PUBLISHED, CHARTS, TERMS, CLOSING]
+)
 
-def write(
-    result: ProtocolResult,
-    settings: EvaluateSettings,
-    lineage: Sequence[Mapping[str, Any]],
-    record: Mapping[str, Any],
-    folder: Path,
-) -> dict[str, Path]:
-    """Write `report.json`, `report.html`, `prompts.jsonl` and, where images were kept, `samples.png`; paths by name.
 
-    lineage, record: as in `report.Report`.
-    """
+@dataclass(frozen=True)
+class ProtocolReport:
+    """All that the report of a protocol shows. curves, lineage, attribution, record: as in `report.Report`."""
+
+    result: ProtocolResult
+    showcase: Showcase
+    settings: EvaluateSettings
+    curves: Sequence[Curve] = ()
+    lineage: Sequence[Mapping[str, Any]] = ()
+    attribution: Sequence[str] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The protocol's own, then those of nearest neighbours."""
+        return (*self.result.figures, *self.showcase.figures)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The value of every figure by its full name."""
+        return {figure.name: figure.value for figure in self.figures}
+
+
+def write(report: ProtocolReport, folder: Path) -> dict[str, Path]:
+    """Write `report.json`, `report.html`, `prompts.jsonl`, `samples.png` and `galleries/`; paths by name."""
     paths = {name: folder / f"report.{name}" for name in ("json", "html")}
     paths["prompts"] = folder / "prompts.jsonl"
-    document = as_json(result, settings, lineage, record)
+    document = as_json(report)
     paths["json"].write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    paths["html"].write_text(_page(result, document), encoding="utf-8")
-    result.prompts.write(paths["prompts"])
-    if result.shown:
-        paths["samples"] = folder / "samples.png"
-        _grid(result).save(paths["samples"])
-    return paths
+    paths["html"].write_text(_page(report, document), encoding="utf-8")
+    report.result.prompts.write(paths["prompts"])
+    samples = report.showcase.samples
+    columns = 2 if report.result.evidence.paired else 4
+    return paths | write_grids(folder, [("samples", samples, columns)], report.showcase.galleries)
 
 
-def as_json(
-    result: ProtocolResult,
-    settings: EvaluateSettings,
-    lineage: Sequence[Mapping[str, Any]],
-    record: Mapping[str, Any],
-) -> dict[str, Any]:
+def as_json(report: ProtocolReport) -> dict[str, Any]:
     """JSON-able; `figures` and `metrics` as in every report, `how` instead of encoders and baselines."""
+    result, showcase = report.result, report.showcase
     count = len(result.prompts.prompts)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "protocol": result.protocol.name,
-        "settings": all_settings(settings),
+        "settings": all_settings(report.settings),
         "count": count,
         "independent": count,
-        "figures": {figure.name: figure.as_json() for figure in result.figures},
-        "metrics": {figure.name: figure.value for figure in result.figures},
+        "figures": {figure.name: figure.as_json() for figure in report.figures},
+        "metrics": report.metrics,
         "claims": [],
         "cautions": list(result.cautions),
         "how": result.record,
@@ -104,29 +137,47 @@ def as_json(
         )
         if result.protocol.rows
         else [],
-        "samples": [caption for caption, _ in result.shown],
-        "lineage": [dict(line) for line in lineage],
-        "record": dict(record),
+        "samples": [sample.caption for sample in showcase.samples],
+        "galleries": galleries_json(showcase.galleries),
+        "remarks": {section: said for section, said in showcase.remarks.items() if said},
+        "curves": [asdict(curve) for curve in report.curves],
+        "lineage": [dict(line) for line in report.lineage],
+        "attribution": list(report.attribution),
+        "record": dict(report.record),
     }
 
 
-def _page(result: ProtocolResult, document: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"visible": plain, "range": _range}
-    return environment.from_string(_TEMPLATE).render(
-        style=Markup(STYLE),
-        protocol=result.protocol,
-        psi=result.record["generated"]["psi"],
-        count=document["count"],
+def _page(report: ProtocolReport, document: Mapping[str, Any]) -> str:
+    result, protocol = report.result, report.result.protocol
+    return report_sections.filled(
+        _TEMPLATE,
+        title=protocol.name,
+        lead=(
+            f"{_sentence(protocol.what)}; {len(result.prompts.prompts):,} images, seed {protocol.seed}, "
+            f"truncation psi = {result.record['generated']['psi']:g}, mode {protocol.mode}."
+        ),
+        origin=_sentence(protocol.origin),
         cautions=result.cautions,
-        figures=result.figures,
+        figures=report.figures,
+        range_of=_range,
+        extrapolations=report_sections.extrapolations(report.figures),
         published=document["published"],
-        extractors=result.record["extractors"],
-        prompts=result.record["prompts"],
-        preparation=result.record["preparation"],
+        samples_note=_samples_note(report),
+        samples_class="wide" if result.evidence.paired else "gallery",
+        samples=[report_sections.shown(sample) for sample in report.showcase.samples],
+        gallery_sections=report_sections.galleries(report.showcase.galleries, report.showcase.remarks),
+        charts=report_sections.training_charts(report.curves),
+        terms=_terms(result),
+        lineage=report.lineage,
+        metrics=report.metrics,
+        attribution=report.attribution,
+        machine=report_sections.joined(report.record.get("machine", {})),
+        versions=report_sections.joined(report.record.get("packages", {}), separator=" "),
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _range(figure: Figure) -> str:
@@ -135,15 +186,30 @@ def _range(figure: Figure) -> str:
     return "" if figure.spread is None else f"± {figure.spread:.4g}"
 
 
-def _grid(result: ProtocolResult) -> Any:
-    import numpy as np
-    import torch
-    from PIL import Image
+def _samples_note(report: ProtocolReport) -> str:
+    shown, protocol = len(report.showcase.samples), report.result.protocol
+    what = "an image for each"
+    if report.result.evidence.paired:
+        what = "what the upsampler was given, what it made, and the real image"
+    return (
+        f"The first {shown} captions of those drawn by seed {protocol.seed}, chosen by nobody: {what}, cropped "
+        f"as for the networks below and at most {SIDE} pixels wide."
+    )
 
-    from gigagan_core.evaluation.pictures import Row, grid
 
-    rows = [
-        Row(caption, (torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1),))
-        for caption, path in result.shown
+def _terms(result: ProtocolResult) -> list[tuple[str, str]]:
+    """The networks, and what was done to captions and images before they came to them."""
+    prompts = result.record["prompts"]
+    networks = [
+        (each["name"], f"{each['rule']}; sha256 {each['sha256']}") for each in result.record["extractors"]
     ]
-    return grid(rows, ["generated"], columns=4)
+    judge = (
+        "Failures and neighbours",
+        f"Chosen by the features of {networks[0][0]}: the distance of two images is that of their features.",
+    )
+    return [
+        *networks,
+        judge,
+        ("Captions", f"{prompts['source']}, sha256 of the choice {prompts['sha256']}."),
+        ("Images of both sides", f"{result.record['preparation']}."),
+    ]

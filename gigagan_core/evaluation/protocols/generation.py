@@ -31,7 +31,6 @@ from gigagan_core.evaluation.extraction import (
     Plan,
     Shard,
     ShardResult,
-    _writing,
     extract_shard,
     forget,
     is_done,
@@ -160,11 +159,25 @@ def _is_enough(record: _Record, shard: PromptShard, plan: Plan, work: Path) -> b
     return done or all(_is_as_made(picture) for picture in record.pictures)
 
 
+def make_again(shard: PromptShard, plan: Plan, work: Path) -> ShardResult:
+    """The shard's images as files, all of which stay; those that are there as they were made are not made again.
+
+    No features are taken; plan: unused, for `extraction.extract` gives it to every task.
+    """
+    folder = shard.folder(work)
+    with _alone_in(folder, work):
+        record = _recorded(folder)
+        fresh = record is None or not all(_is_as_made(picture) for picture in record.pictures)
+        if fresh:
+            _make(shard, folder, shard.first + len(shard))
+    return ShardResult({}, {}, fresh)
+
+
 @contextlib.contextmanager
 def _alone_in(folder: Path, work: Path) -> Iterator[None]:
     """One evaluation at a time: another one would let images go that this one is about to judge."""
     with contextlib.ExitStack() as stack:
-        with _writing(work):
+        with writing(work, _IMAGES):
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(folder.with_suffix(".lock"), "w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -238,7 +251,7 @@ def place_of(each: Input) -> str:
 
 
 def _make(shard: PromptShard, folder: Path, kept: int) -> _Record:
-    low = _low(shard) if shard.sources else None
+    low = low_images(shard) if shard.sources else None
     images = _sampler(shard.model).images(shard.captions, shard.first, low)
     with writing(folder, _IMAGES):
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,8 +271,11 @@ def _make(shard: PromptShard, folder: Path, kept: int) -> _Record:
     return made
 
 
-def _low(shard: PromptShard) -> Tensor:
-    """uint8 [N, 3, low, low], decoded and shrunk in batches: in float32, 256 images of 1024 px take 3 GB."""
+def low_images(shard: PromptShard) -> Tensor:
+    """Its real images as the upsampler gets them, uint8 [N, 3, low, low]; GigaganError for one that does not decode.
+
+    Decoded and shrunk in batches: in float32, 256 images of 1024 px take 3 GB.
+    """
     if shard.low is None:
         raise AssertionError("sources need the size that they are shrunk to")
     step = shard.model.batch_size

@@ -13,6 +13,7 @@ from typing import Any
 from gigagan_core import console
 from gigagan_core.data.pictures import LOST, read_bytes, read_samples
 from gigagan_core.errors import GigaganError
+from gigagan_core.evaluation.baselines import sample as drawn
 from gigagan_core.evaluation.extraction import writing
 from gigagan_core.evaluation.picture_folder import Picture
 from gigagan_core.store.fingerprint import sha256_file
@@ -29,13 +30,15 @@ class DataSet:
     lost: int
 
 
-def unpack(shard_set: Any, work: Path) -> DataSet:
+def unpack(shard_set: Any, work: Path, most: int | None = None, seed: int = 0) -> DataSet:
     """The selected pictures of a shard set as files below `work`, their bytes unchanged; done once for each set.
 
-    Done again where a file is gone or has other bytes. shard_set: an artifact. Raises GigaganError where it has none.
+    Done again where a file is gone or has other bytes. shard_set: an artifact. most: only so many of them, drawn by
+    seed. Raises GigaganError where it has none.
     """
-    folder = work / "reference" / str(shard_set.output_digest)[:32]
-    return _unpacked(folder) or _write_files(shard_set, folder)
+    part = "" if most is None else f"-{most}-{seed}"
+    folder = work / "reference" / f"{str(shard_set.output_digest)[:32]}{part}"
+    return _unpacked(folder) or _write_files(shard_set, folder, most, seed)
 
 
 def _unpacked(folder: Path) -> DataSet | None:
@@ -60,12 +63,13 @@ def _data_set(folder: Path, document: dict[str, Any]) -> DataSet:
     return DataSet(pictures, tuple(caption for _, _, caption, _ in rows), document["lost"])
 
 
-def _write_files(shard_set: Any, folder: Path) -> DataSet:
+def _write_files(shard_set: Any, folder: Path, most: int | None, seed: int) -> DataSet:
     with writing(folder, "real images"):
         folder.mkdir(parents=True, exist_ok=True)
     samples, rows, lost = read_samples(shard_set), [], 0
-    with console.progress("real images", total=len(samples), unit="images") as bar:
-        for position in range(len(samples)):
+    count = min(most or len(samples), len(samples))
+    with console.progress("real images", total=count, unit="images") as bar:
+        for position in drawn(count, len(samples), seed).tolist():
             bar.advance(1)
             sample = samples[position]
             if sample.size == LOST:

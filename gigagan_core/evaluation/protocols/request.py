@@ -63,4 +63,7 @@ def protocol_run(
         batch_size=settings.batch_size,
         threads=settings.threads,
         options=MeasureOptions(resamples=settings.bootstrap_resamples, level=settings.confidence),
+        train=inputs.get("train"),
+        gallery=settings.gallery_shown,
+        searched=settings.training_searched,
     )

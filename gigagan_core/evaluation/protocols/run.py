@@ -36,7 +36,7 @@ from gigagan_core.evaluation.gathering import (
     set_measures,
     worked,
 )
-from gigagan_core.evaluation.picture_folder import dangling, digest_of, list_pictures
+from gigagan_core.evaluation.picture_folder import Picture, dangling, digest_of, list_pictures
 from gigagan_core.evaluation.protocols import cautions, reference
 from gigagan_core.evaluation.protocols.generation import (
     Model,
@@ -61,7 +61,9 @@ class ProtocolRun:
     saw_data: whether they were trained on images of `data`.
     work: a folder that every node sees; finished shards are found there again. limit: at most so many images, a
     rehearsal. in_process: up to so many shards are worked on here, more in Ray tasks. keep: so many first images stay,
-    for galleries. batch_size: pictures a judge sees at once. threads: see `Plan`.
+    for the report. batch_size: pictures a judge sees at once. threads: see `Plan`. train: shard set the model was
+    trained on, or None. gallery: images of each gallery. searched: nearest neighbours are looked for among at most so
+    many images of each kind.
     """
 
     protocol: Protocol
@@ -80,6 +82,9 @@ class ProtocolRun:
     batch_size: int = 32
     threads: int | None = None
     options: MeasureOptions = field(default_factory=MeasureOptions)
+    train: Any = None
+    gallery: int = 8
+    searched: int = 50_000
 
     @property
     def count(self) -> int:
@@ -88,10 +93,27 @@ class ProtocolRun:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What the figures were taken from. shards: of captions, in the order of the images. results: of all shards.
+
+    plan, extractors: the judges. real: the real images in the order of their features; paired: real image i is what
+    generated image i was made from.
+    """
+
+    shards: tuple[PromptShard, ...]
+    results: list[ShardResult]
+    plan: Plan
+    extractors: tuple[Extractor, ...]
+    real: tuple[Picture, ...]
+    paired: bool
+
+
+@dataclass(frozen=True)
 class ProtocolResult:
     """figures by the protocol; prompts: what was asked for; shown: (caption, file of its image) of the first images.
 
-    record: how the figures were made, JSON-able. cautions: what must be said with every figure.
+    record: how the figures were made, JSON-able. cautions: what must be said with every figure. evidence: what a
+    gallery is chosen by.
     """
 
     protocol: Protocol
@@ -100,6 +122,7 @@ class ProtocolResult:
     shown: tuple[tuple[str, Path], ...]
     record: dict[str, Any]
     cautions: tuple[str, ...]
+    evidence: Evidence
 
 
 def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
@@ -149,6 +172,7 @@ def evaluate(run: ProtocolRun, ray: Callable[[], ModuleType]) -> ProtocolResult:
         tuple(shown[: run.keep]),
         record,
         (*found, *(sentence for sentences in doubts.values() for sentence in sentences)),
+        Evidence(tuple(made), results, plan, tuple(extractors), tuple(real or sources), bool(sources)),
     )
 
 

@@ -83,6 +83,22 @@ def test_the_stage_commits_a_report_and_finds_it_again(run, found, tmp_path, mon
     assert "do not quote these figures" in page
     assert not re.search(r"(src|href)=.http", page)
     assert (made.path / "samples.png").is_file()
+    galleries = {path.stem for path in (made.path / "galleries").iterdir()}
+    assert galleries == {each["id"] for each in stored["galleries"]} == {"best", "worst", "far", "alike"}
+    for text in (
+        "Best by CLIP score",
+        "Unlike any real image",
+        "Alike for different captions",
+        "Base model",
+        "9.09",
+    ):
+        assert text in page, text
+    for line in stored["lineage"]:
+        assert line["fingerprint"][:12] in page
+    assert {"model", "upsampler", "condition", "asset/inception"} <= {
+        line["role"] for line in stored["lineage"]
+    }
+    assert len(page) < 4_000_000
     beside = [row for row in stored["published"] if row["model"] == "GigaGAN" and row["quantity"] == "fid"]
     assert beside[0]["published"] == 9.09
     assert "theirs by inception" in " ".join(beside[0]["differs"])
@@ -213,3 +229,15 @@ def test_force_makes_and_judges_everything_anew(run, found, tmp_path, monkeypatc
     assert forced.summary == first.summary
     assert forced.output_digest != first.output_digest
     assert kept == {path: path.stat().st_mtime_ns for path in (environment.home() / "metrics").rglob("*.npy")}
+
+
+def test_a_training_set_is_an_input_where_images_may_be_copied_from_it(found, run, monkeypatch):
+    monkeypatch.setattr(protocol_inputs.references, "shard_set", lambda store, name, held_out=False: name)
+    own = {name: str(path) for name, path in run().assets.items()}
+    settings = EvaluateSettings(protocol="gigagan-coco-30k", assets=own)
+    assert protocol_inputs.inputs_of(None, settings)["train"] is None
+    assert protocol_inputs.inputs_of(None, settings, train="latest")["train"] == "latest"
+    enlarging = EvaluateSettings(
+        protocol="imagenet-64-to-256", assets={"inception": str(run().assets["inception"])}
+    )
+    assert protocol_inputs.inputs_of(None, enlarging, train="latest")["train"] is None
