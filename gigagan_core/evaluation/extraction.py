@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -343,7 +344,7 @@ def _with_names(facts: Mapping[str, dict[str, Any]], shard: Shard) -> dict[str, 
 
 def _keep(path: Path, rows: np.ndarray) -> None:
     """Write a stream; rows that are not finite are not recorded as done, so that nothing goes on from them."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with open(temporary, "wb") as file:
         np.save(file, rows)
     os.replace(temporary, path)
@@ -352,7 +353,12 @@ def _keep(path: Path, rows: np.ndarray) -> None:
         _write(path.with_suffix(".json"), json.dumps(record).encode())
 
 
+def _temporary(path: Path) -> Path:
+    """One writer's alone: on another node a process may have the same number."""
+    return path.with_suffix(f".{uuid.uuid4().hex[:12]}.part")
+
+
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary = _temporary(path)
     temporary.write_bytes(data)
     os.replace(temporary, path)
