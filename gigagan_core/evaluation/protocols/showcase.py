@@ -138,6 +138,8 @@ def _neighbours(run: ProtocolRun, result: ProtocolResult, training: _TrainingSet
     if made is None:
         raise AssertionError("no generated image has features")
     first = torch.arange(min(run.keep, len(made)))
+    # minutes for tens of thousands, without a word from the search itself
+    console.note("looking for nearest neighbours of the generated images, for the galleries")
     rows = torch.cat([first, drawn(min(run.searched, len(made)), len(made), seed)]).unique()
     pictures = _pictures(result, rows.tolist())
     known: list[int] = []
