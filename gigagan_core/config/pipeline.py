@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from gigagan_core.config.base import Settings, operational
 from gigagan_core.config.curate import CurateSettings
 from gigagan_core.config.encoder import EncoderSettings
-from gigagan_core.config.evaluate import EvaluateSettings
+from gigagan_core.config.evaluate import OPENMOJI, EvaluateSettings
 from gigagan_core.config.ingest import IngestSettings
 from gigagan_core.config.training import BaseTrainingSettings, UpsamplerTrainingSettings
 
@@ -89,6 +89,11 @@ class PipelineSettings(Settings):
     def _fits_together(self) -> PipelineSettings:
         if (self.condition.role, self.judge.role) != ("condition", "judge"):
             raise ValueError("condition and judge must have these roles")
+        if self.evaluate.protocol != OPENMOJI:
+            raise ValueError(
+                f"evaluate.protocol is {self.evaluate.protocol}, and a pipeline's report is {OPENMOJI}'s; judge its "
+                f"models with `gigagan evaluate --protocol {self.evaluate.protocol}` afterwards"
+            )
         networks = {
             "base.generator": self.base.generator,
             "base.discriminator": self.base.discriminator,

@@ -148,4 +148,4 @@ def _clip_vit_l14(place: str) -> ExternalFile:
             f"clip_vit_l14 {place} is no ARCH:PATH of an existing file; give such as "
             "ViT-L-14-quickgelu:/weights/ViT-L-14.safetensors, nothing is downloaded"
         )
-    return ExternalFile(f"{architecture}:{path}", sha256_file(path))
+    return ExternalFile(f"{architecture}:{path}", sha256_file(path), read_as=architecture)

@@ -49,7 +49,7 @@ def run(folder: Path, context: RunContext) -> Artifact:
 def _found(store: Store, reference: dict[str, Any]) -> Artifact | ExternalFile:
     """The artifact of a manifest's reference, with the content that the pack was made of."""
     if "uri" in reference:
-        return ExternalFile(reference["uri"], reference["sha256"])
+        return ExternalFile(reference["uri"], reference["sha256"], read_as=reference.get("read_as"))
     found = store.find(reference["stage"], reference["fingerprint"])
     if found is None or found.output_digest != reference["output_digest"]:
         raise GigaganError(

@@ -114,15 +114,23 @@ class Artifact:
 class ExternalFile:
     """A file from outside the store, known by what is in it.
 
-    uri: where it was read; not part of any fingerprint. sha256: of its bytes (hex).
+    uri: where it was read; not part of any fingerprint. sha256: of its bytes (hex). read_as: the architecture or
+    backbone that weights are put into, where the file does not say it: they are another network in another one.
     """
 
     uri: str
     sha256: str
+    read_as: str | None = field(default=None, kw_only=True)
+
+    @property
+    def digest(self) -> str:
+        """What it contributes to a fingerprint."""
+        return self.sha256 if self.read_as is None else f"{self.read_as}:{self.sha256}"
 
     def reference(self) -> dict[str, Any]:
         """How a manifest names this file."""
-        return {"uri": self.uri, "sha256": self.sha256}
+        named = {} if self.read_as is None else {"read_as": self.read_as}
+        return {"uri": self.uri, "sha256": self.sha256, **named}
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def digest_of(value: Input) -> Any:
     if isinstance(value, Artifact):
         return value.output_digest
     if isinstance(value, ExternalFile):
-        return value.sha256
+        return value.digest
     if isinstance(value, (list, tuple)):
         return [digest_of(item) for item in value]
     return value

@@ -43,7 +43,7 @@ def encoder_of(store: Store, model: Artifact) -> Artifact | ExternalFile:
     """The encoder that a model was trained with, by the model's manifest."""
     used = model.manifest.get("inputs", {}).get("encoder") or {}
     if "uri" in used:
-        return ExternalFile(used["uri"], used["sha256"])
+        return ExternalFile(used["uri"], used["sha256"], read_as=used.get("read_as"))
     found = store.find(used["stage"], used["fingerprint"]) if "fingerprint" in used else None
     if found is None:
         raise GigaganError(
@@ -60,7 +60,7 @@ def weight_file(name: str, path: str, what: str = "encoder", kind: str = "ARCH")
         raise GigaganError(
             f"{what} {name}:{path}: no such weight file; give {kind}:PATH with an existing one"
         )
-    return ExternalFile(f"{name}:{file}", sha256_file(file))
+    return ExternalFile(f"{name}:{file}", sha256_file(file), read_as=name)
 
 
 def _objective(artifact: Artifact) -> str:

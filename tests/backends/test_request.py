@@ -27,7 +27,7 @@ def artifact(context: RunContext) -> Artifact:
 def test_inputs_survive_as_json(context: RunContext, artifact: Artifact) -> None:
     inputs = {
         "data": [(artifact, 0.5), (artifact, 2.0)],
-        "encoder": ExternalFile("ViT:/w.pt", "a" * 64),
+        "encoder": ExternalFile("ViT:/w.pt", "a" * 64, read_as="ViT"),
         "metadata": [ExternalTable("/t.parquet", "b" * 64, 7)],
         "captions": Path("/c.csv"),
         "train": None,

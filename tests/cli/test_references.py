@@ -10,7 +10,7 @@ from gigagan_core.config.base import Settings
 from gigagan_core.errors import GigaganError
 from gigagan_core.stages import references
 from gigagan_core.stages.base import Outcome, RunContext, StageSpec, materialise
-from gigagan_core.store.artifact import Artifact, ExternalFile
+from gigagan_core.store.artifact import Artifact, ExternalFile, digest_of
 from gigagan_core.store.fingerprint import sha256_file
 from gigagan_core.store.store import Store
 
@@ -88,9 +88,25 @@ def test_a_weight_file_is_known_by_its_sum(maker: Maker, tmp_path: Path) -> None
     weights = tmp_path / "ViT.pt"
     weights.write_bytes(b"weights")
     found = references.encoder(maker.store, f"ViT-L-14:{weights}")
-    assert found == ExternalFile(f"ViT-L-14:{weights}", sha256_file(weights))
+    assert found == ExternalFile(f"ViT-L-14:{weights}", sha256_file(weights), read_as="ViT-L-14")
     with pytest.raises(GigaganError, match="no such weight file"):
         references.encoder(maker.store, f"ViT-L-14:{tmp_path / 'missing.pt'}")
+
+
+def test_one_weight_file_is_another_input_in_another_architecture(maker: Maker, tmp_path: Path) -> None:
+    """ViT-B-32 and ViT-B-32-quickgelu take the same file, and give other features."""
+    weights = tmp_path / "ViT.pt"
+    weights.write_bytes(b"weights")
+    plain, quick = (
+        references.encoder(maker.store, f"{architecture}:{weights}")
+        for architecture in ("ViT-B-32", "ViT-B-32-quickgelu")
+    )
+    assert digest_of(plain) != digest_of(quick)
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes(b"weights")
+    assert digest_of(references.encoder(maker.store, f"ViT-B-32:{moved}")) == digest_of(plain)
+    model = maker.make("base-model", "train-base", {"encoder": quick})
+    assert references.encoder_of(maker.store, model) == quick
 
 
 def test_an_evaluation_uses_the_encoder_that_the_model_was_trained_with(maker: Maker) -> None:
@@ -152,3 +168,8 @@ def test_training_data_is_one_set_or_several_with_weights(monkeypatch: pytest.Mo
     assert references.training_data(None, ["abc=0.7", "def"]) == [("set abc", 0.7), ("set def", 1.0)]
     with pytest.raises(GigaganError, match="no shard set was named"):
         references.training_data(None, [])
+
+
+def test_a_pipeline_is_not_judged_by_another_protocol() -> None:
+    with pytest.raises(GigaganError, match="gigagan evaluate --protocol parti-prompts` afterwards"):
+        references.pipeline_settings("tiny", ["evaluate.protocol=parti-prompts"])
