@@ -20,7 +20,8 @@ from gigagan_core.evaluation.extraction import MAKER
 from gigagan_core.evaluation.extractors.base import published_sums
 from gigagan_core.evaluation.extractors.clip import embedded_name
 from gigagan_core.evaluation.extractors.registry import ExtractorPlace, load_extractor
-from gigagan_core.evaluation.gathering import extractor_facts, named
+from gigagan_core.evaluation.gathering import extractor_facts
+from gigagan_core.evaluation.kept_work import extractor_key
 from gigagan_core.evaluation.names import by_weights
 from gigagan_core.store.fingerprint import code_digest, sha256_file
 
@@ -122,7 +123,7 @@ def test_mean_and_std_are_in_the_rule_and_decide_the_key(clip_files):
     given = load_extractor(place)
     assert "mean 0.5 0.5 0.5, std 0.25 0.25 0.25" in given.rule
     assert given.name == guessed.name
-    assert named(place, given).key != named(place, guessed).key
+    assert extractor_key(given) != extractor_key(guessed)
     assert extractor_facts(given)["configuration"]["preprocessing"]["mean"] == (0.5, 0.5, 0.5)
 
 
@@ -154,11 +155,11 @@ def test_every_clip_of_a_known_sum_in_the_catalogue_is_openais():
 
 def test_a_folders_config_decides_the_key_of_what_is_kept(published):
     place = ExtractorPlace(str(published))
-    before = named(place, load_extractor(place))
+    before = load_extractor(place)
     configured(published, model_cfg=TINY | {"quick_gelu": True})
-    after = named(place, load_extractor(place))
+    after = load_extractor(place)
     assert before.sha256 == after.sha256
-    assert before.key != after.key
+    assert extractor_key(before) != extractor_key(after)
 
 
 def test_the_source_of_kept_features_is_all_that_touches_a_picture_and_nothing_that_compares():

@@ -9,7 +9,6 @@ import json
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from gigagan_core.evaluation import charts, claims, gate, judging, report, repor
 from gigagan_core.evaluation.bootstrap import Interval, bootstrap_mean
 from gigagan_core.evaluation.curves import Curve, read_curves
 from gigagan_core.evaluation.names import NEIGHBOURS
+from gigagan_core.evaluation.neighbours import Nearest, Repetition
 from gigagan_core.evaluation.patches import bicubic, consistency_error, psnr, shrink
 from gigagan_core.evaluation.pictures import Row, data_uri, grid, wrapped
 from gigagan_core.evaluation.report import Report, Sample
@@ -374,8 +374,13 @@ def test_curves_are_read_from_an_artifact_and_damage_is_named(tmp_path):
         read_curves(tmp_path, "Base model")
 
 
+def repeated(threshold: float) -> Repetition:
+    apart = Nearest(torch.ones(40, dtype=torch.float64), torch.zeros(40, dtype=torch.int64))
+    return Repetition(apart, apart, threshold, 0.1, Interval(0.0, 0.2, 0.95, "by hand"))
+
+
 def test_what_is_not_the_default_of_a_figure_is_in_its_name(whole):
-    twins = SimpleNamespace(share=0.1, interval=None, threshold=0.3)
+    twins = repeated(threshold=0.3)
     usual = replace(whole, repetition=twins)
     changed = replace(
         usual, settings=SETTINGS.model_copy(update={"normalise_features": False, "neighbours": 5})
@@ -385,7 +390,7 @@ def test_what_is_not_the_default_of_a_figure_is_in_its_name(whole):
         "precision": "precision-k5_openmoji-judge-raw_16_40",
         "recall": "recall-k5_openmoji-judge-raw_16_40",
         "near-duplicates": "near-duplicates_openmoji-judge-raw_16_40",
-        "patch8-fd": "patch8-fd_openmoji-judge-raw_32_80",
+        "patch-fd": "patch8-fd_openmoji-judge-raw_32_80",
     }
     for before, after in zip(figures(usual), figures(changed), strict=True):
         assert (before.metric, before.value) == (after.metric, after.value)
@@ -400,7 +405,7 @@ def test_what_is_not_the_default_of_a_figure_is_in_its_name(whole):
 
 @pytest.mark.parametrize(("threshold", "said"), [(0.0, True), (0.2, False)])
 def test_a_threshold_of_nothing_for_twins_is_said(whole, threshold, said):
-    twins = SimpleNamespace(share=0.1, interval=None, threshold=threshold)
+    twins = repeated(threshold)
     (figure,) = [
         each for each in figures(replace(whole, repetition=twins)) if each.metric == "near-duplicates"
     ]

@@ -12,6 +12,7 @@ from gigagan_core.evaluation import gate
 from gigagan_core.evaluation.comparison import compare
 from gigagan_core.evaluation.protocols import document
 from gigagan_core.evaluation.protocols.run import evaluate
+from gigagan_core.evaluation.protocols.showcase import show
 from gigagan_core.evaluation.report_file import read_report
 
 from .conftest import no_ray
@@ -22,10 +23,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_other_real_images_and_other_captions_are_seen(run, tmp_path):
     def judged(name: str, captions: str = "captions", **changed):
         settings = EvaluateSettings(protocol="gigagan-coco-30k")
-        line = {"role": "asset/coco-2014-captions", "output_digest": captions, "fingerprint": captions}
+        unknown = dict.fromkeys(("stage", "made", "git_commit", "mlflow_run"), "") | {"settings": {}}
+        line = {
+            **unknown,
+            "role": "asset/coco-2014-captions",
+            "output_digest": captions,
+            "fingerprint": captions,
+        }
         (tmp_path / name).mkdir()
-        result = evaluate(run(metrics=("kid",), limit=12, **changed), no_ray)
-        document.write(result, settings, [line], {}, tmp_path / name)
+        asked = run(metrics=("kid",), limit=12, **changed)
+        result = evaluate(asked, no_ray)
+        shown = show(asked, result, no_ray)
+        document.write(document.ProtocolReport(result, shown, settings, lineage=[line]), tmp_path / name)
         return read_report(tmp_path / name)
 
     first = judged("first")

@@ -327,9 +327,9 @@ def test_real_images_are_decoded_and_shrunk_a_batch_at_a_time(run, drawings, tmp
         names.append(f"{row}.png")
     sources = tuple(list_pictures(tmp_path))
     shard = generation.PromptShard(0, tuple(names), run().model, sources, 32, 8)
-    whole = generation._low(replace(shard, model=replace(shard.model, batch_size=100)))
+    whole = generation.low_images(replace(shard, model=replace(shard.model, batch_size=100)))
     seen, shrink = [], generation.shrink
     monkeypatch.setattr(generation, "shrink", lambda x, size: seen.append(len(x)) or shrink(x, size))
-    found = generation._low(replace(shard, model=replace(shard.model, batch_size=3)))
+    found = generation.low_images(replace(shard, model=replace(shard.model, batch_size=3)))
     assert seen == [3, 3, 1]
     assert torch.equal(found, whole)

@@ -197,7 +197,9 @@ def test_a_single_prompt_has_a_score_without_an_interval(whole, tmp_path):
     (figure,) = evaluate(whole("prompt-file", prompts=tmp_path / "one.txt"), no_ray).figures
     assert figure.metric == "clip-score"
     assert figure.interval is None
-    assert figure.cautions == (OF_ONE_IMAGE,)
+    (of_weights,) = figure.cautions[1:]
+    assert figure.cautions[0] == OF_ONE_IMAGE
+    assert "is not the published clip-vit-b32" in of_weights
 
 
 def test_a_judge_that_cannot_give_a_measure_is_refused_before_any_image_is_made(
@@ -227,4 +229,4 @@ def test_the_stages_threads_reach_the_protocol(models):
     for asked in (None, 6):
         settings = EvaluateSettings(protocol="parti-prompts", threads=asked)
         inputs = {"model": models["base"], "condition": models["condition"]}
-        assert request.protocol_run(settings, inputs).threads == asked
+        assert request.protocol_run(settings, inputs, {}, False).threads == asked

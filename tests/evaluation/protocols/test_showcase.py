@@ -79,7 +79,9 @@ def test_best_and_worst_are_the_images_of_the_highest_and_lowest_cosine(small_ru
     captions, images = result.prompts.texts, by_hand(result.prompts.texts)
     judge = loaded(ExtractorPlace(f"ViT-B-32-quickgelu:{judges['clip-vit-b32']}"))
     judged = torch.stack([as_judged(image) for image in images])
-    scores = clip_score.cosines(judge.features(judged), torch.from_numpy(judge.caption_features(captions)))
+    scores = clip_score.caption_cosines(
+        judge.features(judged), torch.from_numpy(judge.caption_features(captions))
+    )
     order = scores.argsort(descending=True).tolist()
     for gallery, rows in (("best", order[:CHOSEN]), ("worst", order[::-1][:CHOSEN])):
         samples = by_id(found)[gallery].samples
@@ -87,7 +89,7 @@ def test_best_and_worst_are_the_images_of_the_highest_and_lowest_cosine(small_ru
         assert [sample.note for sample in samples] == [f"cosine {scores[row]:.3f}" for row in rows]
         for sample, row in zip(samples, rows, strict=True):
             assert (sample.images["generated"].int() - images[row].int()).abs().max() <= 1
-    assert "by ViT-B-32-quickgelu is highest" in by_id(found)["best"].note
+    assert f"by {judge.name} is highest" in by_id(found)["best"].note
     assert [sample.caption for sample in found.samples] == captions[:FIRST]
     assert list(by_id(found)) == ["best", "worst", "far", "alike"]
     assert found.remarks["memorisation"].startswith("No training set was given")

@@ -197,7 +197,7 @@ def test_force_makes_and_judges_everything_anew(run, found, tmp_path, monkeypatc
     monkeypatch.setitem(PROTOCOLS, "gigagan-coco-30k", quick(PROTOCOLS["gigagan-coco-30k"], "is"))
     own = {name: str(path) for name, path in run().assets.items()}
     settings = EvaluateSettings(
-        protocol="gigagan-coco-30k", assets=own, max_images=12, bootstrap_resamples=100, samples_shown=4
+        protocol="gigagan-coco-30k", assets=own, max_images=12, bootstrap_resamples=100, samples_shown=12
     )
     made, fresh = [], []
     images, extract_shard = generation.Sampler.images, generation.extract_shard
