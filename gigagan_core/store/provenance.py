@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from typing import Any
 
 from gigagan_core.store.fingerprint import PACKAGE_FOLDER
@@ -71,3 +72,14 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def record(mlflow_run: str | None) -> dict[str, Any]:
+    """When, from which commit, on which machine and with which packages a report is made, and its MLflow run's id."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "mlflow_run": mlflow_run,
+        "machine": machine(),
+        "packages": packages(),
+    }

@@ -90,8 +90,12 @@ def test_every_place_that_takes_a_weight_file_takes_an_asset(mirror, weights, tm
         with pytest.raises(GigaganError, match="`gigagan assets fetch weights` gets it"):
             ask()
     path = fetch(weights, mirror=mirror.url).path
-    assert references.lpips_weights("vgg:asset:weights") == ExternalFile(f"vgg:{path}", weights.sha256)
-    assert references.encoder(None, "asset:weights") == ExternalFile(f"inception:{path}", weights.sha256)
+    assert references.lpips_weights("vgg:asset:weights") == ExternalFile(
+        f"vgg:{path}", weights.sha256, read_as="vgg"
+    )
+    assert references.encoder(None, "asset:weights") == ExternalFile(
+        f"inception:{path}", weights.sha256, read_as="inception"
+    )
     assert curate._weight_file("asset:weights", None, "nsfw") == ExternalFile(str(path), weights.sha256)
     # what was fetched is opened now, and is no network
     for ask in (askers[0], askers[2], askers[3]):

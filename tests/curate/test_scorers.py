@@ -226,7 +226,8 @@ def test_an_embedding_of_another_width_is_refused(
         curate.run(settings(clip, **head), inputs, context)
     assert scored == [], "before a picture is looked at"
     # ... and where the embedding is there already, for another reader
-    same = ExternalFile(clip, sha256_file(Path(clip.partition(":")[2])))
+    architecture, _, file = clip.partition(":")
+    same = ExternalFile(clip, sha256_file(Path(file)), read_as=architecture)
     monkeypatch.setattr(clip_similarity, "load_encoder", lambda place, device: WithText())
     curate.run(settings(clip), {**inputs, "encoder": same}, context)
     with pytest.raises(GigaganError, match="has an embedding of 512, the heads read 768"):
@@ -330,7 +331,8 @@ def test_where_the_encoder_is_the_heads_clip_it_runs_once_for_both(
     context: RunContext, shard_set: Make, tmp_path: Path, clip: str, scored: list[int], monkeypatch
 ) -> None:
     monkeypatch.setattr(clip_similarity, "load_encoder", lambda place, device: WithText())
-    same = ExternalFile(clip, sha256_file(Path(clip.partition(":")[2])))
+    architecture, _, file = clip.partition(":")
+    same = ExternalFile(clip, sha256_file(Path(file)), read_as=architecture)
     data = shard_set()
     curated = curate.run(settings(clip, **heads(tmp_path)), {"data": data, "encoder": same}, context)
     assert sum(scored) == 20

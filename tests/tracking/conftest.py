@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gigagan_core.tracking.connection import Connection
+
+
+@pytest.fixture(autouse=True)
+def _default_sigterm() -> Iterator[None]:
+    """As in a process that begins: Ray, in an earlier test of this one, leaves a handler that ends it."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
